@@ -1,1 +1,35 @@
-//! proto
+//! The services between gourd's processes.
+//!
+//! [`agent`]: supervisor → guest, on the vsock connection that the agent dialled.
+//! [`supervisor`]: engine → `gourd-vm`, on a unix socket. Each begins with a version exchange (`Hello`).
+//! The crate holds no policy: messages, the versions, the ports, and [`connect`]: gRPC on a connection that
+//! exists already, once.
+
+pub mod connect;
+
+/// Supervisor → guest. See `proto/agent.proto`.
+#[allow(missing_docs, clippy::all, rust_2018_idioms)]
+pub mod agent {
+    tonic::include_proto!("gourd.agent.v1");
+}
+
+/// Engine → supervisor. See `proto/supervisor.proto`.
+#[allow(missing_docs, clippy::all, rust_2018_idioms)]
+pub mod supervisor {
+    tonic::include_proto!("gourd.supervisor.v1");
+}
+
+/// The version of the agent's service that this build speaks.
+pub const AGENT_PROTOCOL: u32 = 1;
+
+/// The version of the supervisor's service that this build speaks. A CLI also speaks the one before.
+pub const SUPERVISOR_PROTOCOL: u32 = 1;
+
+/// The host's vsock port that the agent dials once per boot, from a guest port below 1024.
+pub const AGENT_PORT: u32 = 1;
+
+/// The host's vsock port for stdio: one connection per stream, first [`STREAM_ID_LEN`] bytes = the stream's id.
+pub const STDIO_PORT: u32 = 2;
+
+/// Bytes of a stream's id.
+pub const STREAM_ID_LEN: usize = 16;
