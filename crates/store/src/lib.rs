@@ -1,1 +1,32 @@
-//! store
+//! Every file under `$GOURD_ROOT`: what it is called, what stands in it, who may write it, when it may go.
+//!
+//! Synchronous; callers on an async runtime use a blocking thread. Nothing here runs on its own. What is read back is
+//! not trusted to be well formed (a disk may lie, a newer gourd may have written it), but it is trusted to be the
+//! user's own: the tree is 0700.
+//!
+//! ```text
+//! content/   immutable blobs by digest            → [`content`]
+//! images/    records by configuration digest      → [`images`]
+//! refs/      references to images                 → [`refs`]
+//! rootfs/    layers merged into one ext4 file     → [`rootfs`]
+//! containers/                                     → [`container`], [`logs`]
+//! kernels/   kernels and their initramfs          → [`kernels`]
+//! run/       sockets                              → [`Root::socket`]
+//! ```
+//!
+//! Writing: temporary file, fsync, rename, fsync of the directory ([`file`]). Locks and leases: [`lock`].
+
+mod clock;
+pub mod container;
+mod cpio;
+pub mod file;
+pub mod json;
+pub mod kernels;
+pub mod locate;
+pub mod lock;
+pub mod logs;
+mod root;
+pub mod rootfs;
+
+pub use clock::now_ns;
+pub use root::{ARCH, Error as RootError, Root};

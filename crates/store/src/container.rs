@@ -1,0 +1,329 @@
+//! `containers/<id>/`: `lock`, `spec.json`, `state.json`, `upper.ext4`, `logs/`.
+//!
+//! A container is visible when it is whole: it is made under a hidden name and renamed, and removed the other way
+//! round, so a crash leaves hidden remains that the next creation clears away. Whoever holds the container's lock may
+//! write its state; a supervisor holds it for as long as the container runs.
+//!
+//! ```text
+//!   .new-<id> ──rename──▶ <id> ──rename──▶ .del-<id> ──▶ removed
+//!   (made under its own lock)  (by the lock's holder)
+//! ```
+
+mod create;
+mod repair;
+mod spec;
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+pub use create::create;
+pub use repair::{LOST_EXIT_CODE, Repaired};
+pub use spec::{Image, Process, SCHEMA, Spec, State, Status, Vm};
+
+use crate::file::{self, Durability};
+use crate::lock::{self, Lock, Mode};
+use crate::{Root, json};
+
+/// Bytes that an upper disk may grow to.
+pub const UPPER_SIZE: u64 = 64 << 30;
+
+/// What can go wrong with containers.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No id begins so, and no container is called so.
+    #[error("no such container: {0}")]
+    NotFound(String),
+    /// Several ids begin so.
+    #[error("the id {prefix} is ambiguous: {} containers begin with it", matches.len())]
+    Ambiguous {
+        /// What was asked for.
+        prefix: String,
+        /// All that match.
+        matches: Vec<String>,
+    },
+    /// Names are unique.
+    #[error("the name {name} is in use by container {holder}")]
+    NameInUse {
+        /// The name.
+        name: String,
+        /// The id of the container that has it.
+        holder: String,
+    },
+    /// Not a name.
+    #[error(
+        "{0:?} is not a container's name: it begins with a letter or digit, goes on with these or any of _ . -, \
+         and has 2 to 128 of them"
+    )]
+    InvalidName(String),
+    /// A file that is corrupt, newer, or cannot be read or written.
+    #[error(transparent)]
+    Json(#[from] json::Error),
+    /// Locking failed.
+    #[error(transparent)]
+    Lock(#[from] lock::Error),
+    /// A system call failed.
+    #[error(transparent)]
+    File(#[from] file::Error),
+    /// The upper disk could not be made.
+    #[error("cannot make the upper disk {}", path.display())]
+    Upper {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// A container's directory, and what its spec says.
+#[derive(Debug, Clone)]
+pub struct Container {
+    root: Root,
+    dir: PathBuf,
+    spec: Spec,
+}
+
+impl Container {
+    /// The container in `dir`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is none; a spec that is corrupt or newer.
+    pub fn from_dir(root: &Root, dir: &Path) -> Result<Self, Error> {
+        match json::read(&dir.join("spec.json"), SCHEMA) {
+            Ok(spec) => Ok(Self {
+                root: root.clone(),
+                dir: dir.to_owned(),
+                spec,
+            }),
+            Err(error) if error.is_not_found() => {
+                let id = dir.file_name().unwrap_or_default().to_string_lossy();
+                Err(Error::NotFound(id.into_owned()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// `spec.json`, as it was when this was opened; it is written once.
+    #[must_use]
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// 64 hexadecimal digits.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.spec.id
+    }
+
+    /// `containers/<id>`
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The upper disk: a sparse ext4 file.
+    #[must_use]
+    pub fn upper(&self) -> PathBuf {
+        self.dir.join("upper.ext4")
+    }
+
+    /// What the process wrote: see [`crate::logs`].
+    #[must_use]
+    pub fn output_log(&self) -> PathBuf {
+        self.dir.join("logs/output.log")
+    }
+
+    /// What the guest's kernel wrote.
+    #[must_use]
+    pub fn console_log(&self) -> PathBuf {
+        self.dir.join("logs/console.log")
+    }
+
+    /// What the supervisor has to say.
+    #[must_use]
+    pub fn supervisor_log(&self) -> PathBuf {
+        self.dir.join("logs/supervisor.log")
+    }
+
+    /// Where the supervisor listens.
+    #[must_use]
+    pub fn supervisor_socket(&self) -> PathBuf {
+        self.root.socket(self.id(), "sup")
+    }
+
+    /// The root that it belongs to.
+    #[must_use]
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// `--rm` containers are not fsynced.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        if self.spec.remove {
+            Durability::Unsynced
+        } else {
+            Durability::Synced
+        }
+    }
+
+    /// `state.json`.
+    ///
+    /// # Errors
+    /// Corrupt, newer, unreadable; [`Error::NotFound`] when the container was removed in the meantime.
+    pub fn state(&self) -> Result<State, Error> {
+        match json::read(&self.dir.join("state.json"), SCHEMA) {
+            Err(error) if error.is_not_found() && !self.dir.exists() => {
+                Err(Error::NotFound(self.id().to_owned()))
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Replaces `state.json`. For the lock's holder.
+    ///
+    /// # Errors
+    /// The system call that failed.
+    pub fn write_state(&self, state: &State) -> Result<(), Error> {
+        Ok(json::write(
+            &self.dir.join("state.json"),
+            state,
+            self.durability(),
+        )?)
+    }
+
+    /// Takes the container's lock if it is free: then no supervisor and no monitor of it lives.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when the container was removed.
+    pub fn try_lock(&self) -> Result<Option<Lock>, Error> {
+        Lock::try_acquire(&self.dir, Mode::Exclusive).map_err(|error| self.gone(error))
+    }
+
+    /// Waits until the container's lock is free and takes it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when the container was removed, perhaps while we waited.
+    pub fn lock(&self) -> Result<Lock, Error> {
+        Lock::acquire(&self.dir, Mode::Exclusive).map_err(|error| self.gone(error))
+    }
+
+    fn gone(&self, error: lock::Error) -> Error {
+        match error {
+            lock::Error::Gone(_) => Error::NotFound(self.id().to_owned()),
+            other @ lock::Error::File(_) => other.into(),
+        }
+    }
+
+    /// Removes the container with all its files, and its supervisor's socket. For the lock's holder.
+    ///
+    /// # Errors
+    /// The system call that failed; the container is invisible by then, or unchanged.
+    pub fn remove_all(&self) -> Result<(), Error> {
+        let name = format!(".del-{}", self.id());
+        let condemned = self.dir.with_file_name(name);
+        match file::rename(&self.dir, &condemned, self.durability()) {
+            Err(error) if error.is_not_found() => return Ok(()),
+            other => other?,
+        }
+        file::remove(&self.supervisor_socket())?;
+        Ok(file::remove_tree(&condemned)?)
+    }
+}
+
+/// All containers, by id. One that cannot be read is an error in its place, with its id.
+///
+/// # Errors
+/// The directory cannot be listed.
+#[allow(clippy::type_complexity)]
+pub fn list(root: &Root) -> Result<Vec<Result<Container, (String, Error)>>, Error> {
+    let mut containers = Vec::new();
+    for id in ids(root)? {
+        match Container::from_dir(root, &root.containers().join(&id)) {
+            Ok(container) => containers.push(Ok(container)),
+            // Removed since we listed.
+            Err(Error::NotFound(_)) => {}
+            Err(error) => containers.push(Err((id, error))),
+        }
+    }
+    Ok(containers)
+}
+
+/// Finds a container by its id, its name, or the beginning of its id, in this order.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Ambiguous`], or what is wrong with the one that was meant.
+pub fn resolve(root: &Root, wanted: &str) -> Result<Container, Error> {
+    let ids = ids(root)?;
+    let open = |id: &str| Container::from_dir(root, &root.containers().join(id));
+    if ids.iter().any(|id| id == wanted) {
+        return open(wanted);
+    }
+    // One whose spec cannot be read has no name that we know; it is found by its id.
+    for id in &ids {
+        if name_of(root, id).is_ok_and(|name| name == wanted) {
+            return open(id);
+        }
+    }
+    let mut matches: Vec<_> = ids
+        .into_iter()
+        .filter(|id| !wanted.is_empty() && id.starts_with(wanted))
+        .collect();
+    match matches.len() {
+        0 => Err(Error::NotFound(wanted.to_owned())),
+        1 => open(&matches.remove(0)),
+        _ => Err(Error::Ambiguous {
+            prefix: wanted.to_owned(),
+            matches,
+        }),
+    }
+}
+
+/// The ids of all containers, sorted.
+///
+/// # Errors
+/// The directory cannot be listed.
+pub fn ids(root: &Root) -> Result<Vec<String>, Error> {
+    let mut names = file::names(&root.containers())?;
+    names.retain(|name| is_id(name));
+    Ok(names)
+}
+
+/// 64 lower-case hexadecimal digits.
+#[must_use]
+pub fn is_id(text: &str) -> bool {
+    text.len() == 64
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+/// Docker's rule for names.
+///
+/// # Errors
+/// [`Error::InvalidName`].
+pub fn check_name(name: &str) -> Result<(), Error> {
+    let begins = name.starts_with(|first: char| first.is_ascii_alphanumeric());
+    let goes_on = name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+    if begins && goes_on && (2..=128).contains(&name.len()) {
+        Ok(())
+    } else {
+        Err(Error::InvalidName(name.to_owned()))
+    }
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+fn name_of(root: &Root, id: &str) -> Result<String, json::Error> {
+    let path = root.containers().join(id).join("spec.json");
+    json::read(&path, SCHEMA).map(|Named { name }| name)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! Making a container: whole, or not at all.
+
+use std::path::Path;
+
+use super::{
+    Container, Error, SCHEMA, Spec, State, Status, UPPER_SIZE, check_name, ids, is_id, name_of,
+};
+use crate::file::{self, Durability};
+use crate::lock::{LOCK, Lock, Mode};
+use crate::{Root, json};
+
+const NEW: &str = ".new-";
+const CONDEMNED: &str = ".del-";
+
+/// Makes a container from its spec. It comes with its lock held, so that nobody starts or removes it before the
+/// caller does.
+///
+/// # Errors
+/// [`Error::NameInUse`], [`Error::InvalidName`], or what failed; nothing is left of it then.
+pub fn create(root: &Root, spec: &Spec) -> Result<(Container, Lock), Error> {
+    check_name(&spec.name)?;
+    if !is_id(&spec.id) {
+        return Err(Error::InvalidName(spec.id.clone()));
+    }
+    let containers = root.containers();
+    let new = containers.join(format!("{NEW}{}", spec.id));
+    let lock = {
+        let _containers = Lock::acquire(&containers, Mode::Exclusive)?;
+        clear_remains(&containers)?;
+        // Early, so that a conflict costs no disk. It counts below.
+        check_free(root, &spec.name)?;
+        file::make_dir(&new)?;
+        // Before the others may look at it again: a hidden directory without a lock's holder is remains.
+        Lock::acquire(&new, Mode::Exclusive)?
+    };
+    let made = fill(&new, spec).and_then(|()| {
+        let _containers = Lock::acquire(&containers, Mode::Exclusive)?;
+        check_free(root, &spec.name)?;
+        let dir = containers.join(&spec.id);
+        file::rename(&new, &dir, durability(spec))?;
+        Container::from_dir(root, &dir)
+    });
+    match made {
+        Ok(container) => Ok((container, lock)),
+        Err(error) => {
+            // Best effort: the next creation clears it away otherwise.
+            let _ = file::remove_tree(&new);
+            Err(error)
+        }
+    }
+}
+
+fn durability(spec: &Spec) -> Durability {
+    if spec.remove {
+        Durability::Unsynced
+    } else {
+        Durability::Synced
+    }
+}
+
+fn fill(dir: &Path, spec: &Spec) -> Result<(), Error> {
+    let durability = durability(spec);
+    file::make_dir(&dir.join("logs"))?;
+    make_upper(&dir.join("upper.ext4"), &spec.id, durability)?;
+    let state = State {
+        schema: SCHEMA,
+        status: Status::Created,
+        pid: None,
+        started_ns: None,
+        finished_ns: None,
+        exit_code: None,
+        oom_killed: false,
+        error: None,
+        driver: None,
+    };
+    json::write(&dir.join("state.json"), &state, durability)?;
+    json::write(&dir.join("spec.json"), spec, durability)?;
+    Ok(())
+}
+
+fn check_free(root: &Root, name: &str) -> Result<(), Error> {
+    for id in ids(root)? {
+        // One whose spec cannot be read must not keep others from being made.
+        if name_of(root, &id).is_ok_and(|taken| taken == name) {
+            return Err(Error::NameInUse {
+                name: name.to_owned(),
+                holder: id,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Removes what creations and removals left that a crash cut short. For the holder of the lock on `containers/`.
+fn clear_remains(containers: &Path) -> Result<(), Error> {
+    let entries = std::fs::read_dir(containers).map_err(file::Error::at("list", containers))?;
+    for entry in entries {
+        let entry = entry.map_err(file::Error::at("list", containers))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with(NEW) && !name.starts_with(CONDEMNED) {
+            continue;
+        }
+        let dir = entry.path();
+        if !dir.join(LOCK).exists() {
+            file::remove_tree(&dir)?;
+        } else if let Ok(Some(_lock)) = Lock::try_acquire(&dir, Mode::Exclusive) {
+            tracing::warn!(dir = %dir.display(), "clearing away what a crash left");
+            file::remove_tree(&dir)?;
+        }
+    }
+    Ok(())
+}
+
+fn make_upper(path: &Path, id: &str, durability: Durability) -> Result<(), Error> {
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Upper {
+        path: path.to_owned(),
+        source,
+    };
+    let disk = disk::create_sparse(path, UPPER_SIZE).map_err(|error| failed(error.into()))?;
+    let _ = id;
+    if durability == Durability::Synced {
+        disk.sync_all().map_err(file::Error::at("sync", path))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! How files are written: temporary file, fsync, rename, fsync of the directory.
+//!
+//! A crash at any moment leaves the old content or the new one. What belongs to a `--rm` container alone is written
+//! without the fsyncs: after a crash of the host nobody wants it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A system call on a file that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation} {}", path.display())]
+pub struct Error {
+    /// A verb: `open`, `write`, `rename`, …
+    pub operation: &'static str,
+    /// On what.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+impl Error {
+    /// `operation` on `path` met `source`.
+    pub fn new(operation: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
+        Self {
+            operation,
+            path: path.to_owned(),
+            source: source.into(),
+        }
+    }
+
+    /// For `map_err`.
+    pub fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::new(operation, path, source)
+    }
+
+    /// The path does not exist.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+/// Whether a write must survive a crash of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// It is on the disk before the call returns.
+    Synced,
+    /// The kernel writes it when it likes.
+    Unsynced,
+}
+
+/// Replaces `path` by `bytes` (mode 0600), whole or not at all.
+///
+/// # Errors
+/// The first system call that failed; `path` is then as it was.
+pub fn write(path: &Path, bytes: &[u8], durability: Durability) -> Result<(), Error> {
+    let temporary = sibling(path);
+    let written = (|| {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)
+            .map_err(Error::at("create", &temporary))?;
+        file.write_all(bytes)
+            .map_err(Error::at("write", &temporary))?;
+        publish(&file, &temporary, path, durability)
+    })();
+    if written.is_err() {
+        // Best effort: the error that matters is the first one.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// Gives a written temporary file its name.
+///
+/// # Errors
+/// The first system call that failed.
+pub fn publish(
+    file: &File,
+    temporary: &Path,
+    path: &Path,
+    durability: Durability,
+) -> Result<(), Error> {
+    if durability == Durability::Synced {
+        file.sync_all().map_err(Error::at("sync", temporary))?;
+    }
+    rename(temporary, path, durability)
+}
+
+/// Renames, and makes the new name durable.
+///
+/// # Errors
+/// The system call that failed.
+pub fn rename(from: &Path, to: &Path, durability: Durability) -> Result<(), Error> {
+    fs::rename(from, to).map_err(Error::at("rename to", to))?;
+    match (durability, to.parent()) {
+        (Durability::Synced, Some(parent)) => sync_dir(parent),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the names in a directory durable.
+///
+/// # Errors
+/// The system call that failed.
+pub fn sync_dir(path: &Path) -> Result<(), Error> {
+    File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .map_err(Error::at("sync", path))
+}
+
+/// A name beside `path` that nobody else uses: hidden, with process id and a counter.
+#[must_use]
+pub fn sibling(path: &Path) -> PathBuf {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(
+        ".{}.{}.tmp",
+        std::process::id(),
+        COUNTER.fetch_add(1, Ordering::Relaxed)
+    ));
+    path.with_file_name(name)
+}
+
+/// Makes a directory and its parents, 0700; one that exists is fine.
+///
+/// # Errors
+/// The system call that failed.
+pub fn make_dir(path: &Path) -> Result<(), Error> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(Error::at("create", path))
+}
+
+/// Removes a tree. One that is gone already, or that somebody else removes at the same time, is fine.
+///
+/// # Errors
+/// The system call that failed.
+pub fn remove_tree(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::new("remove", path, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file; true when it was there.
+///
+/// # Errors
+/// The system call that failed.
+pub fn remove(path: &Path) -> Result<bool, Error> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::new("remove", path, error)),
+    }
+}
+
+/// The names in a directory that are text, sorted; hidden ones left out. A directory that does not exist is empty.
+///
+/// # Errors
+/// The system call that failed.
+pub fn names(path: &Path) -> Result<Vec<String>, Error> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(Error::at("list", path))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(Error::at("list", path))?;
+        if let Ok(name) = entry.file_name().into_string()
+            && !name.starts_with('.')
+        {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaces_whole_and_leaves_no_temporary() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        write(&path, b"one", Durability::Synced).unwrap();
+        write(&path, b"two", Durability::Unsynced).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+    }
+
+    #[test]
+    fn names_the_path_and_keeps_the_cause() {
+        let error = write(Path::new("/proc/nope/x"), b"", Durability::Synced).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("cannot create /proc/nope/.x.")
+        );
+        assert!(std::error::Error::source(&error).is_some());
+        assert!(error.is_not_found());
+    }
+}

@@ -1,0 +1,203 @@
+//! Locks and leases: flock on a `lock` file that is never renamed.
+//!
+//! A lock belongs to the open file description, not to the process: a descriptor that a child inherits holds it too,
+//! and it is free when the last holder is dead. So "the lock is free" means "nobody who could still write lives".
+//! A directory may be removed by whoever holds its lock; so after locking, the lock file must still be the one that
+//! its path names, otherwise the directory is [`Error::Gone`].
+
+use std::fs::OpenOptions;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+use crate::file;
+
+/// The name of the file that is locked, in the directory that it protects.
+pub const LOCK: &str = "lock";
+
+/// How locking failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The directory was removed, perhaps while we waited.
+    #[error("{} is gone", .0.display())]
+    Gone(PathBuf),
+    /// A system call failed.
+    #[error(transparent)]
+    File(#[from] file::Error),
+}
+
+/// Who else may hold it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Others that share.
+    Shared,
+    /// Nobody.
+    Exclusive,
+}
+
+/// A held lock. Dropping it closes this descriptor; inherited or duplicated ones keep the lock held.
+#[derive(Debug)]
+pub struct Lock {
+    fd: OwnedFd,
+}
+
+impl Lock {
+    /// Locks `dir`, waiting for as long as others hold it.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] when the directory does not exist, or was removed while we waited.
+    pub fn acquire(dir: &Path, mode: Mode) -> Result<Self, Error> {
+        let operation = match mode {
+            Mode::Shared => FlockOperation::LockShared,
+            Mode::Exclusive => FlockOperation::LockExclusive,
+        };
+        let path = dir.join(LOCK);
+        let fd = open(dir, &path)?;
+        loop {
+            match rustix::fs::flock(&fd, operation) {
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(file::Error::new("lock", &path, errno).into()),
+                Ok(()) => break,
+            }
+        }
+        check_linked(dir, &path, &fd)?;
+        Ok(Self { fd })
+    }
+
+    /// Locks `dir` if that is possible at once; `None` when others hold it.
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`].
+    pub fn try_acquire(dir: &Path, mode: Mode) -> Result<Option<Self>, Error> {
+        let operation = match mode {
+            Mode::Shared => FlockOperation::NonBlockingLockShared,
+            Mode::Exclusive => FlockOperation::NonBlockingLockExclusive,
+        };
+        let path = dir.join(LOCK);
+        let fd = open(dir, &path)?;
+        match rustix::fs::flock(&fd, operation) {
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(errno) => return Err(file::Error::new("lock", &path, errno).into()),
+            Ok(()) => {}
+        }
+        check_linked(dir, &path, &fd)?;
+        Ok(Some(Self { fd }))
+    }
+
+    /// The descriptor, to be passed on.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A descriptor that was inherited with its lock held.
+impl From<OwnedFd> for Lock {
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+}
+
+fn open(dir: &Path, path: &Path) -> Result<OwnedFd, Error> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path);
+    match opened {
+        Ok(file) => Ok(file.into()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::Gone(dir.to_owned()))
+        }
+        Err(error) => Err(file::Error::new("open", path, error).into()),
+    }
+}
+
+/// The path must still name the file that was locked.
+fn check_linked(dir: &Path, path: &Path, fd: &OwnedFd) -> Result<(), Error> {
+    let ours = rustix::fs::fstat(fd).map_err(|errno| file::Error::new("stat", path, errno))?;
+    match rustix::fs::stat(path) {
+        Ok(named) if (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino) => Ok(()),
+        Ok(_) | Err(Errno::NOENT) => Err(Error::Gone(dir.to_owned())),
+        Err(errno) => Err(file::Error::new("stat", path, errno).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    fn free(dir: &Path, mode: Mode) -> bool {
+        Lock::try_acquire(dir, mode).unwrap().is_some()
+    }
+
+    #[test]
+    fn excludes_and_shares() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = Lock::acquire(dir.path(), Mode::Shared).unwrap();
+        assert!(free(dir.path(), Mode::Shared));
+        assert!(!free(dir.path(), Mode::Exclusive));
+        drop(shared);
+        let exclusive = Lock::acquire(dir.path(), Mode::Exclusive).unwrap();
+        assert!(!free(dir.path(), Mode::Shared));
+        drop(exclusive);
+        assert!(free(dir.path(), Mode::Exclusive));
+    }
+
+    /// Oracle: flock(1), which holds the descriptor that it inherits as stdin until its own stdin-fed child ends.
+    #[test]
+    fn an_inherited_descriptor_holds_it_until_the_child_is_dead() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = Lock::acquire(dir.path(), Mode::Exclusive).unwrap();
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(lock.into_fd()))
+            .spawn()
+            .unwrap();
+        assert!(!free(dir.path(), Mode::Exclusive));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(free(dir.path(), Mode::Exclusive));
+    }
+
+    #[test]
+    fn a_removed_directory_is_noticed_by_the_waiter() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c");
+        std::fs::create_dir(&path).unwrap();
+        let lock = Lock::acquire(&path, Mode::Exclusive).unwrap();
+        let waiter = {
+            let path = path.clone();
+            std::thread::spawn(move || Lock::acquire(&path, Mode::Exclusive))
+        };
+        // The waiter either opened the file before the removal or comes after it: gone both times.
+        std::fs::remove_dir_all(&path).unwrap();
+        drop(lock);
+        assert!(matches!(waiter.join().unwrap(), Err(Error::Gone(_))));
+    }
+
+    #[test]
+    fn another_directory_of_the_same_name_is_another_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c");
+        std::fs::create_dir(&path).unwrap();
+        let old = Lock::acquire(&path, Mode::Exclusive).unwrap();
+        std::fs::remove_dir_all(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(free(&path, Mode::Exclusive));
+        drop(old);
+    }
+}
