@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 mod debian_kernel;
+mod images;
 mod tidy;
 
 fn main() -> Result<()> {
@@ -21,6 +22,10 @@ fn main() -> Result<()> {
     match verb.as_str() {
         "tidy" => tidy::run(),
         "kernel-debian" => debian_kernel::make(&path("the cache directory")?),
-        _ => bail!("unknown verb {verb:?}: tidy, kernel-debian CACHE"),
+        "image-busybox" => images::busybox(&path("the cache directory")?),
+        "image-debian" => images::debian(&path("the cache directory")?),
+        _ => bail!(
+            "unknown verb {verb:?}: tidy, kernel-debian CACHE, image-busybox CACHE, image-debian CACHE"
+        ),
     }
 }
