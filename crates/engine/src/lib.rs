@@ -1,1 +1,92 @@
-//! engine
+//! Gourd's embeddable API: containers and images.
+//!
+//! An [`Engine`] is a state directory and the programs that go with it. It keeps nothing in memory that is not in
+//! files or held by a lock, so any number of engines, in any number of processes, work on one directory. Nothing here
+//! touches the terminal; there is no daemon: a container that runs has a supervisor process (`gourd-vm`) of its own,
+//! which the engine starts and talks to over a unix socket.
+//!
+//! Async functions need a tokio runtime with I/O enabled; a current-thread one is enough. Work on files happens on
+//! tokio's blocking threads where it can take long.
+
+mod container;
+mod error;
+mod image;
+mod supervisor;
+#[allow(unsafe_code)]
+mod sys;
+mod system;
+
+pub use container::{
+    AttachInput, AttachOptions, AttachOutput, Attachment, Container, ContainerSummary,
+    CreateRequest, Event, ExecRequest, Exit, Logs, LogsOptions, Phase, Pull, Running, StartMode,
+    Status, TerminalSize,
+};
+pub use error::{Error, ErrorKind, StartFailure};
+pub use image::{ImageSummary, LoadedImage, PullEvent, Removed};
+pub use store::logs::{Record as LogRecord, Stream};
+pub use system::{Check, Counts, Info, KernelInfo, Outcome};
+
+use std::path::PathBuf;
+
+use store::Root;
+use store::locate::Programs;
+
+/// How to open an engine.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    /// The state directory; by default `$GOURD_ROOT`, `$XDG_DATA_HOME/gourd` or `~/.local/share/gourd`.
+    pub root: Option<PathBuf>,
+    /// Where `gourd-vm`, `gourd-vmm` and `gourd-init` are; by default `$GOURD_LIBEXEC`, beside the running program, or
+    /// in `../libexec/gourd` from there.
+    pub bin_dir: Option<PathBuf>,
+    /// The caller's start, in nanoseconds of CLOCK_MONOTONIC: the zero of what `--timings` prints.
+    pub started: Option<u64>,
+}
+
+/// The API. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    root: Root,
+    programs: Programs,
+    started: Option<u64>,
+}
+
+impl Engine {
+    /// Opens a state directory, making it when it is not there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Denied`] or [`ErrorKind::Io`] when it cannot be used; the message names the path.
+    pub fn open(options: OpenOptions) -> Result<Self, Error> {
+        let path = match options.root {
+            Some(path) => path,
+            None => Root::default_path()?,
+        };
+        Ok(Self {
+            root: Root::open(&path)?,
+            programs: Programs::new(options.bin_dir.as_deref()),
+            started: options.started,
+        })
+    }
+
+    /// The state directory.
+    #[must_use]
+    pub fn root(&self) -> &std::path::Path {
+        self.root.path()
+    }
+}
+
+/// Runs work on files where it does not hold up the runtime.
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Error>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+    Error: From<E>,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::Interrupted),
+        },
+    }
+}

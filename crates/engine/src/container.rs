@@ -1,0 +1,342 @@
+//! Containers: the requests, what comes back, and the verbs.
+
+mod attach;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+pub use attach::{AttachInput, AttachOutput, Attachment};
+
+use crate::{Engine, Error, LogRecord, PullEvent};
+
+/// When to ask the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pull {
+    /// When the image is not here.
+    #[default]
+    Missing,
+    /// Always; what is here is used only for the layers.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What to make a container of.
+#[derive(Debug, Clone, Default)]
+pub struct CreateRequest {
+    /// The image's reference or id.
+    pub image: String,
+    /// Made up when absent.
+    pub name: Option<String>,
+    /// Takes the place of the image's command.
+    pub args: Vec<String>,
+    /// Takes the place of the image's entry point, and clears its command. Empty: no entry point.
+    pub entrypoint: Option<Vec<String>>,
+    /// `KEY=VALUE`, over the image's.
+    pub env: Vec<String>,
+    /// As Docker's `--user`; the image's when absent.
+    pub user: Option<String>,
+    /// The image's when absent.
+    pub workdir: Option<String>,
+    /// Give the process a terminal.
+    pub tty: bool,
+    /// Keep the process's stdin open.
+    pub stdin: bool,
+    /// The first 12 digits of the id when absent.
+    pub hostname: Option<String>,
+    /// Over the image's.
+    pub labels: BTreeMap<String, String>,
+    /// Bytes; 1 GiB when absent.
+    pub memory: Option<u64>,
+    /// Virtual processors; 2, or what the host has, when absent.
+    pub cpus: Option<u32>,
+    /// `auto` when absent.
+    pub driver: Option<String>,
+    /// A kernel's name or path; the default one when absent.
+    pub kernel: Option<String>,
+    /// Remove it when it ends.
+    pub remove: bool,
+    /// When to ask the registry.
+    pub pull: Pull,
+    /// `linux/amd64`; the host's when absent.
+    pub platform: Option<String>,
+    /// A signal's name or number; the image's, or TERM, when absent.
+    pub stop_signal: Option<String>,
+    /// 10 s when absent.
+    pub stop_timeout: Option<Duration>,
+}
+
+/// A container that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Unique.
+    pub name: String,
+}
+
+/// A terminal's size, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Columns.
+    pub columns: u16,
+}
+
+/// What to attach to a container's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttachOptions {
+    /// Input is sent.
+    pub stdin: bool,
+    /// Output is wanted.
+    pub stdout: bool,
+    /// Errors are wanted.
+    pub stderr: bool,
+    /// The terminal's, when it has one.
+    pub size: Option<TerminalSize>,
+}
+
+/// How to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartMode {
+    /// Answer when the process runs; nobody is attached.
+    Detached,
+    /// Answer at once with an attachment from the first byte on. [`Event::Started`] comes over it.
+    Foreground(AttachOptions),
+}
+
+/// A container that was started.
+#[derive(Debug)]
+pub struct Running {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// For [`StartMode::Foreground`].
+    pub attachment: Option<Attachment>,
+}
+
+/// What to run in a container that runs.
+#[derive(Debug, Clone, Default)]
+pub struct ExecRequest {
+    /// argv.
+    pub args: Vec<String>,
+    /// `KEY=VALUE`, over the container's.
+    pub env: Vec<String>,
+    /// The container's when absent.
+    pub user: Option<String>,
+    /// The container's when absent.
+    pub workdir: Option<String>,
+    /// Give it a terminal.
+    pub tty: bool,
+    /// The terminal's.
+    pub size: Option<TerminalSize>,
+    /// Open its stdin.
+    pub stdin: bool,
+}
+
+/// What comes out of an attachment.
+#[derive(Debug)]
+pub enum Event {
+    /// The process runs.
+    Started,
+    /// It wrote to descriptor 1, or to its terminal.
+    Stdout(Bytes),
+    /// It wrote to descriptor 2.
+    Stderr(Bytes),
+    /// It ended, and everything of it came. The last event.
+    Exited(Exit),
+    /// It never ran, or its VM was lost. The last event.
+    Failed(Error),
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// 0 to 255; 128 + n when signal n killed it.
+    pub code: u32,
+    /// The kernel's OOM killer ended it.
+    pub oom_killed: bool,
+    /// What went wrong beside it, for example that a file system could not be unmounted.
+    pub error: Option<String>,
+    /// The moments of the container's life, in order.
+    pub phases: Vec<Phase>,
+}
+
+/// One moment of a container's life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Phase {
+    /// For example `kernel`.
+    pub name: String,
+    /// Nanoseconds of CLOCK_MONOTONIC.
+    pub at_ns: u64,
+}
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Made, never started.
+    Created,
+    /// It has a supervisor.
+    Running,
+    /// It ended.
+    Exited,
+    /// Its files cannot be read; [`ContainerSummary::error`] says why.
+    Dead,
+}
+
+/// A row of `ps`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ContainerSummary {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Empty for [`Status::Dead`].
+    pub name: String,
+    /// As the user named it.
+    pub image: String,
+    /// `sha256:…`
+    pub image_id: String,
+    /// argv.
+    pub command: Vec<String>,
+    /// Nanoseconds since 1970.
+    pub created_ns: u64,
+    /// Where it is in its life.
+    pub status: Status,
+    /// When it last started.
+    pub started_ns: Option<u64>,
+    /// When it last ended.
+    pub finished_ns: Option<u64>,
+    /// Of the last end.
+    pub exit_code: Option<u32>,
+    /// Why it could not start, how it was lost, or why it cannot be read.
+    pub error: Option<String>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Which part of the logs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogsOptions {
+    /// The last so many lines only.
+    pub tail: Option<usize>,
+    /// Records are to be whole lines, so that a time can stand before each.
+    pub lines: bool,
+}
+
+/// The records of a log, oldest first.
+#[derive(Debug)]
+pub struct Logs {
+    records: Vec<LogRecord>,
+}
+
+impl Iterator for Logs {
+    type Item = Result<LogRecord, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.records.pop().map(Ok)
+    }
+}
+
+#[allow(clippy::todo, unused_variables, clippy::unused_async)]
+impl Engine {
+    /// Makes a container. Pulls the image as the request says; `progress` hears of it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind`] says what kind.
+    pub async fn create(
+        &self,
+        request: CreateRequest,
+        progress: &dyn Fn(PullEvent),
+    ) -> Result<Container, Error> {
+        todo!()
+    }
+
+    /// Starts a container that does not run.
+    ///
+    /// # Errors
+    /// [`Error::Running`]; detached also what kept the process from running.
+    pub async fn start(&self, id: &str, mode: StartMode) -> Result<Running, Error> {
+        todo!()
+    }
+
+    /// Attaches to the first process of a container that runs.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub async fn attach(&self, id: &str, options: AttachOptions) -> Result<Attachment, Error> {
+        todo!()
+    }
+
+    /// Runs a further process in a container that runs.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`]. What keeps the process from running comes as [`Event::Failed`].
+    pub async fn exec(&self, id: &str, request: ExecRequest) -> Result<Attachment, Error> {
+        todo!()
+    }
+
+    /// Stops a container: its stop signal, or `signal`; KILL after its time-out, or `timeout`. One that does not run
+    /// is stopped already.
+    ///
+    /// # Errors
+    /// The supervisor does not answer.
+    pub async fn stop(
+        &self,
+        id: &str,
+        timeout: Option<Duration>,
+        signal: Option<u32>,
+    ) -> Result<(), Error> {
+        todo!()
+    }
+
+    /// Sends a signal to a container's first process.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub async fn kill(&self, id: &str, signal: u32) -> Result<(), Error> {
+        todo!()
+    }
+
+    /// Waits until a container does not run; its exit code.
+    ///
+    /// # Errors
+    /// No such container.
+    pub async fn wait(&self, id: &str) -> Result<u32, Error> {
+        todo!()
+    }
+
+    /// Removes a container; `force` kills one that runs.
+    ///
+    /// # Errors
+    /// [`Error::Running`] without `force`.
+    pub async fn remove(&self, id: &str, force: bool) -> Result<(), Error> {
+        todo!()
+    }
+
+    /// The containers, newest first; without `all` those that run. Dead ones that it meets are repaired.
+    ///
+    /// # Errors
+    /// The directory cannot be read. A container that cannot be read is listed as [`Status::Dead`].
+    pub async fn list(&self, all: bool) -> Result<Vec<ContainerSummary>, Error> {
+        todo!()
+    }
+
+    /// All about a container, in Docker's shape.
+    ///
+    /// # Errors
+    /// No such container.
+    pub async fn inspect(&self, id: &str) -> Result<serde_json::Value, Error> {
+        todo!()
+    }
+
+    /// What a container's first process wrote.
+    ///
+    /// # Errors
+    /// No such container; a log that is corrupt.
+    pub fn logs(&self, id: &str, options: LogsOptions) -> Result<Logs, Error> {
+        todo!()
+    }
+}

@@ -1,0 +1,135 @@
+//! Images: pulling, loading, listing, removing.
+
+use std::io::Read;
+
+use serde::Serialize;
+
+use crate::{Engine, Error};
+
+/// What a pull or a load has come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PullEvent {
+    /// The reference leads to this manifest.
+    Resolved {
+        /// In its full form, with host and tag.
+        reference: String,
+        /// `sha256:…` of the manifest or index that the registry named.
+        digest: String,
+    },
+    /// A layer is here already.
+    LayerExists {
+        /// `sha256:…`
+        digest: String,
+    },
+    /// So much of a layer has come.
+    LayerProgress {
+        /// `sha256:…`
+        digest: String,
+        /// Bytes.
+        done: u64,
+        /// Bytes.
+        total: u64,
+    },
+    /// A layer has come whole, and is what its digest says.
+    LayerDone {
+        /// `sha256:…`
+        digest: String,
+    },
+    /// The layers become a rootfs image.
+    Merging {
+        /// How many.
+        layers: usize,
+    },
+    /// All is here.
+    Done {
+        /// `sha256:…`: the image's id.
+        id: String,
+        /// Nothing of it was new.
+        unchanged: bool,
+    },
+}
+
+/// A row of `images`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ImageSummary {
+    /// `sha256:…` of its configuration.
+    pub id: String,
+    /// In familiar form: `debian:bookworm`, `localhost:5000/a:latest`; with a digest: `debian@sha256:…`.
+    pub references: Vec<String>,
+    /// Nanoseconds since 1970; when it was built, if it says so.
+    pub created_ns: Option<u64>,
+    /// Bytes of its layers, as they are stored.
+    pub size: u64,
+    /// `linux/amd64`
+    pub platform: String,
+}
+
+/// An image that was loaded from an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadedImage {
+    /// As the archive names it, in familiar form.
+    pub reference: Option<String>,
+    /// `sha256:…`
+    pub id: String,
+}
+
+/// What removing an image did, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// A reference.
+    Untagged(String),
+    /// An image, or a layer that no other image uses.
+    Deleted(String),
+}
+
+#[allow(clippy::todo, unused_variables, clippy::unused_async)]
+impl Engine {
+    /// Pulls an image.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind`] says what kind.
+    pub async fn pull(
+        &self,
+        reference: &str,
+        platform: Option<&str>,
+        progress: &dyn Fn(PullEvent),
+    ) -> Result<ImageSummary, Error> {
+        todo!()
+    }
+
+    /// Loads the images of an archive: a tar of an OCI layout or of `docker save`, plain, gzip or zstd.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind`] says what kind.
+    pub async fn load(
+        &self,
+        source: impl Read + Send + 'static,
+        progress: &dyn Fn(PullEvent),
+    ) -> Result<Vec<LoadedImage>, Error> {
+        todo!()
+    }
+
+    /// All images, newest first.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn images(&self) -> Result<Vec<ImageSummary>, Error> {
+        todo!()
+    }
+
+    /// All about an image, in Docker's shape, with `RootfsImage`: the path of its ext4 file.
+    ///
+    /// # Errors
+    /// No such image.
+    pub fn image_inspect(&self, name: &str) -> Result<serde_json::Value, Error> {
+        todo!()
+    }
+
+    /// Removes a reference; with the last one the image too. By id, all its references (`force` when several).
+    ///
+    /// # Errors
+    /// No such image; a container uses it.
+    pub fn image_remove(&self, name: &str, force: bool) -> Result<Vec<Removed>, Error> {
+        todo!()
+    }
+}

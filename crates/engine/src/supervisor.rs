@@ -1,0 +1,1 @@
+//! The supervisor: starting it, talking to it, noticing that it is dead.

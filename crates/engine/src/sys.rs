@@ -1,0 +1,1 @@
+//! What needs `unsafe`: the descriptors of a child.
