@@ -1,1 +1,4 @@
-//! testkit
+//! For tests only: real registries, images made from lists of entries, oracles.
+
+pub mod image;
+pub mod registry;
