@@ -45,6 +45,19 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A monitor could not be confined.
+    #[error("confine a monitor")]
+    Confine(#[source] vmm::confine::ConfineError),
+    /// No driver works here.
+    #[error("{what}: {why}")]
+    Unavailable {
+        /// The driver that was asked for, or that any was.
+        what: String,
+        /// Why it doesn't work.
+        why: String,
+        /// What a person can do about it, if anything.
+        remedy: Option<String>,
+    },
     /// A system call failed.
     #[error("{operation}")]
     System {

@@ -10,7 +10,10 @@
 pub mod config;
 mod driver;
 pub mod probe;
+mod process;
+pub mod qemu;
 mod validate;
+mod vsock;
 
 pub use config::{DriverKind, VmConfig};
 pub use driver::{

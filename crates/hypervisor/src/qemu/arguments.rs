@@ -1,0 +1,274 @@
+//! QEMU's command line. Pure: the same configuration and descriptors give the same words.
+//!
+//! No path of the host is in it: QEMU is confined, and what it may touch it is handed as open descriptors.
+//! Options are QEMU 7.2's; `docs/measured.md` says why these and no others.
+
+use std::os::fd::RawFd;
+
+use crate::config::{BootLoader, VmConfig};
+use crate::probe::Acceleration;
+
+/// The numbers of the descriptors that QEMU inherits.
+#[derive(Debug, Default)]
+pub(super) struct Fds {
+    /// A connected stream socket: the machine protocol.
+    pub qmp: RawFd,
+    /// The kernel, opened for reading.
+    pub kernel: RawFd,
+    /// The initramfs, opened for reading.
+    pub initramfs: Option<RawFd>,
+    /// One for each disk, opened as the disk says.
+    pub disks: Vec<RawFd>,
+    /// A connected stream socket for each console.
+    pub consoles: Vec<RawFd>,
+    /// A connected stream socket to `gourd-vmm`: the vsock device's vhost-user protocol.
+    pub vsock: Option<RawFd>,
+}
+
+/// Collects words.
+#[derive(Default)]
+struct Words(Vec<String>);
+
+impl Words {
+    fn flag(&mut self, name: &str) {
+        self.0.push(name.to_owned());
+    }
+
+    fn option(&mut self, name: &str, value: impl Into<String>) {
+        self.flag(name);
+        self.0.push(value.into());
+    }
+}
+
+/// The words after the program's name. The configuration is valid.
+pub(super) fn arguments(config: &VmConfig, accel: Acceleration, fds: &Fds) -> Vec<String> {
+    let mut words = Words::default();
+    words.option("-name", format!("guest={}", config.id));
+    for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+        words.flag(flag);
+    }
+    words.option("-display", "none");
+    machine(&mut words, config, accel);
+    words.option("-chardev", format!("socket,id=qmp,fd={}", fds.qmp));
+    words.option("-mon", "chardev=qmp,mode=control");
+    for (index, fd) in fds.consoles.iter().enumerate() {
+        words.option("-chardev", format!("socket,id=console{index},fd={fd}"));
+        words.option("-serial", format!("chardev:console{index}"));
+    }
+    disks(&mut words, config, fds);
+    if let Some(fd) = fds.vsock {
+        // The guest's context identifier is gourd-vmm's to say: it serves the device's configuration space.
+        words.option("-chardev", format!("socket,id=vsock,fd={fd}"));
+        words.option("-device", "vhost-user-vsock-pci,chardev=vsock");
+    }
+    if config.entropy {
+        words.option("-object", "rng-random,id=entropy,filename=/dev/urandom");
+        words.option("-device", "virtio-rng-pci,rng=entropy");
+    }
+    if let Some(balloon) = &config.balloon {
+        let reporting = on(balloon.free_page_reporting);
+        words.option(
+            "-device",
+            format!("virtio-balloon-pci,id=balloon,free-page-reporting={reporting}"),
+        );
+    }
+    if let BootLoader::Linux { command_line, .. } = &config.boot {
+        words.option("-kernel", format!("/proc/self/fd/{}", fds.kernel));
+        if let Some(fd) = fds.initramfs {
+            words.option("-initrd", format!("/proc/self/fd/{fd}"));
+        }
+        words.option("-append", command_line);
+    }
+    words.0
+}
+
+fn machine(words: &mut Words, config: &VmConfig, accel: Acceleration) {
+    words.option(
+        "-machine",
+        "q35,sata=off,smbus=off,usb=off,vmport=off,memory-backend=memory",
+    );
+    match accel {
+        Acceleration::Kvm => {
+            words.option("-accel", "kvm");
+            words.option("-cpu", "host");
+        }
+        Acceleration::Tcg => {
+            words.option("-accel", "tcg,thread=multi");
+            words.option("-cpu", "max");
+        }
+    }
+    words.option(
+        "-smp",
+        format!("cpus={0},sockets=1,cores={0},threads=1", config.vcpus),
+    );
+    words.option("-m", format!("{}M", config.memory >> 20));
+    // Shared, because gourd-vmm reads and writes the vsock device's queues in it.
+    words.option(
+        "-object",
+        format!(
+            "memory-backend-memfd,id=memory,size={},share=on",
+            config.memory
+        ),
+    );
+}
+
+fn disks(words: &mut Words, config: &VmConfig, fds: &Fds) {
+    for (index, (disk, fd)) in config.disks.iter().zip(&fds.disks).enumerate() {
+        let set = index + 1;
+        let read_only = on(disk.read_only);
+        let discard = if disk.discard { "unmap" } else { "ignore" };
+        words.option("-add-fd", format!("fd={fd},set={set}"));
+        // Leases say who may open the file: QEMU's own locks would be a second opinion.
+        words.option(
+            "-blockdev",
+            format!(
+                "driver=file,node-name=file{index},filename=/dev/fdset/{set},read-only={read_only},\
+                 auto-read-only=off,discard={discard},locking=off,aio=threads,\
+                 cache.direct=off,cache.no-flush=off"
+            ),
+        );
+        words.option(
+            "-device",
+            format!(
+                "virtio-blk-pci,drive=file{index},serial={},write-cache=on,discard={},write-zeroes={}",
+                disk.id,
+                on(disk.discard),
+                on(disk.discard),
+            ),
+        );
+    }
+}
+
+fn on(yes: bool) -> &'static str {
+    if yes { "on" } else { "off" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::*;
+
+    fn check(config: &VmConfig, accel: Acceleration, fds: &Fds, expect: &str) {
+        let words = arguments(config, accel, fds);
+        let mut lines = String::new();
+        for word in words {
+            lines.push_str(if word.starts_with('-') { "\n" } else { " " });
+            lines.push_str(&word);
+        }
+        assert_eq!(lines.trim(), expect.trim(), "\n{lines}");
+    }
+
+    fn small() -> VmConfig {
+        VmConfig {
+            id: "abc".into(),
+            vcpus: 1,
+            memory: 128 << 20,
+            boot: BootLoader::Linux {
+                kernel: "/k".into(),
+                initramfs: None,
+                command_line: "quiet".into(),
+            },
+            disks: Vec::new(),
+            networks: Vec::new(),
+            shares: Vec::new(),
+            vsock: None,
+            consoles: Vec::new(),
+            entropy: false,
+            balloon: None,
+            power_button: true,
+            graphics: None,
+            audio: None,
+            usb: None,
+            translation: None,
+        }
+    }
+
+    #[test]
+    fn the_least() {
+        let fds = Fds {
+            qmp: 5,
+            kernel: 6,
+            ..Fds::default()
+        };
+        check(&small(), Acceleration::Kvm, &fds, SMALL);
+    }
+
+    #[test]
+    fn everything() {
+        let mut config = small();
+        config.vcpus = 2;
+        let disk = |id: &str, read_only| Disk {
+            id: id.into(),
+            path: "/secret/path".into(),
+            read_only,
+            discard: !read_only,
+        };
+        config.disks = vec![disk("rootfs", true), disk("upper", false)];
+        config.vsock = Some(Vsock::default());
+        config.consoles = vec![Console {
+            device: ConsoleDevice::Serial,
+            output: ConsoleOutput::Log("/secret/log".into()),
+        }];
+        config.entropy = true;
+        config.balloon = Some(Balloon {
+            free_page_reporting: true,
+        });
+        let fds = Fds {
+            qmp: 5,
+            kernel: 6,
+            initramfs: Some(7),
+            disks: vec![8, 9],
+            consoles: vec![10],
+            vsock: Some(11),
+        };
+        check(&config, Acceleration::Tcg, &fds, EVERYTHING);
+    }
+
+    const SMALL: &str = "
+-name guest=abc
+-nodefaults
+-no-user-config
+-no-reboot
+-display none
+-machine q35,sata=off,smbus=off,usb=off,vmport=off,memory-backend=memory
+-accel kvm
+-cpu host
+-smp cpus=1,sockets=1,cores=1,threads=1
+-m 128M
+-object memory-backend-memfd,id=memory,size=134217728,share=on
+-chardev socket,id=qmp,fd=5
+-mon chardev=qmp,mode=control
+-kernel /proc/self/fd/6
+-append quiet";
+
+    const EVERYTHING: &str = "
+-name guest=abc
+-nodefaults
+-no-user-config
+-no-reboot
+-display none
+-machine q35,sata=off,smbus=off,usb=off,vmport=off,memory-backend=memory
+-accel tcg,thread=multi
+-cpu max
+-smp cpus=2,sockets=1,cores=2,threads=1
+-m 128M
+-object memory-backend-memfd,id=memory,size=134217728,share=on
+-chardev socket,id=qmp,fd=5
+-mon chardev=qmp,mode=control
+-chardev socket,id=console0,fd=10
+-serial chardev:console0
+-add-fd fd=8,set=1
+-blockdev driver=file,node-name=file0,filename=/dev/fdset/1,read-only=on,auto-read-only=off,discard=ignore,locking=off,aio=threads,cache.direct=off,cache.no-flush=off
+-device virtio-blk-pci,drive=file0,serial=rootfs,write-cache=on,discard=off,write-zeroes=off
+-add-fd fd=9,set=2
+-blockdev driver=file,node-name=file1,filename=/dev/fdset/2,read-only=off,auto-read-only=off,discard=unmap,locking=off,aio=threads,cache.direct=off,cache.no-flush=off
+-device virtio-blk-pci,drive=file1,serial=upper,write-cache=on,discard=on,write-zeroes=on
+-chardev socket,id=vsock,fd=11
+-device vhost-user-vsock-pci,chardev=vsock
+-object rng-random,id=entropy,filename=/dev/urandom
+-device virtio-rng-pci,rng=entropy
+-device virtio-balloon-pci,id=balloon,free-page-reporting=on
+-kernel /proc/self/fd/6
+-initrd /proc/self/fd/7
+-append quiet";
+}
