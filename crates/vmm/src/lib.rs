@@ -7,3 +7,12 @@
 //! checked, and what is wrong is counted, never an error that ends the process.
 
 pub mod control;
+
+#[cfg(target_os = "linux")]
+pub mod confine;
+#[cfg(target_os = "linux")]
+pub mod spawn;
+#[cfg(target_os = "linux")]
+pub mod vhost_user;
+#[cfg(target_os = "linux")]
+pub mod vsock;

@@ -1,0 +1,241 @@
+//! The vsock device as a vhost-user back-end: what `gourd-vmm` runs beside QEMU.
+//!
+//! ```text
+//!   QEMU ── vhost-user socket ──▶ ┌───────────┐ ◀── control socket ── supervisor
+//!   guest ── kick eventfds ─────▶ │ one epoll │ ◀── muxer's epoll ── the host's ends of connections
+//!                                 └───────────┘
+//! ```
+//!
+//! One thread, which owns everything, and waits in one place. QEMU is trusted to describe guest memory (a QEMU that
+//! the guest has taken over can make this process fail, no more: it has nothing else, see [`crate::confine`]).
+//!
+//! Life: the control socket's end of file means that the supervisor is dead, the vhost-user socket's that QEMU is.
+//! Both end the process. A guest that restarts stops the rings and starts them again from index 0: the device then
+//! forgets the old guest's connections. A guest that was paused continues where it was.
+
+mod backend;
+mod regions;
+mod ring;
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::event::{Timespec, epoll};
+use thiserror::Error;
+use vhost::vhost_user::{BackendReqHandler, Error as ProtocolError};
+
+use crate::confine::Level;
+use crate::control::{self, Control, ControlError, Msg};
+use crate::vsock::{Counters, Event};
+use backend::Backend;
+
+/// The guest's usual CID. It needs not be unique: each guest has a device process of its own.
+pub const GUEST_CID: u64 = 3;
+
+const TOKEN_CONTROL: u64 = 1;
+const TOKEN_FRONTEND: u64 = 2;
+const TOKEN_HOST: u64 = 3;
+const TOKEN_KICK: u64 = 4;
+
+/// What ends the service other than its natural ends.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The event loop could not be set up, or broke.
+    #[error("{0}")]
+    System(&'static str, #[source] io::Error),
+    /// QEMU sent something that makes no sense.
+    #[error("vhost-user message from QEMU")]
+    Protocol(#[source] ProtocolError),
+    /// The control socket broke.
+    #[error("control socket of the supervisor")]
+    Control(#[source] ControlError),
+}
+
+/// Whose end ended the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// QEMU disconnected.
+    Frontend,
+    /// The supervisor is gone.
+    Supervisor,
+}
+
+/// A vsock device between a front-end, a supervisor and a guest.
+pub struct Service {
+    epoll: Arc<OwnedFd>,
+    control: Control,
+    backend: Arc<Mutex<Backend>>,
+    frontend: BackendReqHandler<Mutex<Backend>>,
+}
+
+impl Service {
+    /// Prepares the service. Guest memory is not looked at before [`Service::run`].
+    pub fn new(
+        frontend: UnixStream,
+        control: Control,
+        guest_cid: u64,
+    ) -> Result<Service, ServeError> {
+        let failed = |what| move |error: io::Error| ServeError::System(what, error);
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map(Arc::new)
+            .map_err(|error| ServeError::System("epoll instance", error.into()))?;
+        control
+            .set_nonblocking(true)
+            .map_err(failed("control socket"))?;
+        let backend = Backend::new(guest_cid, epoll.clone()).map_err(failed("vsock device"))?;
+        let level = epoll::EventFlags::IN;
+        let edge =
+            level | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        let add = |fd, token, flags| {
+            epoll::add(&epoll, fd, epoll::EventData::new_u64(token), flags)
+                .map_err(|error| ServeError::System("epoll instance", error.into()))
+        };
+        add(control.as_fd(), TOKEN_CONTROL, edge)?;
+        add(frontend.as_fd(), TOKEN_FRONTEND, level)?;
+        add(backend.device.muxer.as_fd(), TOKEN_HOST, level)?;
+        let backend = Arc::new(Mutex::new(backend));
+        Ok(Service {
+            epoll,
+            control,
+            frontend: BackendReqHandler::from_stream(frontend, backend.clone()),
+            backend,
+        })
+    }
+
+    /// Says [`Msg::Ready`], then serves until the front-end or the supervisor is gone. `report` is called after each
+    /// turn with what has been counted so far.
+    pub fn run(
+        mut self,
+        level: Level,
+        mut report: impl FnMut(&Counters),
+    ) -> Result<Ended, ServeError> {
+        let ready = Msg::Ready {
+            version: control::VERSION,
+            landlock_abi: level.landlock_abi,
+            seccomp: level.seccomp,
+        };
+        match self.control.send(ready, None) {
+            Ok(()) => {}
+            Err(ControlError::Closed) => return Ok(Ended::Supervisor),
+            Err(error) => return Err(ServeError::Control(error)),
+        }
+        let mut again = false;
+        loop {
+            let mut buffer = [const { MaybeUninit::uninit() }; 16];
+            let zero = Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            };
+            let timeout = again.then_some(&zero);
+            let (events, _) = match epoll::wait(&self.epoll, &mut buffer[..], timeout) {
+                Ok(events) => events,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(ServeError::System("waiting for events", error.into())),
+            };
+            let mut called = false;
+            for event in events.iter() {
+                match event.data.u64() {
+                    TOKEN_CONTROL if !self.on_control()? => return Ok(Ended::Supervisor),
+                    TOKEN_FRONTEND => called = true,
+                    _ => {}
+                }
+            }
+            if called && !self.on_frontend()? {
+                return Ok(Ended::Frontend);
+            }
+            again = lock(&self.backend).run();
+            if !self.tell()? {
+                return Ok(Ended::Supervisor);
+            }
+            report(&lock(&self.backend).device.muxer.counters);
+        }
+    }
+
+    /// Does what the supervisor asks. False: it is gone.
+    fn on_control(&mut self) -> Result<bool, ServeError> {
+        let mut backend = lock(&self.backend);
+        let muxer = &mut backend.device.muxer;
+        loop {
+            match self.control.recv() {
+                Ok((Msg::Listen { port }, _)) => muxer.listen(port),
+                Ok((Msg::Unlisten { port }, _)) => muxer.unlisten(port),
+                Ok((Msg::Connect { id, port }, Some(fd))) => muxer.connect(id, port, fd),
+                // A message of a later version, or one that is ours to send: not for us.
+                Ok(_) | Err(ControlError::Parse(_)) => {}
+                // The descriptor did not arrive: this process has too many.
+                Err(ControlError::Descriptor {
+                    msg: Msg::Connect { id, .. },
+                    ..
+                }) => muxer.refuse_connect(id),
+                Err(ControlError::Descriptor { .. }) => {}
+                Err(ControlError::WouldBlock) => return Ok(true),
+                Err(ControlError::Closed) => return Ok(false),
+                Err(error) => return Err(ServeError::Control(error)),
+            }
+        }
+    }
+
+    /// Does what one message of the front-end asks. False: it is gone.
+    fn on_frontend(&mut self) -> Result<bool, ServeError> {
+        match self.frontend.handle_request() {
+            // The answer to a message that this back-end refuses was sent; QEMU decides what follows.
+            Ok(())
+            | Err(ProtocolError::InvalidOperation(_) | ProtocolError::ReqHandlerError(_)) => {
+                Ok(true)
+            }
+            Err(
+                ProtocolError::Disconnected
+                | ProtocolError::PartialMessage
+                | ProtocolError::SocketBroken(_),
+            ) => Ok(false),
+            Err(error) => Err(ServeError::Protocol(error)),
+        }
+    }
+
+    /// Tells the supervisor what happened. False: it is gone.
+    fn tell(&mut self) -> Result<bool, ServeError> {
+        let mut backend = lock(&self.backend);
+        let muxer = &mut backend.device.muxer;
+        while let Some(event) = muxer.pop_event() {
+            let (msg, fd) = match &event {
+                Event::Dialled {
+                    port,
+                    guest_port,
+                    fd,
+                } => {
+                    let (port, guest_port) = (*port, *guest_port);
+                    (Msg::Dialled { port, guest_port }, Some(fd.as_fd()))
+                }
+                Event::Connected { id, errno } => {
+                    let (id, errno) = (*id, *errno as u32);
+                    (Msg::Connected { id, errno }, None)
+                }
+            };
+            match self.control.send(msg, fd) {
+                Ok(()) => {}
+                Err(ControlError::WouldBlock) => {
+                    // There will be an edge when the supervisor has read some.
+                    muxer.unpop_event(event);
+                    return Ok(true);
+                }
+                Err(ControlError::Closed) => return Ok(false),
+                // Too many descriptors under way: the connection is dropped, and the guest sees it end.
+                Err(ControlError::Io(error)) if event_is_dial(&event) => drop(error),
+                Err(error) => return Err(ServeError::Control(error)),
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn event_is_dial(event: &Event) -> bool {
+    matches!(event, Event::Dialled { .. })
+}
+
+/// There is one thread; a lock that is poisoned means that it panicked, and then nobody gets here.
+fn lock(backend: &Mutex<Backend>) -> MutexGuard<'_, Backend> {
+    backend.lock().unwrap_or_else(PoisonError::into_inner)
+}
