@@ -1,2 +1,181 @@
-//! vm
-fn main() {}
+//! `gourd-vm`, the supervisor: one process per container, for one run of it.
+//!
+//! It owns the container's life ([`life`]) and tells engines about it ([`service`]). It is not confined; of what the guest
+//! controls it touches the agent's messages and the bytes of stdio only. Everything runs on the main thread: the monitors die with
+//! the thread that started them, and this one lives as long as the process.
+
+mod args;
+mod bill;
+mod console;
+mod drivers;
+mod failure;
+mod guest;
+mod hub;
+mod life;
+mod process;
+mod serve;
+mod service;
+mod streams;
+mod sys;
+mod timeline;
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::supervisor::output;
+use store::Root;
+use store::container::Container;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::args::{Command, Run};
+use crate::hub::Hub;
+use crate::life::{Life, Shared};
+use crate::timeline::Timeline;
+
+/// How long clients may take to read the last message. The leases are free by then: nobody waits for this.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+type Error = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let command = match args::parse(std::env::args().skip(1)) {
+        Ok(command) => command,
+        Err(error) => {
+            eprintln!("gourd-vm: {error}\n{}", args::USAGE);
+            return ExitCode::from(125);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(dispatch(command)),
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gourd-vm: {}", failure::chain(&*error));
+            ExitCode::from(125)
+        }
+    }
+}
+
+async fn dispatch(command: Command) -> Result<(), Error> {
+    match command {
+        Command::Run(run) => supervise(run).await,
+        Command::Probe => print(&drivers::report(&root()?).await),
+        Command::Validate => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text)?;
+            print(&drivers::validate(&serde_json::from_str(&text)?))
+        }
+        Command::Config(dir) => {
+            let container = Container::from_dir(&root()?, &dir)?;
+            let programs = store::locate::Programs::new(None);
+            let config = bill::vm_config(&container, &programs)
+                .map_err(|failure| failure::describe(&failure))?;
+            print(&config)
+        }
+    }
+}
+
+fn print(value: &impl serde::Serialize) -> Result<(), Error> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+fn root() -> Result<Root, Error> {
+    Ok(Root::open(&Root::default_path()?)?)
+}
+
+async fn supervise(run: Run) -> Result<(), Error> {
+    let timeline = Arc::new(Timeline::default());
+    timeline.mark("supervisor started");
+    if let Some(at_ns) = run.started_ns {
+        timeline.mark_at("started", at_ns);
+    }
+    let leases = run
+        .leases
+        .iter()
+        .map(|number| sys::inherit(*number))
+        .collect::<Result<Vec<OwnedFd>, _>>()?;
+    let listener = UnixListener::from(sys::inherit(run.socket)?);
+    listener.set_nonblocking(true)?;
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("GOURD_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+        )
+        .init();
+    let container = Container::from_dir(&root()?, &run.dir)?;
+    let shared = shared(&container, timeline)?;
+    let (over, is_over) = watch::channel(false);
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let service = service::Service::new(shared.clone());
+    let server = tokio::spawn(serve::serve(listener, service, is_over));
+    tokio::spawn(end_on_signal(shared.clone()));
+    let life = Life {
+        container,
+        leases,
+        attached: run.attached,
+        shared: shared.clone(),
+    };
+    let mut exited = life.live().await;
+    exited.phases = shared.timeline.phases();
+    shared.ended.send_replace(Some(exited.clone()));
+    let farewell = async {
+        shared.hub.finish(output::Output::Exited(exited)).await;
+        over.send_replace(true);
+        let _ = server.await;
+    };
+    let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    Ok(())
+}
+
+fn shared(container: &Container, timeline: Arc<Timeline>) -> Result<Arc<Shared>, Error> {
+    let log = store::logs::Writer::open(&container.output_log())?;
+    Ok(Arc::new(Shared {
+        spec: container.spec().clone(),
+        started: watch::Sender::default(),
+        ended: watch::Sender::default(),
+        primary: watch::Sender::default(),
+        guest: watch::Sender::default(),
+        stdin: tokio::sync::Mutex::default(),
+        size: std::sync::Mutex::default(),
+        hub: Hub::new(log, timeline.clone()),
+        streams: Arc::default(),
+        timeline,
+    }))
+}
+
+/// The host's session ends, or a person kills the supervisor politely: the container is stopped as `gourd stop` would.
+async fn end_on_signal(shared: Arc<Shared>) {
+    let (Ok(mut term), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        return;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("told to end: stopping the container");
+    let spec = &shared.spec;
+    let mut guest = shared.guest.subscribe();
+    if let Ok(guest) = guest.wait_for(Option::is_some).await.map(|guest| guest.clone())
+        && let Some(guest) = guest
+    {
+        let _ = guest.stop(spec.stop_signal, spec.stop_timeout_ms).await;
+    }
+}

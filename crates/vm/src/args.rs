@@ -1,0 +1,129 @@
+//! The command line, which only the engine and developers type.
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+/// What `gourd-vm` is asked to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Live a container's life.
+    Run(Run),
+    /// Which drivers work here; JSON on stdout.
+    Probe,
+    /// Checks a VM's bill of materials from stdin for a driver; JSON on stdout.
+    Validate,
+    /// A container's bill of materials; JSON on stdout.
+    Config(PathBuf),
+}
+
+/// `gourd-vm run DIR --socket-fd N --lease-fd N… [--attached] [--started-ns N]`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The container's folder.
+    pub dir: PathBuf,
+    /// The listening socket.
+    pub socket: RawFd,
+    /// The container's lock first.
+    pub leases: Vec<RawFd>,
+    /// Wait for the primary client before the process starts.
+    pub attached: bool,
+    /// When the CLI started, `CLOCK_MONOTONIC` in nanoseconds.
+    pub started_ns: Option<u64>,
+}
+
+/// How it is typed.
+pub const USAGE: &str = "usage: gourd-vm run DIR --socket-fd N --lease-fd N… [--attached] [--started-ns N]
+       gourd-vm probe
+       gourd-vm validate < CONFIG
+       gourd-vm config DIR";
+
+/// Reads the words after the program's name.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn parse(words: impl IntoIterator<Item = String>) -> Result<Command, String> {
+    let mut words = words.into_iter();
+    let command = words.next().ok_or("a command is missing")?;
+    let parsed = match command.as_str() {
+        "run" => return parse_run(words).map(Command::Run),
+        "probe" => Command::Probe,
+        "validate" => Command::Validate,
+        "config" => Command::Config(words.next().ok_or("config needs a folder")?.into()),
+        other => return Err(format!("unknown command {other:?}")),
+    };
+    match words.next() {
+        Some(word) => Err(format!("unexpected {word:?}")),
+        None => Ok(parsed),
+    }
+}
+
+fn parse_run(mut words: impl Iterator<Item = String>) -> Result<Run, String> {
+    let dir = words.next().ok_or("run needs a folder")?;
+    let mut socket = None;
+    let mut run = Run {
+        dir: dir.into(),
+        socket: -1,
+        leases: Vec::new(),
+        attached: false,
+        started_ns: None,
+    };
+    while let Some(word) = words.next() {
+        let mut number = || -> Result<u64, String> {
+            let text = words.next().ok_or(format!("{word} needs a number"))?;
+            text.parse()
+                .map_err(|_| format!("{word} needs a number, not {text:?}"))
+        };
+        let descriptor = |number: u64| {
+            RawFd::try_from(number).map_err(|_| format!("{number} is no descriptor"))
+        };
+        match word.as_str() {
+            "--socket-fd" => socket = Some(descriptor(number()?)?),
+            "--lease-fd" => run.leases.push(descriptor(number()?)?),
+            "--started-ns" => run.started_ns = Some(number()?),
+            "--attached" => run.attached = true,
+            other => return Err(format!("unknown option {other:?}")),
+        }
+    }
+    run.socket = socket.ok_or("--socket-fd is missing")?;
+    if run.leases.is_empty() {
+        return Err("--lease-fd is missing".to_owned());
+    }
+    Ok(run)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(line: &str, expect: Result<Command, &str>) {
+        let words = line.split_whitespace().map(str::to_owned);
+        assert_eq!(parse(words), expect.map_err(str::to_owned), "{line}");
+    }
+
+    #[test]
+    fn run_takes_descriptors() {
+        check(
+            "run /c --socket-fd 3 --lease-fd 4 --lease-fd 5 --attached --started-ns 77",
+            Ok(Command::Run(Run {
+                dir: "/c".into(),
+                socket: 3,
+                leases: vec![4, 5],
+                attached: true,
+                started_ns: Some(77),
+            })),
+        );
+        check("run /c --lease-fd 4", Err("--socket-fd is missing"));
+        check("run /c --socket-fd 4", Err("--lease-fd is missing"));
+        check("run /c --socket-fd x", Err("--socket-fd needs a number, not \"x\""));
+        check("run", Err("run needs a folder"));
+    }
+
+    #[test]
+    fn the_others_take_nothing_more() {
+        check("probe", Ok(Command::Probe));
+        check("validate now", Err("unexpected \"now\""));
+        check("config /c", Ok(Command::Config("/c".into())));
+        check("", Err("a command is missing"));
+        check("fly", Err("unknown command \"fly\""));
+    }
+}

@@ -1,0 +1,183 @@
+//! The agent's client: one hand-shake per boot, then calls.
+//!
+//! The guest is hostile. The first dial to the agent's port is taken, from a privileged port only, before any workload runs;
+//! the listener is then dropped, so that every later dial is refused. What the agent says is data: it can end this container and nothing else.
+
+use std::time::Duration;
+
+use hypervisor::Listener;
+use proto::agent::agent_client::AgentClient;
+use proto::agent::{
+    BootRequest, HelloReply, HelloRequest, Process, ResizeRequest, ShutdownRequest, SignalRequest,
+    StartRequest, Stdio, StopRequest, TerminalSize, WaitReply, WaitRequest,
+};
+use proto::supervisor::Failure;
+use tonic::transport::Channel;
+
+use crate::failure;
+
+/// The longest that a guest may take to its first call. Not on anybody's way: a guest that dies earlier is noticed at once.
+const HANDSHAKE: Duration = Duration::from_secs(180);
+
+/// Messages of the agent are small; a larger one is an attack or a mistake.
+const MESSAGE_LIMIT: usize = 64 * 1024;
+
+/// The agent of the container's VM. Cheap to clone: calls share the one connection.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    client: AgentClient<Channel>,
+    container: String,
+}
+
+impl Guest {
+    /// Takes the agent's one connection and agrees on the version.
+    ///
+    /// # Errors
+    /// No dial in time, a dial from an unprivileged port, another protocol.
+    pub async fn handshake(
+        mut listener: Listener,
+        container: &str,
+    ) -> Result<(Guest, HelloReply), Failure> {
+        let arrival = tokio::time::timeout(HANDSHAKE, listener.accept()).await;
+        let (connection, port) = arrival
+            .map_err(|_| {
+                failure::own(
+                    "wait for the agent",
+                    "the guest",
+                    format!("it did not dial within {} s", HANDSHAKE.as_secs()),
+                )
+            })?
+            .ok_or_else(|| failure::lost("the VM ended before its agent dialled"))?;
+        // From here on every further dial to this port is refused.
+        drop(listener);
+        if port >= 1024 {
+            return Err(failure::own(
+                "greet the agent",
+                format!("guest port {port}"),
+                "the dial came from an unprivileged port",
+            ));
+        }
+        let channel = proto::connect::once(connection)
+            .await
+            .map_err(|error| failure::from_error("greet the agent", "", &error))?;
+        let mut guest = Guest {
+            client: AgentClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT),
+            container: container.to_owned(),
+        };
+        let reply = guest
+            .client
+            .hello(HelloRequest {
+                protocol: proto::AGENT_PROTOCOL,
+                vm: container.to_owned(),
+            })
+            .await
+            .map_err(|status| call_failed("greet the agent", &status))?
+            .into_inner();
+        if reply.protocol != proto::AGENT_PROTOCOL {
+            return Err(failure::own(
+                "greet the agent",
+                format!("protocol {}", reply.protocol),
+                format!("this gourd speaks {}", proto::AGENT_PROTOCOL),
+            ));
+        }
+        Ok((guest, reply))
+    }
+
+    /// Root file system, mounts, names, limits.
+    pub async fn boot(&self, request: BootRequest) -> Result<(), Failure> {
+        let reply = self.client.clone().boot(request).await;
+        let reply = reply.map_err(|status| call_failed("boot the guest", &status))?;
+        refuse(reply.into_inner().failure)
+    }
+
+    /// Starts a process; it runs when this returns.
+    pub async fn start(&self, process: &str, spec: Process, stdio: Stdio) -> Result<(), Failure> {
+        let request = StartRequest {
+            container: self.container.clone(),
+            process: process.to_owned(),
+            spec: Some(spec),
+            stdio: Some(stdio),
+        };
+        let reply = self.client.clone().start(request).await;
+        let reply = reply.map_err(|status| call_failed("start the process", &status))?;
+        refuse(reply.into_inner().failure)
+    }
+
+    /// Waits for a process's end.
+    pub async fn wait(&self, process: &str) -> Result<WaitReply, Failure> {
+        let request = WaitRequest {
+            container: self.container.clone(),
+            process: process.to_owned(),
+        };
+        let reply = self.client.clone().wait(request).await;
+        let mut reply = reply
+            .map_err(|status| call_failed("wait for the process", &status))?
+            .into_inner();
+        refuse(reply.failure.take())?;
+        Ok(reply)
+    }
+
+    /// Sends a signal to a process.
+    pub async fn signal(&self, process: &str, signal: u32) -> Result<(), Failure> {
+        let request = SignalRequest {
+            container: self.container.clone(),
+            process: process.to_owned(),
+            signal,
+        };
+        let reply = self.client.clone().signal(request).await;
+        let reply = reply.map_err(|status| call_failed("signal the process", &status))?;
+        refuse(reply.into_inner().failure)
+    }
+
+    /// Stop signal, then KILL after `timeout_ms`.
+    pub async fn stop(&self, signal: u32, timeout_ms: u64) -> Result<(), Failure> {
+        let request = StopRequest {
+            container: self.container.clone(),
+            signal,
+            timeout_ms,
+        };
+        let reply = self.client.clone().stop(request).await;
+        reply.map_err(|status| call_failed("stop the container", &status))?;
+        Ok(())
+    }
+
+    /// The terminal of a process has another size now.
+    pub async fn resize(&self, process: &str, rows: u32, columns: u32) -> Result<(), Failure> {
+        let request = ResizeRequest {
+            container: self.container.clone(),
+            process: process.to_owned(),
+            size: Some(TerminalSize { rows, columns }),
+        };
+        let reply = self.client.clone().resize(request).await;
+        let reply = reply.map_err(|status| call_failed("resize the terminal", &status))?;
+        refuse(reply.into_inner().failure)
+    }
+
+    /// Unmounts everything; the VM powers off after the answer.
+    pub async fn shutdown(&self) -> Result<(), Failure> {
+        let reply = self.client.clone().shutdown(ShutdownRequest {}).await;
+        let reply = reply.map_err(|status| call_failed("shut the guest down", &status))?;
+        refuse(reply.into_inner().failure)
+    }
+}
+
+fn refuse(failure: Option<proto::agent::Failure>) -> Result<(), Failure> {
+    match failure {
+        Some(failure) => Err(failure::from_guest(failure)),
+        None => Ok(()),
+    }
+}
+
+/// A call that brought no answer means that the guest is lost; one that the agent refused does not.
+fn call_failed(step: &str, status: &tonic::Status) -> Failure {
+    match status.code() {
+        tonic::Code::Unavailable
+        | tonic::Code::Unknown
+        | tonic::Code::Cancelled
+        | tonic::Code::Internal => failure::lost(format!(
+            "the agent's connection ended ({step}: {})",
+            status.message()
+        )),
+        _ => failure::own(step, "the agent", status.message()),
+    }
+}

@@ -1,0 +1,113 @@
+//! Where the output of the container's first process goes: the log, and every attached client.
+//!
+//! Owned by the supervisor's one thread. A client that reads slowly holds the guest back (nothing is lost, nothing piles
+//! up); a client that is gone is forgotten.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use proto::supervisor::{Output, output};
+use store::logs::{self, Stream};
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use crate::timeline::{Timeline, wall_ns};
+
+/// The sending end of one client's answers.
+pub type Sender = mpsc::Sender<Result<Output, Status>>;
+
+/// Messages that may wait for one client. Each is at most one read of the guest's stream.
+pub const QUEUE: usize = 4;
+
+struct Client {
+    stdout: bool,
+    stderr: bool,
+    sender: Sender,
+}
+
+/// The log and the clients.
+pub struct Hub {
+    clients: Mutex<Vec<Client>>,
+    log: Mutex<Option<logs::Writer>>,
+    timeline: Arc<Timeline>,
+}
+
+impl Hub {
+    /// A hub that writes to `log`.
+    pub fn new(log: logs::Writer, timeline: Arc<Timeline>) -> Self {
+        Hub {
+            clients: Mutex::default(),
+            log: Mutex::new(Some(log)),
+            timeline,
+        }
+    }
+
+    /// One more client.
+    pub fn add(&self, sender: Sender, stdout: bool, stderr: bool) {
+        self.clients().push(Client {
+            stdout,
+            stderr,
+            sender,
+        });
+    }
+
+    /// Bytes of the process: to the log, then to every client that wants them. Returns when all have taken them.
+    pub async fn write(&self, stream: Stream, bytes: Bytes) {
+        self.timeline.mark("first byte");
+        self.log(stream, &bytes);
+        let message = match stream {
+            Stream::Stdout => output::Output::Stdout(bytes),
+            Stream::Stderr => output::Output::Stderr(bytes),
+        };
+        self.send(message, |client| match stream {
+            Stream::Stdout => client.stdout,
+            Stream::Stderr => client.stderr,
+        })
+        .await;
+    }
+
+    /// An event for every client.
+    pub async fn tell(&self, message: output::Output) {
+        self.send(message, |_| true).await;
+    }
+
+    /// The last message; then every client's stream ends.
+    pub async fn finish(&self, message: output::Output) {
+        self.send(message, |_| true).await;
+        self.clients().clear();
+    }
+
+    async fn send(&self, message: output::Output, wants: impl Fn(&Client) -> bool) {
+        let senders: Vec<Sender> = self
+            .clients()
+            .iter()
+            .filter(|client| wants(client))
+            .map(|client| client.sender.clone())
+            .collect();
+        let mut gone = false;
+        for sender in senders {
+            let message = Output {
+                output: Some(message.clone()),
+            };
+            gone |= sender.send(Ok(message)).await.is_err();
+        }
+        if gone {
+            self.clients().retain(|client| !client.sender.is_closed());
+        }
+    }
+
+    fn log(&self, stream: Stream, bytes: &[u8]) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(writer) = log.as_mut()
+            && let Err(error) = writer.append(stream, bytes, wall_ns())
+        {
+            // The process goes on: a full disk must not stop it. The log ends here, and the supervisor's own log says why.
+            tracing::error!(%error, "the container's log can't be written; it ends here");
+            *log = None;
+        }
+    }
+
+    fn clients(&self) -> std::sync::MutexGuard<'_, Vec<Client>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

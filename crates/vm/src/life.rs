@@ -1,0 +1,361 @@
+//! The life of a container: one run of it, from the supervisor's start to the last message.
+//!
+//! ```text
+//!  booting ──► running ──► drained ──► written ──► unmounted ──► off ──► released ──► told
+//!     │           │                       ▲                       ▲
+//!     │           └── the VM is lost ─────┴───────────────────────┤
+//!     └── the process can't start ────────┘                       │
+//!     └── the VM can't start ─────────────────────────────────────┘
+//! ```
+//!
+//! One task owns the life; the service's calls only read its milestones ([`Shared`]) and talk to the agent. The exit code has
+//! one owner: whoever wants it waits for the milestone.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use hypervisor::{StartOptions, Started, Vm};
+use proto::agent::WaitReply;
+use proto::supervisor::{Exited, Failure, output};
+use store::container::{Container, SCHEMA, Spec, State, Status};
+use store::locate::Programs;
+use store::logs::Stream;
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::{Mutex, watch};
+
+use crate::guest::Guest;
+use crate::hub::Hub;
+use crate::streams::Streams;
+use crate::timeline::{Timeline, wall_ns};
+use crate::{bill, drivers, failure, process};
+
+/// The agent's name for the container's first process.
+pub const MAIN: &str = "main";
+
+/// How long the primary client may take to attach: it connected before the supervisor was started, so that only one that died
+/// in between takes this long.
+const ATTACH: Duration = Duration::from_secs(20);
+
+/// How long a guest may take to unmount and power off before the plug is pulled. The file systems survive that; it is not clean.
+const POWER_OFF: Duration = Duration::from_secs(30);
+
+/// How long a VM whose agent is lost may take to die by itself (a panic's reset is on its way) before it is killed.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// What the service's calls see of the life.
+pub struct Shared {
+    /// The container's spec.
+    pub spec: Spec,
+    /// Set once: the process runs, or could not start.
+    pub started: watch::Sender<Option<Result<(), Failure>>>,
+    /// Set once, at the very end.
+    pub ended: watch::Sender<Option<Exited>>,
+    /// The primary client is there.
+    pub primary: watch::Sender<bool>,
+    /// The agent, from the hand-shake on.
+    pub guest: watch::Sender<Option<Guest>>,
+    /// The first process's stdin, while it is open.
+    pub stdin: Mutex<Option<OwnedWriteHalf>>,
+    /// A terminal's size that came before the process did.
+    pub size: std::sync::Mutex<Option<proto::supervisor::TerminalSize>>,
+    /// Output of the first process.
+    pub hub: Hub,
+    /// Streams to come.
+    pub streams: Arc<Streams>,
+    /// Moments.
+    pub timeline: Arc<Timeline>,
+}
+
+/// What one run of a container owns.
+pub struct Life {
+    /// The container's folder.
+    pub container: Container,
+    /// The lock and the leases.
+    pub leases: Vec<OwnedFd>,
+    /// Wait for the primary client.
+    pub attached: bool,
+    /// What the service sees.
+    pub shared: Arc<Shared>,
+}
+
+/// How the guest's part went.
+struct Outcome {
+    exit: Exited,
+    /// The process ran.
+    ran: bool,
+}
+
+impl Life {
+    /// Lives it, to the point where everything is gone and the leases are free. What is left to do is to say so.
+    pub async fn live(mut self) -> Exited {
+        let shared = self.shared.clone();
+        let mut state = State {
+            schema: SCHEMA,
+            status: Status::Running,
+            pid: Some(std::process::id()),
+            started_ns: Some(wall_ns()),
+            finished_ns: None,
+            exit_code: None,
+            oom_killed: false,
+            error: None,
+            driver: None,
+        };
+        let outcome = match self.start_vm(&mut state).await {
+            Ok(started) => self.with_vm(started, &mut state).await,
+            Err(failure) => {
+                let outcome = never_ran(failure);
+                self.write_end(&mut state, &outcome);
+                outcome
+            }
+        };
+        if !outcome.ran {
+            let failure = outcome.exit.failure.clone().unwrap_or_default();
+            shared.started.send_replace(Some(Err(failure)));
+        }
+        self.leave();
+        outcome.exit
+    }
+
+    async fn start_vm(&mut self, state: &mut State) -> Result<Started, Failure> {
+        let spec = &self.shared.spec;
+        self.write_state(state)
+            .map_err(|error| failure::from_error("write the state", "", &error))?;
+        let programs = Programs::new(None);
+        let config = bill::vm_config(&self.container, &programs)?;
+        let (driver, label) =
+            drivers::choose(self.container.root(), &spec.vm.driver, &programs).await?;
+        state.driver = Some(label);
+        let held = self
+            .leases
+            .iter()
+            .map(OwnedFd::try_clone)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| failure::from_error("hand the leases over", "", &error))?;
+        let options = StartOptions {
+            held,
+            listen: vec![proto::AGENT_PORT, proto::STDIO_PORT],
+        };
+        let started = driver
+            .start(&config, options)
+            .await
+            .map_err(|error| failure::from_error("start the VM", "", &error))?;
+        self.shared.timeline.mark("monitor started");
+        Ok(started)
+    }
+
+    async fn with_vm(&mut self, started: Started, state: &mut State) -> Outcome {
+        let Started { vm, mut listeners } = started;
+        let (Some(stdio), Some(agent)) = (listeners.pop(), listeners.pop()) else {
+            vm.stop(Duration::ZERO).await;
+            return never_ran(failure::own("start the VM", "", "it came without listeners"));
+        };
+        tokio::spawn(self.shared.streams.clone().serve(stdio));
+        let outcome = tokio::select! {
+            outcome = self.converse(agent, state) => outcome,
+            exit = vm.wait() => Err(failure::lost(self.epitaph(&exit))),
+        };
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(failure) => self.lost(&*vm, failure).await,
+        };
+        self.write_end(state, &outcome);
+        self.shared.timeline.mark("status written");
+        self.power_off(&*vm).await;
+        self.shared.timeline.mark("monitor gone");
+        outcome
+    }
+
+    /// Everything up to the drained streams of a process that ended. An error means that the VM is of no use any more.
+    async fn converse(
+        &self,
+        listener: hypervisor::Listener,
+        state: &mut State,
+    ) -> Result<Outcome, Failure> {
+        let shared = &self.shared;
+        let (guest, reply) = Guest::handshake(listener, &shared.spec.id).await?;
+        shared.timeline.mark_guest(&reply);
+        shared.timeline.mark("agent greeted");
+        if let Err(failure) = guest.boot(bill::boot_request(&shared.spec)).await {
+            return give_up(failure);
+        }
+        shared.timeline.mark("guest mounted");
+        shared.guest.send_replace(Some(guest.clone()));
+        if self.attached {
+            // The sender lives in `shared`: this ends with a client, or with the time-out.
+            let mut primary = shared.primary.subscribe();
+            let there = primary.wait_for(|there| *there);
+            if tokio::time::timeout(ATTACH, there).await.is_err() {
+                return Ok(never_ran(failure::own(
+                    "wait for the client",
+                    "",
+                    "it went away before it attached",
+                )));
+            }
+        }
+        let mut spec = bill::main_process(&shared.spec);
+        spec.size = self.size();
+        let with_stdin = shared.spec.process.stdin;
+        let running = match process::start(&guest, &shared.streams, MAIN, spec, with_stdin).await {
+            Ok(running) => running,
+            Err(failure) => return give_up(failure),
+        };
+        shared.timeline.mark("process started");
+        *shared.stdin.lock().await = running.stdin;
+        state.started_ns = Some(wall_ns());
+        if let Err(error) = self.write_state(state) {
+            tracing::error!(%error, "the state can't be written");
+        }
+        shared.started.send_replace(Some(Ok(())));
+        shared.hub.tell(output::Output::Started(true)).await;
+        let (reply, (), ()) = tokio::join!(
+            guest.wait(MAIN),
+            self.pump(Some(running.stdout), Stream::Stdout),
+            self.pump(running.stderr, Stream::Stderr),
+        );
+        let reply = reply?;
+        shared.timeline.mark("process exited");
+        Ok(ended(&reply))
+    }
+
+    async fn pump(&self, stream: Option<UnixStream>, name: Stream) {
+        let Some(mut stream) = stream else { return };
+        let mut buffer = BytesMut::new();
+        while let Some(bytes) = process::next(&mut stream, &mut buffer).await {
+            self.shared.hub.write(name, bytes).await;
+        }
+    }
+
+    fn size(&self) -> Option<proto::agent::TerminalSize> {
+        let size = self.shared.size.lock();
+        let size = size.unwrap_or_else(std::sync::PoisonError::into_inner);
+        size.map(|size| proto::agent::TerminalSize {
+            rows: size.rows,
+            columns: size.columns,
+        })
+    }
+
+    /// The conversation broke off: the VM is dead, dying, or no longer answers. Its own words say more than a broken connection.
+    async fn lost(&self, vm: &dyn Vm, failure: Failure) -> Outcome {
+        let exit = match tokio::time::timeout(LAST_WORDS, vm.wait()).await {
+            Ok(exit) => {
+                let mut failure = failure.clone();
+                if failure.kind() == proto::supervisor::failure::Kind::VmLost {
+                    failure.message = self.epitaph(&exit);
+                }
+                failure
+            }
+            Err(_) => {
+                vm.stop(Duration::ZERO).await;
+                failure
+            }
+        };
+        let ran = matches!(*self.shared.started.borrow(), Some(Ok(())));
+        Outcome {
+            exit: Exited {
+                exit_code: failure::exit_code(&exit),
+                failure: Some(exit),
+                ..Exited::default()
+            },
+            ran,
+        }
+    }
+
+    /// How the VM ended, and what its kernel said last.
+    fn epitaph(&self, exit: &hypervisor::VmExit) -> String {
+        let console = self.container.console_log();
+        match crate::console::last_words(&console) {
+            Some(words) => format!("{exit}; the guest's console ends with: {words}"),
+            None => exit.to_string(),
+        }
+    }
+
+    async fn power_off(&self, vm: &dyn Vm) {
+        let guest = self.shared.guest.borrow().clone();
+        if let Some(guest) = guest {
+            let farewell = async {
+                if let Err(failure) = guest.shutdown().await {
+                    let words = failure::describe(&failure);
+                    tracing::warn!(failure = %words, "the guest did not shut down cleanly");
+                } else {
+                    self.shared.timeline.mark("guest unmounted");
+                }
+                vm.wait().await;
+            };
+            if tokio::time::timeout(POWER_OFF, farewell).await.is_ok() {
+                return;
+            }
+            tracing::warn!("the guest did not power off in time; pulling the plug");
+        }
+        vm.stop(Duration::ZERO).await;
+    }
+
+    fn write_end(&self, state: &mut State, outcome: &Outcome) {
+        state.status = Status::Exited;
+        state.pid = None;
+        state.finished_ns = Some(wall_ns());
+        state.exit_code = Some(outcome.exit.exit_code);
+        state.oom_killed = outcome.exit.oom_killed;
+        state.error = outcome.exit.failure.as_ref().map(failure::describe);
+        if let Some(error) = &state.error {
+            tracing::error!(%error, "the container failed");
+        }
+        if let Err(error) = self.write_state(state) {
+            tracing::error!(%error, "the state can't be written");
+        }
+    }
+
+    fn write_state(&self, state: &State) -> Result<(), store::container::Error> {
+        self.container.write_state(state)
+    }
+
+    /// The socket goes while the lock is still held, so that the next start can make a new one; then the leases.
+    fn leave(&mut self) {
+        let socket = self.container.supervisor_socket();
+        if let Err(error) = std::fs::remove_file(&socket)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, socket = %socket.display(), "the socket can't be removed");
+        }
+        if self.shared.spec.remove
+            && let Err(error) = self.container.remove_all()
+        {
+            tracing::error!(%error, "the container can't be removed");
+        }
+        self.leases.clear();
+        self.shared.timeline.mark("leases released");
+    }
+}
+
+/// The guest is well, but the container's process can't run in it.
+fn give_up(failure: Failure) -> Result<Outcome, Failure> {
+    if failure.kind() == proto::supervisor::failure::Kind::VmLost {
+        return Err(failure);
+    }
+    Ok(never_ran(failure))
+}
+
+fn never_ran(failure: Failure) -> Outcome {
+    Outcome {
+        exit: Exited {
+            exit_code: failure::exit_code(&failure),
+            failure: Some(failure),
+            ..Exited::default()
+        },
+        ran: false,
+    }
+}
+
+fn ended(reply: &WaitReply) -> Outcome {
+    Outcome {
+        exit: Exited {
+            // One byte, whatever the guest says.
+            exit_code: reply.exit_code & 0xff,
+            oom_killed: reply.oom_killed,
+            ..Exited::default()
+        },
+        ran: true,
+    }
+}

@@ -1,0 +1,54 @@
+//! gRPC for every client that connects to the supervisor's socket.
+
+use std::pin::pin;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use proto::supervisor::supervisor_server::SupervisorServer;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::service::Service;
+
+/// Serves until `over` is true; then takes no further client, and returns when every client has its last answer.
+pub async fn serve(listener: UnixListener, service: Service, mut over: watch::Receiver<bool>) {
+    let mut clients = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = ended(&mut over) => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    clients.spawn(client(stream, service.clone(), over.clone()));
+                }
+                // Out of descriptors, most likely: the clients that are there go on.
+                Err(error) => tracing::warn!(%error, "a client can't be accepted"),
+            },
+            // Ended clients are forgotten as they end.
+            Some(_) = clients.join_next() => {}
+        }
+    }
+    drop(listener);
+    while clients.join_next().await.is_some() {}
+}
+
+async fn client(stream: UnixStream, service: Service, mut over: watch::Receiver<bool>) {
+    let service = TowerToHyperService::new(SupervisorServer::new(service));
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    // A client that goes away in the middle is its own affair: errors are not told.
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = ended(&mut over) => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+}
+
+async fn ended(over: &mut watch::Receiver<bool>) {
+    // A sender that is gone is an end, too. The guard that comes back must not live across an await.
+    let _ = over.wait_for(|over| *over).await;
+}

@@ -1,0 +1,103 @@
+//! Stdio connections: the guest dials one per stream and names it by its first 16 bytes.
+//!
+//! The guest is not trusted. Ids are random, so that a process in the guest that dials by itself can't take the place of a
+//! stream; a connection that doesn't say its id in time is dropped; only so many may be undecided at once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hypervisor::Listener;
+use proto::STREAM_ID_LEN;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::sync::{Semaphore, oneshot};
+
+/// A stream's id.
+pub type StreamId = [u8; STREAM_ID_LEN];
+
+/// Connections that may be waiting for their id at once.
+const UNDECIDED: usize = 256;
+
+/// How long a connection may take to say its id. A guest under translation may be slow; nothing waits for this.
+const DECIDE: Duration = Duration::from_secs(30);
+
+/// Streams that are expected and not there yet.
+#[derive(Debug, Default)]
+pub struct Streams {
+    expected: Mutex<HashMap<StreamId, oneshot::Sender<UnixStream>>>,
+}
+
+/// A stream that the guest was told to dial. Dropping it takes the expectation back.
+pub struct Expected {
+    id: StreamId,
+    arrival: oneshot::Receiver<UnixStream>,
+    streams: Arc<Streams>,
+}
+
+impl Streams {
+    /// A new id, and the promise of its connection.
+    ///
+    /// # Errors
+    /// When the kernel has no random numbers.
+    pub fn expect(self: &Arc<Self>) -> std::io::Result<Expected> {
+        let mut id = StreamId::default();
+        rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())?;
+        let (sender, arrival) = oneshot::channel();
+        self.table().insert(id, sender);
+        Ok(Expected {
+            id,
+            arrival,
+            streams: self.clone(),
+        })
+    }
+
+    /// Takes the guest's connections until the VM is gone.
+    pub async fn serve(self: Arc<Self>, mut listener: Listener) {
+        let undecided = Arc::new(Semaphore::new(UNDECIDED));
+        while let Some((connection, _)) = listener.accept().await {
+            let Ok(permit) = undecided.clone().try_acquire_owned() else {
+                continue;
+            };
+            let streams = self.clone();
+            tokio::spawn(async move {
+                let _ = tokio::time::timeout(DECIDE, streams.place(connection)).await;
+                drop(permit);
+            });
+        }
+    }
+
+    async fn place(&self, mut connection: UnixStream) {
+        let mut id = StreamId::default();
+        if connection.read_exact(&mut id).await.is_err() {
+            return;
+        }
+        let expected = self.table().remove(&id);
+        if let Some(sender) = expected {
+            // Whoever expected it may have given up: then the connection is dropped, and the guest sees its end.
+            let _ = sender.send(connection);
+        }
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<StreamId, oneshot::Sender<UnixStream>>> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Expected {
+    /// The id for the guest.
+    pub fn id(&self) -> Vec<u8> {
+        self.id.to_vec()
+    }
+
+    /// The connection; `None` when it will not come.
+    pub async fn arrived(mut self) -> Option<UnixStream> {
+        (&mut self.arrival).await.ok()
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        self.streams.table().remove(&self.id);
+    }
+}

@@ -1,0 +1,25 @@
+//! Descriptors that the engine handed over by number.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Takes a descriptor that this process inherited, and keeps it from further children.
+///
+/// # Errors
+/// When no such descriptor is open.
+pub fn inherit(number: RawFd) -> io::Result<OwnedFd> {
+    if number <= 2 {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "descriptors 0, 1 and 2 are the standard streams",
+        ));
+    }
+    // SAFETY: borrowed for two fcntl calls only, which fail with EBADF when it isn't open.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    let flags = rustix::io::fcntl_getfd(borrowed)?;
+    rustix::io::fcntl_setfd(borrowed, flags | rustix::io::FdFlags::CLOEXEC)?;
+    // SAFETY: it is open (above), and nobody else in this process knows of it: numbers are taken once, from the
+    // command line, before anything else is opened by them.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
