@@ -1,0 +1,67 @@
+//! Where the bytes of a file system go.
+
+use std::fs::File;
+use std::io;
+
+/// A place of bytes that starts out empty and reads as zeros wherever nothing was written.
+///
+/// Both [`format`](fn@crate::format) and [`Writer`](crate::Writer) first set its length to zero, so that what it
+/// held before cannot shine through: they leave out every block that is to be zero.
+pub trait Disk {
+    /// Writes all of `buf` at `offset` (bytes), growing the disk when it ends before that.
+    fn write_at(&mut self, buf: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Makes the disk `len` bytes long; new bytes read as zeros.
+    fn set_len(&mut self, len: u64) -> io::Result<()>;
+}
+
+impl Disk for File {
+    fn write_at(&mut self, buf: &[u8], offset: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::write_all_at(self, buf, offset)
+    }
+
+    fn set_len(&mut self, len: u64) -> io::Result<()> {
+        File::set_len(self, len)
+    }
+}
+
+impl Disk for &File {
+    fn write_at(&mut self, buf: &[u8], offset: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::write_all_at(*self, buf, offset)
+    }
+
+    fn set_len(&mut self, len: u64) -> io::Result<()> {
+        File::set_len(self, len)
+    }
+}
+
+impl<D: Disk + ?Sized> Disk for &mut D {
+    fn write_at(&mut self, buf: &[u8], offset: u64) -> io::Result<()> {
+        (**self).write_at(buf, offset)
+    }
+
+    fn set_len(&mut self, len: u64) -> io::Result<()> {
+        (**self).set_len(len)
+    }
+}
+
+/// A disk in memory.
+impl Disk for Vec<u8> {
+    fn write_at(&mut self, buf: &[u8], offset: u64) -> io::Result<()> {
+        let range = usize::try_from(offset)
+            .ok()
+            .and_then(|start| Some(start..start.checked_add(buf.len())?))
+            .ok_or(io::ErrorKind::FileTooLarge)?;
+        if self.len() < range.end {
+            self.resize(range.end, 0);
+        }
+        self[range].copy_from_slice(buf);
+        Ok(())
+    }
+
+    fn set_len(&mut self, len: u64) -> io::Result<()> {
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        self.resize(len, 0);
+        Ok(())
+    }
+}

@@ -1,0 +1,507 @@
+//! A read-only reader that trusts nothing.
+//!
+//! Whatever the bytes are, it returns an error or an answer, in time and memory bounded by the
+//! length of the source: every count is checked against the superblock, the superblock against the
+//! source, and every walk moves forward only. A journal is not replayed;
+//! [`Superblock::needs_recovery`] tells.
+//!
+//! It reads what this crate writes, and what `mke2fs` makes by default with any block size. Block
+//! maps without extents, inline data, encryption and values of attributes in inodes of their own
+//! are refused by name.
+
+mod contents;
+mod directory;
+mod source;
+
+use std::io;
+
+pub use crate::extent::Extent;
+pub use crate::inode::Inode;
+pub use crate::superblock::Superblock;
+pub use contents::Contents;
+pub use directory::{DirEntry, FileType};
+pub use source::Source;
+
+use crate::extent::{self, ParsedNode};
+use crate::group;
+use crate::inode::{
+    self, EXT4_EA_INODE_FL, EXT4_ENCRYPT_FL, EXT4_EXTENTS_FL, EXT4_INLINE_DATA_FL, S_IFBLK,
+    S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG,
+};
+use crate::layout::has_super;
+use crate::superblock::{
+    self, EXT4_FEATURE_INCOMPAT_META_BG, EXT4_FEATURE_RO_COMPAT_SPARSE_SUPER, INCOMPAT_READABLE,
+    SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE,
+};
+use crate::xattr;
+
+/// The number of the root directory's inode.
+pub const ROOT: u32 = crate::layout::EXT4_ROOT_INO;
+/// The kernel's limit on an extent tree's depth.
+const EXT4_MAX_EXTENT_DEPTH: u16 = 5;
+
+/// A result of the reading half of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a file system, or a part of it, could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The source failed.
+    #[error("cannot read {len} bytes at offset {offset}")]
+    Read {
+        /// Where, in bytes.
+        offset: u64,
+        /// How many bytes.
+        len: usize,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Not ext4, or not with sense.
+    #[error("not an ext4 file system: {field} is {value:#x}")]
+    Superblock {
+        /// The kernel's name of the field.
+        field: &'static str,
+        /// What it says.
+        value: u64,
+    },
+    /// Features that change the format in a way that this reader does not know.
+    #[error("features {features:#x} (s_feature_incompat) are not supported")]
+    Features {
+        /// The unknown bits.
+        features: u32,
+    },
+    /// The source is shorter than the file system.
+    #[error("a file system of {expected} bytes is cut off at {actual}")]
+    Truncated {
+        /// What the superblock says.
+        expected: u64,
+        /// How much there is.
+        actual: u64,
+    },
+    /// Metadata does not match its checksum.
+    #[error("checksum of {what} {number} is {stored:#x}, should be {computed:#x}")]
+    Checksum {
+        /// Kind of metadata.
+        what: &'static str,
+        /// Group, inode or block.
+        number: u64,
+        /// What stands there.
+        stored: u32,
+        /// What should.
+        computed: u32,
+    },
+    /// A block number outside of the file system.
+    #[error("{what} of inode {ino} refers to block {block}, beyond the end")]
+    Block {
+        /// Kind of metadata.
+        what: &'static str,
+        /// The inode, or zero.
+        ino: u32,
+        /// The number.
+        block: u64,
+    },
+    /// An inode number that does not exist.
+    #[error("inode {ino} does not exist")]
+    NoInode {
+        /// The number.
+        ino: u32,
+    },
+    /// Metadata of an inode that makes no sense.
+    #[error("inode {ino} is damaged: {what}")]
+    Inode {
+        /// The number.
+        ino: u32,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Valid, but beyond this reader.
+    #[error("inode {ino} uses {what}, which is not supported")]
+    Unsupported {
+        /// The number.
+        ino: u32,
+        /// The feature.
+        what: &'static str,
+    },
+    /// Asked for something that an inode of this type does not have.
+    #[error("inode {ino} is not a {wanted}")]
+    WrongType {
+        /// The number.
+        ino: u32,
+        /// What it was taken for.
+        wanted: &'static str,
+    },
+}
+
+/// Reads one file system.
+#[derive(Debug)]
+pub struct Reader<S> {
+    source: S,
+    superblock: Superblock,
+    verify: bool,
+}
+
+impl<S: Source> Reader<S> {
+    /// Opens a file system and checks every checksum on the way.
+    ///
+    /// # Errors
+    /// When it is not ext4, not one that this reader knows, or cut off.
+    pub fn open(source: S) -> Result<Self> {
+        Self::open_with(source, true)
+    }
+
+    /// Opens a file system; without `verify` checksums are passed over.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(source: S, verify: bool) -> Result<Self> {
+        let mut raw = [0; SUPERBLOCK_SIZE];
+        read_exact(&source, &mut raw, SUPERBLOCK_OFFSET)?;
+        let superblock =
+            Superblock::parse(&raw).map_err(|(field, value)| Error::Superblock { field, value })?;
+        let features = superblock.incompat & !INCOMPAT_READABLE;
+        if features != 0 {
+            return Err(Error::Features { features });
+        }
+        let verify = verify && superblock.has_checksums();
+        if verify {
+            let (stored, computed) = superblock::checksum(&raw);
+            check("superblock", 0, stored, computed)?;
+        }
+        let expected = superblock.blocks * u64::from(superblock.block_size);
+        let actual = source.size().map_err(|source| Error::Read {
+            offset: 0,
+            len: 0,
+            source,
+        })?;
+        if actual < expected {
+            return Err(Error::Truncated { expected, actual });
+        }
+        Ok(Reader {
+            source,
+            superblock,
+            verify,
+        })
+    }
+
+    /// The superblock.
+    pub fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// Reads an inode, in use or not.
+    ///
+    /// # Errors
+    /// When there is no such number, or its place or checksum is wrong.
+    pub fn inode(&self, ino: u32) -> Result<Inode> {
+        let sb = &self.superblock;
+        if ino == 0 || ino > sb.inodes {
+            return Err(Error::NoInode { ino });
+        }
+        let group = (ino - 1) / sb.inodes_per_group;
+        let index = u64::from((ino - 1) % sb.inodes_per_group);
+        let table = self.inode_table(group)?;
+        let at = index * u64::from(sb.inode_size);
+        let block = table.saturating_add(at / u64::from(sb.block_size));
+        if table == 0 || block >= sb.blocks {
+            return Err(Error::Block {
+                what: "the table",
+                ino,
+                block,
+            });
+        }
+        let mut raw = vec![0; usize::from(sb.inode_size)];
+        let offset = block * u64::from(sb.block_size) + at % u64::from(sb.block_size);
+        read_exact(&self.source, &mut raw, offset)?;
+        if self.verify && raw.iter().any(|byte| *byte != 0) {
+            let (stored, computed) = inode::checksum(&raw, ino, sb.seed);
+            check("inode", ino.into(), stored, computed)?;
+        }
+        Ok(Inode::parse(&raw, ino, sb.seed, sb.block_size.into()))
+    }
+
+    fn inode_table(&self, group: u32) -> Result<u64> {
+        let sb = &self.superblock;
+        let per_block = sb.block_size / u32::from(sb.desc_size);
+        let meta_group = group / per_block;
+        // the superblock's own block, at 0 or 1, is the one before the descriptors
+        let block =
+            if sb.incompat & EXT4_FEATURE_INCOMPAT_META_BG == 0 || meta_group < sb.first_meta_bg {
+                u64::from(sb.first_data_block) + 1 + u64::from(meta_group)
+            } else {
+                let first = u64::from(meta_group) * u64::from(per_block);
+                let sparse = sb.ro_compat & EXT4_FEATURE_RO_COMPAT_SPARSE_SUPER != 0;
+                u64::from(sb.first_data_block)
+                    + first * u64::from(sb.blocks_per_group)
+                    + u64::from(!sparse || has_super(first))
+            };
+        if block >= sb.blocks {
+            return Err(Error::Block {
+                what: "the group descriptor",
+                ino: 0,
+                block,
+            });
+        }
+        let mut raw = vec![0; usize::from(sb.desc_size)];
+        let at = u64::from(group % per_block) * u64::from(sb.desc_size);
+        let offset = block * u64::from(sb.block_size) + at;
+        read_exact(&self.source, &mut raw, offset)?;
+        if self.verify {
+            let (stored, computed) = group::checksum(&raw, group, sb.seed);
+            check("group", group.into(), stored.into(), computed.into())?;
+        }
+        Ok(group::parse_inode_table(&raw))
+    }
+
+    /// The extents of a file, directory or long symbolic link, in ascending order.
+    ///
+    /// # Errors
+    /// When they overlap, leave the file system, or the inode has none by design.
+    pub fn extents(&self, inode: &Inode) -> Result<Vec<Extent>> {
+        let ino = inode.ino;
+        let unsupported = |what| Err(Error::Unsupported { ino, what });
+        if inode.flags & EXT4_INLINE_DATA_FL != 0 {
+            return unsupported("inline data");
+        }
+        if inode.flags & EXT4_ENCRYPT_FL != 0 {
+            return unsupported("encryption");
+        }
+        if inode.flags & EXT4_EA_INODE_FL != 0 {
+            return unsupported("values of extended attributes as contents");
+        }
+        if inode.flags & EXT4_EXTENTS_FL == 0 {
+            return unsupported("a block map instead of extents");
+        }
+        let root = extent::parse_node(&inode.i_block).ok_or(Error::Inode {
+            ino,
+            what: "no extent tree",
+        })?;
+        let mut walk = ExtentWalk {
+            extents: Vec::new(),
+            next: 0,
+        };
+        self.walk_extents(inode, root, EXT4_MAX_EXTENT_DEPTH + 1, &mut walk)?;
+        Ok(walk.extents)
+    }
+
+    /// Every node below the root has an entry, and entries ascend, so no block is met twice.
+    fn walk_extents(
+        &self,
+        inode: &Inode,
+        node: ParsedNode,
+        above: u16,
+        walk: &mut ExtentWalk,
+    ) -> Result<()> {
+        let ino = inode.ino;
+        let damaged = |what| Err(Error::Inode { ino, what });
+        let (depth, children) = match node {
+            ParsedNode::Leaf(extents) => {
+                for extent in extents {
+                    self.take_extent(ino, extent, walk)?;
+                }
+                return Ok(());
+            }
+            ParsedNode::Index(depth, children) => (depth, children),
+        };
+        if depth >= above {
+            return damaged("an extent tree that is too deep");
+        }
+        for (logical, block) in children {
+            if u64::from(logical) < walk.next {
+                return damaged("extents out of order");
+            }
+            walk.next = logical.into();
+            let raw = self.block(block, "the extent tree", ino)?;
+            let child = extent::parse_node(&raw);
+            let child_depth = match &child {
+                Some(ParsedNode::Leaf(extents)) if !extents.is_empty() => 0,
+                Some(ParsedNode::Index(depth, children)) if !children.is_empty() => *depth,
+                _ => return damaged("a node of the extent tree"),
+            };
+            if child_depth + 1 != depth {
+                return damaged("the depth of the extent tree");
+            }
+            if self.verify {
+                let (stored, computed) = extent::node_checksum(&raw, inode.seed).unwrap_or((0, 1));
+                check("extent node", block, stored, computed)?;
+            }
+            if let Some(child) = child {
+                self.walk_extents(inode, child, depth, walk)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_extent(&self, ino: u32, extent: Extent, walk: &mut ExtentWalk) -> Result<()> {
+        let end = u64::from(extent.logical) + u64::from(extent.len);
+        let damaged = |what| Err(Error::Inode { ino, what });
+        if extent.len == 0 || end > 1 << 32 {
+            return damaged("an extent of no or too many blocks");
+        }
+        if u64::from(extent.logical) < walk.next {
+            return damaged("extents out of order");
+        }
+        let last = extent.physical + u64::from(extent.len);
+        if extent.physical == 0 || last > self.superblock.blocks {
+            return Err(Error::Block {
+                what: "an extent",
+                ino,
+                block: last - 1,
+            });
+        }
+        walk.next = end;
+        walk.extents.push(extent);
+        Ok(())
+    }
+
+    /// The contents of a regular file, a directory or a long symbolic link.
+    ///
+    /// # Errors
+    /// As [`extents`](Self::extents).
+    pub fn contents(&self, inode: &Inode) -> Result<Contents<'_, S>> {
+        let extents = self.extents(inode)?;
+        Ok(Contents::new(self, inode, extents))
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// When the inode is something else, or its length and place do not agree.
+    pub fn read_link(&self, inode: &Inode) -> Result<Vec<u8>> {
+        if inode.mode & S_IFMT != S_IFLNK {
+            return Err(Error::WrongType {
+                ino: inode.ino,
+                wanted: "symbolic link",
+            });
+        }
+        let fast = inode.flags & (EXT4_EXTENTS_FL | EXT4_INLINE_DATA_FL) == 0;
+        let limit = if fast { 59 } else { self.superblock.block_size };
+        if inode.size > u64::from(limit) {
+            return Err(Error::Inode {
+                ino: inode.ino,
+                what: "the length of a symbolic link",
+            });
+        }
+        let len = inode.size as usize;
+        if fast {
+            return Ok(inode.i_block[..len].to_vec());
+        }
+        let mut target = vec![0; len];
+        self.contents(inode)?.read_at(&mut target, 0)?;
+        Ok(target)
+    }
+
+    /// Major and minor number of a device.
+    ///
+    /// # Errors
+    /// When the inode is something else.
+    pub fn device(&self, inode: &Inode) -> Result<(u32, u32)> {
+        match inode.mode & S_IFMT {
+            S_IFCHR | S_IFBLK => Ok(inode::decode_device(&inode.i_block)),
+            _ => Err(Error::WrongType {
+                ino: inode.ino,
+                wanted: "device",
+            }),
+        }
+    }
+
+    /// Extended attributes: full names and the values that `getxattr` would give.
+    ///
+    /// # Errors
+    /// When they are malformed.
+    pub fn xattrs(&self, inode: &Inode) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let damaged = || Error::Inode {
+            ino: inode.ino,
+            what: "extended attributes",
+        };
+        let mut pairs = xattr::parse_in_inode(&inode.tail).ok_or_else(damaged)?;
+        if inode.file_acl != 0 {
+            let block = self.block(inode.file_acl, "extended attributes", inode.ino)?;
+            if self.verify {
+                let (stored, computed) =
+                    xattr::block_checksum(&block, inode.file_acl, self.superblock.seed);
+                check("attribute block", inode.file_acl, stored, computed)?;
+            }
+            pairs.extend(xattr::parse_block(&block).ok_or_else(damaged)?);
+        }
+        Ok(pairs)
+    }
+
+    /// Follows a path of names from the root; symbolic links are not followed. None when a name
+    /// is not there.
+    ///
+    /// # Errors
+    /// When something on the way cannot be read.
+    pub fn lookup(&self, path: &[u8]) -> Result<Option<Inode>> {
+        let mut inode = self.inode(ROOT)?;
+        for name in path
+            .split(|byte| *byte == b'/')
+            .filter(|name| !name.is_empty())
+        {
+            if inode.mode & S_IFMT != S_IFDIR {
+                return Ok(None);
+            }
+            let entries = self.read_dir(&inode)?;
+            let Some(entry) = entries.iter().find(|entry| entry.name == name) else {
+                return Ok(None);
+            };
+            inode = self.inode(entry.ino)?;
+        }
+        Ok(Some(inode))
+    }
+
+    fn block(&self, block: u64, what: &'static str, ino: u32) -> Result<Vec<u8>> {
+        if block == 0 || block >= self.superblock.blocks {
+            return Err(Error::Block { what, ino, block });
+        }
+        let size = self.superblock.block_size;
+        let mut raw = vec![0; size as usize];
+        read_exact(&self.source, &mut raw, block * u64::from(size))?;
+        Ok(raw)
+    }
+}
+
+impl Inode {
+    /// What the inode is; none when its mode names no type.
+    pub fn file_type(&self) -> Option<FileType> {
+        FileType::from_mode(self.mode)
+    }
+
+    /// Whether the inode is a regular file.
+    pub fn is_file(&self) -> bool {
+        self.mode & S_IFMT == S_IFREG
+    }
+
+    /// Whether the inode is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.mode & S_IFMT == S_IFDIR
+    }
+}
+
+struct ExtentWalk {
+    extents: Vec<Extent>,
+    /// The lowest logical block that may come next.
+    next: u64,
+}
+
+fn check(what: &'static str, number: u64, stored: u32, computed: u32) -> Result<()> {
+    if stored == computed {
+        return Ok(());
+    }
+    Err(Error::Checksum {
+        what,
+        number,
+        stored,
+        computed,
+    })
+}
+
+fn read_exact(source: &(impl Source + ?Sized), buf: &mut [u8], offset: u64) -> Result<()> {
+    let len = buf.len();
+    source.read_at(buf, offset).map_err(|source| Error::Read {
+        offset,
+        len,
+        source,
+    })
+}

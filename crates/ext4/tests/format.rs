@@ -1,0 +1,140 @@
+//! Empty file systems, judged by e2fsck, dumpe2fs and this crate's own reader.
+
+mod oracle;
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+
+use ext4::read::Reader;
+use ext4::{Error, FormatOptions, Journal, Timestamp, format};
+use tempfile::NamedTempFile;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+fn options(size: u64) -> FormatOptions {
+    FormatOptions {
+        size,
+        label: "upper".into(),
+        uuid: *b"\x5a\x11\x22\x33\x44\x55\x46\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff",
+        created: Timestamp {
+            secs: 1_700_000_000,
+            nanos: 5,
+        },
+        ..FormatOptions::default()
+    }
+}
+
+fn check(options: &FormatOptions) -> NamedTempFile {
+    let mut image = NamedTempFile::new().unwrap();
+    format(image.as_file_mut(), options).unwrap();
+    assert_eq!(image.as_file().metadata().unwrap().len(), options.size);
+    oracle::assert_e2fsck_clean(image.path());
+    let reader = Reader::open(File::open(image.path()).unwrap()).unwrap();
+    let root = reader.inode(ext4::read::ROOT).unwrap();
+    let names: Vec<_> = reader.read_dir(&root).unwrap();
+    let names: Vec<&[u8]> = names.iter().map(|entry| &entry.name[..]).collect();
+    assert_eq!(names, [&b"."[..], b"..", b"lost+found"]);
+    assert_eq!(reader.superblock().label, options.label.as_bytes());
+    image
+}
+
+#[test]
+fn e2fsck_accepts_every_size_and_journal() {
+    for size in [
+        MIB,
+        8 * MIB,
+        16 * MIB,
+        100 * MIB + 12_345,
+        128 * MIB,
+        128 * MIB + 4096,
+        130 * MIB,
+        137 * MIB,
+        GIB,
+        8 * GIB + 5 * MIB,
+        10 * GIB,
+        64 * GIB,
+    ] {
+        check(&options(size));
+        check(&FormatOptions {
+            journal: Journal::None,
+            ..options(size)
+        });
+    }
+    for journal in [4 * MIB, 100 * MIB, 513 * MIB + 77] {
+        check(&FormatOptions {
+            journal: Journal::Bytes(journal),
+            ..options(2 * GIB)
+        });
+    }
+    for bytes_per_inode in [1, 4096, 65_536, GIB] {
+        check(&FormatOptions {
+            bytes_per_inode: Some(bytes_per_inode),
+            ..options(3 * GIB)
+        });
+    }
+}
+
+#[test]
+fn e2fsck_and_dumpe2fs_accept_512_gib_in_2_mib() {
+    let image = check(&options(512 * GIB));
+    let on_disk = image.as_file().metadata().unwrap().blocks() * 512;
+    assert!(on_disk <= 2 * MIB, "{on_disk} bytes on disk");
+    let text = oracle::dumpe2fs(image.path());
+    for line in [
+        "Filesystem volume name:   upper",
+        "Filesystem UUID:          5a112233-4455-4677-8899-aabbccddeeff",
+        "Filesystem features:      has_journal ext_attr dir_index filetype meta_bg extent 64bit \
+         flex_bg sparse_super large_file huge_file dir_nlink extra_isize metadata_csum",
+        "Filesystem state:         clean",
+        "Reserved block count:     0",
+        "Total journal size:       64M",
+        "Journal start:            0",
+    ] {
+        assert!(text.contains(line), "no {line:?} in {text}");
+    }
+    let groups = text.matches("\nGroup ").count() - text.matches("\nGroup descriptor").count();
+    assert_eq!(groups, 4096);
+    assert_eq!(text.matches("ITABLE_ZEROED").count(), groups);
+}
+
+#[test]
+fn e2fsck_accepts_many_flexible_groups() {
+    check(&options(1200 * GIB));
+}
+
+#[test]
+fn the_same_options_give_the_same_bytes() {
+    let bytes = |_| {
+        let mut disk = Vec::new();
+        format(&mut disk, &options(64 * MIB)).unwrap();
+        disk
+    };
+    assert!(bytes(0) == bytes(1));
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let refuse = |options: FormatOptions| format(&mut Vec::new(), &options).unwrap_err();
+    assert!(matches!(refuse(options(0)), Error::TooSmall { .. }));
+    assert!(matches!(refuse(options(100 << 10)), Error::TooSmall { .. }));
+    assert!(matches!(refuse(options(u64::MAX)), Error::TooLarge { .. }));
+    let label = "seventeen letters".to_owned();
+    assert!(matches!(
+        refuse(FormatOptions {
+            label,
+            ..options(GIB)
+        }),
+        Error::Label { .. }
+    ));
+    for journal in [0, 4 * MIB - 1, 513 * MIB] {
+        let journal = Journal::Bytes(journal);
+        assert!(matches!(
+            refuse(FormatOptions {
+                journal,
+                ..options(GIB)
+            }),
+            Error::JournalSize { .. }
+        ));
+    }
+}
