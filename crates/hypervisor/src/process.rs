@@ -95,7 +95,11 @@ impl Process {
         let how = match (status.code(), status.signal()) {
             (Some(code), _) => format!("{name} exited with code {code}"),
             (None, Some(signal)) => match Signal::from_named_raw(signal) {
-                Some(known) => format!("{name} was killed by signal {signal} ({known:?})"),
+                Some(known) => {
+                    let known = format!("{known:?}");
+                    let known = known.trim_matches('"').trim_start_matches("Signal::");
+                    format!("{name} was killed by signal {signal} (SIG{known})")
+                }
                 None => format!("{name} was killed by signal {signal}"),
             },
             (None, None) => format!("{name} ended"),
@@ -187,7 +191,7 @@ mod tests {
         );
         assert_eq!(
             obituary("kill -9 $$").await,
-            "sh was killed by signal 9 (KILL)"
+            "sh was killed by signal 9 (SIGKILL)"
         );
     }
 

@@ -248,7 +248,7 @@ fn assemble(
     let life = Life {
         qemu,
         vmm,
-        qmp: tokio::spawn(task),
+        qmp: Some(tokio::spawn(task)),
         control,
         consoles: logs,
         axe: axe.clone(),

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vmm::control::ControlError;
 
-use super::qmp::Ending;
+use super::qmp::{Ending, QmpError};
 use crate::driver::{ExitReason, VmExit};
 use crate::process::{Killer, Process};
 
@@ -55,8 +55,8 @@ impl Axe {
 pub(super) struct Life {
     pub qemu: Process,
     pub vmm: Option<Process>,
-    /// Ends when QEMU closes its monitor.
-    pub qmp: JoinHandle<Option<Ending>>,
+    /// Ends when QEMU closes its monitor; `None` when it has ended.
+    pub qmp: Option<JoinHandle<Result<Option<Ending>, QmpError>>>,
     /// Ends when `gourd-vmm` closes its control socket.
     pub control: Option<JoinHandle<ControlError>>,
     /// End when QEMU closes the consoles.
@@ -68,7 +68,7 @@ pub(super) struct Life {
 enum First {
     Qemu(String, bool),
     Vmm(String),
-    Control(ControlError),
+    Nonsense(String),
     Closing,
 }
 
@@ -80,7 +80,7 @@ impl Life {
         let (mut blame, died) = match first {
             First::Qemu(obituary, success) => (None, Some((obituary, success))),
             First::Vmm(obituary) => (Some(obituary), None),
-            First::Control(error) => (Some(format!("gourd-vmm: {}", chain(&error))), None),
+            First::Nonsense(blame) => (Some(blame), None),
             First::Closing => (None, None),
         };
         if blame.is_some() {
@@ -91,9 +91,10 @@ impl Life {
             None => self.qemu_ends(&mut blame).await,
         };
         // QEMU is gone: these end by themselves.
-        if !self.qmp.is_finished() || ending.is_none() {
-            let last = tokio::time::timeout(PATIENCE, &mut self.qmp).await;
-            ending = ending.or(last.ok().and_then(Result::ok).flatten());
+        if let Some(qmp) = self.qmp.take()
+            && let Ok(Ok(Ok(last))) = tokio::time::timeout(PATIENCE, qmp).await
+        {
+            ending = last;
         }
         for console in std::mem::take(&mut self.consoles) {
             if let Ok(Ok(Err(error))) = tokio::time::timeout(PATIENCE, console).await {
@@ -126,6 +127,12 @@ impl Life {
                 None => std::future::pending().await,
             }
         };
+        let qmp_ended = async {
+            match qmp {
+                Some(task) => task.await,
+                None => std::future::pending().await,
+            }
+        };
         let control_ended = async {
             match control {
                 Some(task) => task.await,
@@ -142,13 +149,20 @@ impl Life {
                 // It ends well when QEMU closed the vhost-user socket, that is, when QEMU is dying already.
                 if success { First::Closing } else { First::Vmm(obituary) }
             }
-            last = qmp => {
-                *ending = last.ok().flatten();
-                First::Closing
+            last = qmp_ended => {
+                self.qmp = None;
+                match last {
+                    Ok(Ok(last)) => {
+                        *ending = last;
+                        First::Closing
+                    }
+                    Ok(Err(error)) => First::Nonsense(format!("QEMU: {}", chain(&error))),
+                    Err(_) => First::Closing,
+                }
             }
             error = control_ended => match error {
                 Ok(ControlError::Closed) | Err(_) => First::Closing,
-                Ok(error) => First::Control(error),
+                Ok(error) => First::Nonsense(format!("gourd-vmm: {}", chain(&error))),
             },
         }
     }

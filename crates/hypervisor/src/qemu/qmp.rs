@@ -135,13 +135,17 @@ struct Shared {
 
 impl Qmp {
     /// The line that has to be QEMU's first.
-    pub(crate) const HELLO: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
+    pub(crate) const HELLO: &[u8] = b"{\"execute\":\"qmp_capabilities\",\"id\":0}\n";
 
-    /// Takes the socket. The task ends when QEMU closes it or talks nonsense, and says why QEMU ended if it knows.
+    /// Takes the socket. The task ends when QEMU closes it, and says why QEMU ended if it knows, or when QEMU talks
+    /// nonsense.
     pub(crate) fn new(
         reader: OwnedReadHalf,
         writer: OwnedWriteHalf,
-    ) -> (Qmp, impl Future<Output = Option<Ending>> + Send + 'static) {
+    ) -> (
+        Qmp,
+        impl Future<Output = Result<Option<Ending>, QmpError>> + Send + 'static,
+    ) {
         let qmp = Qmp {
             writer: Arc::new(tokio::sync::Mutex::new(writer)),
             shared: Arc::default(),
@@ -161,13 +165,10 @@ impl Qmp {
                 Message::Ending(_) | Message::Greeting | Message::Event => {}
             })
             .await;
-            if let Err(error) = result {
-                tracing::warn!(error = &error as &dyn std::error::Error, "QMP");
-            }
             let mut shared = lock(&shared);
             shared.gone = true;
             shared.waiting.clear();
-            last
+            result.map(|()| last)
         };
         (qmp, task)
     }
@@ -184,7 +185,7 @@ impl Qmp {
             if shared.gone {
                 return None;
             }
-            // 0 would do as well; 1 keeps it apart from a default.
+            // 0 is the first line's.
             shared.next += 1;
             let id = shared.next;
             shared.waiting.insert(id, sender);
@@ -322,7 +323,7 @@ mod tests {
             .await
             .unwrap();
         drop((from, to));
-        assert_eq!(task.await.unwrap(), Some(Ending::GuestPanic));
+        assert_eq!(task.await.unwrap().unwrap(), Some(Ending::GuestPanic));
         assert_eq!(qmp.execute("cont", json!({})).await, None);
     }
 
