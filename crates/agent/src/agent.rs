@@ -1,0 +1,126 @@
+//! The agent: dials the host, and serves it on that connection until the VM ends.
+//!
+//! ```text
+//! dial ─► serve ─┬─ Shutdown answered ─► GOAWAY ─► wait for the host to close ─► exit 0
+//!                └─ connection lost ───► end what runs, unmount ─────────────► exit 0
+//! ```
+//!
+//! PID 1 takes the power away when this process ends. So that the answer to `Shutdown` is not lost with it, the agent
+//! ends its half of the connection and waits until the host has closed the other: the host has read everything then. A
+//! host that is dead resets the connection; one that hangs delays the end by [`FAREWELL`] at most.
+//!
+//! One thread: all the work is waiting, and the calls that block (mounts) have nobody to keep waiting.
+
+mod boot;
+mod disks;
+mod mounts;
+mod process;
+mod service;
+mod spawn;
+mod stdio;
+mod stream;
+mod terminal;
+#[cfg(test)]
+mod tests;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use proto::agent::agent_server::AgentServer;
+
+use crate::clock;
+use crate::failure::{Failed, Step};
+use service::Service;
+use stream::{Dial, Stream, Vsock};
+
+/// Environment variable: when PID 1 started, in nanoseconds of CLOCK_BOOTTIME.
+pub(crate) const INIT_STARTED: &str = "GOURD_INIT_STARTED";
+
+/// Environment variable: the first thing that PID 1 could not do, if any.
+pub(crate) const INIT_FAILURE: &str = "GOURD_INIT_FAILURE";
+
+/// How long a host that hangs may delay the end.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// The guest's port of the agent's connection. Below 1024: only root of the VM could have dialled from it.
+const SOURCE_PORT: u32 = 1023;
+
+/// Moments of the start, in nanoseconds of CLOCK_BOOTTIME.
+#[derive(Debug, Clone, Copy, Default)]
+struct Moments {
+    init_started_ns: u64,
+    agent_started_ns: u64,
+    dialled_ns: u64,
+}
+
+/// The role.
+pub(crate) fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            eprintln!("gourd-agent: {failed}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Failed> {
+    let mut moments = Moments {
+        init_started_ns: variable(INIT_STARTED)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or_default(),
+        agent_started_ns: clock::boottime_ns(),
+        dialled_ns: 0,
+    };
+    // The request is on its way while the runtime is made.
+    let socket =
+        crate::sys::vsock_connect(proto::AGENT_PORT, Some(SOURCE_PORT)).step("dial", "the host")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .step("make", "the runtime")?;
+    runtime.block_on(async {
+        let connection = Stream::connected(socket).await.step("dial", "the host")?;
+        moments.dialled_ns = clock::boottime_ns();
+        let service = Arc::new(Service::new(moments, variable(INIT_FAILURE), Vsock));
+        serve(connection, service).await;
+        Ok(())
+    })
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Serves `service` on `connection`; returns when the VM is to end, whatever the reason.
+async fn serve<D: Dial>(connection: Stream, service: Arc<Service<D>>) {
+    let server = TowerToHyperService::new(AgentServer::from_arc(Arc::clone(&service)));
+    let io = TokioIo::new(connection.clone());
+    let serving = http2::Builder::new(TokioExecutor::new()).serve_connection(io, server);
+    tokio::pin!(serving);
+    let asked = tokio::select! {
+        ended = serving.as_mut() => {
+            let why = ended.err().map_or_else(|| "closed".to_owned(), |error| error.to_string());
+            eprintln!("gourd-agent: the connection to the host is lost: {why}");
+            false
+        }
+        () = service.shut_down() => true,
+    };
+    if !asked {
+        // Nobody is there to tell, and the console has the connection's end already.
+        let _ = service.end().await;
+        return;
+    }
+    serving.as_mut().graceful_shutdown();
+    let farewell = async {
+        let _ = serving.await;
+        connection.finish().await;
+    };
+    // Either the host has everything, or it hangs: the power goes in both cases.
+    let _ = tokio::time::timeout(FAREWELL, farewell).await;
+}

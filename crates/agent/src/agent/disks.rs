@@ -1,0 +1,133 @@
+//! Finds disks by their virtio-blk serial.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
+use rustix::time::Timespec;
+
+use crate::failure::{Failed, Step};
+
+/// Where the kernel lists disks.
+const BLOCK: &str = "/sys/block";
+
+/// How long a disk may take to appear. The host attaches all of them before the VM runs, so this is for drivers that
+/// probe late.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The multicast group of the kernel's own events.
+const KERNEL_EVENTS: u32 = 1;
+
+/// The device node of the disk with this serial; waits for the kernel's events until it is there.
+pub(super) fn find(serial: &str) -> Result<PathBuf, Failed> {
+    let look = || scan(Path::new(BLOCK), serial).step("find disk", serial);
+    if let Some(found) = look()? {
+        return Ok(found);
+    }
+    let events = listen().step("listen for", "disks")?;
+    let deadline = Instant::now() + PATIENCE;
+    // It may have come between the look and the listening, so each wait comes after a look.
+    loop {
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        if !next_block_event(&events, deadline).step("listen for", "disks")? {
+            return Err(Failed::invalid(
+                "find disk",
+                serial,
+                "no disk with this serial",
+            ));
+        }
+    }
+}
+
+/// The disk below `block` whose `serial` attribute says `serial`.
+fn scan(block: &Path, serial: &str) -> io::Result<Option<PathBuf>> {
+    for entry in std::fs::read_dir(block)? {
+        let entry = entry?;
+        let Ok(found) = std::fs::read_to_string(entry.path().join("serial")) else {
+            // Not a virtio disk, or gone again.
+            continue;
+        };
+        if found.trim_end_matches(['\n', '\0', ' ']) == serial {
+            return Ok(Some(Path::new("/dev").join(entry.file_name())));
+        }
+    }
+    Ok(None)
+}
+
+fn listen() -> rustix::io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        Some(KOBJECT_UEVENT),
+    )?;
+    rustix::net::bind(&socket, &SocketAddrNetlink::new(0, KERNEL_EVENTS))?;
+    Ok(socket)
+}
+
+/// Waits for an event of a block device; false when the deadline came first.
+fn next_block_event(events: &OwnedFd, deadline: Instant) -> rustix::io::Result<bool> {
+    let mut message = [0; 8192];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(0),
+            tv_nsec: i64::from(left.subsec_nanos()),
+        };
+        let mut sockets = [PollFd::new(events, PollFlags::IN)];
+        match poll(&mut sockets, Some(&timeout)) {
+            Ok(0) => return Ok(false),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        match rustix::net::recv(events, &mut message, RecvFlags::empty()) {
+            Ok((length, _)) if is_block(&message[..length]) => return Ok(true),
+            // Events were lost: one of them may have been ours.
+            Err(rustix::io::Errno::NOBUFS) => return Ok(true),
+            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Whether an event (`ACTION@DEVPATH`, then `KEY=VALUE`s, each with a NUL at its end) is about a block device.
+fn is_block(message: &[u8]) -> bool {
+    message
+        .split(|&byte| byte == 0)
+        .any(|field| field == b"SUBSYSTEM=block")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_are_told_apart_by_serial() {
+        let block = tempfile::tempdir().unwrap();
+        let disk = |name: &str, serial: &str| {
+            let directory = block.path().join(name);
+            std::fs::create_dir(&directory).unwrap();
+            std::fs::write(directory.join("serial"), serial).unwrap();
+        };
+        disk("vda", "image");
+        disk("vdb", "upper\n");
+        std::fs::create_dir(block.path().join("loop0")).unwrap();
+        let find = |serial| scan(block.path(), serial).unwrap();
+        assert_eq!(find("image"), Some("/dev/vda".into()));
+        assert_eq!(find("upper"), Some("/dev/vdb".into()));
+        assert_eq!(find("upp"), None);
+    }
+
+    #[test]
+    fn events_of_block_devices() {
+        assert!(is_block(b"add@/devices/vda\0ACTION=add\0SUBSYSTEM=block\0"));
+        assert!(!is_block(b"add@/devices/x\0SUBSYSTEM=blocks\0"));
+        assert!(!is_block(b""));
+    }
+}

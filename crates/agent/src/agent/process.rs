@@ -1,0 +1,145 @@
+//! A process that the agent started, and the one place that collects its status.
+//!
+//! ```text
+//! spawned ── reap: pidfd readable, waitid ──► Exit in a watch ──► Wait, Stop, the streams' ends, Shutdown
+//! ```
+//!
+//! [`reap`] is the only caller of `waitid`; everybody else looks at the watch, as often and as late as they like.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::process::{WaitId, WaitIdOptions};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+use super::terminal::Terminal;
+use crate::cgroup::Cgroup;
+use crate::clock;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Exit {
+    /// 0 to 255; 128 + signal.
+    pub(super) code: u32,
+    /// 0 when it exited by itself.
+    pub(super) signal: u32,
+    /// The OOM killer chose something in the container while it ran.
+    pub(super) oom_killed: bool,
+    /// CLOCK_BOOTTIME.
+    pub(super) exited_ns: u64,
+}
+
+/// Tells a process's end to whoever asks.
+#[derive(Debug, Clone)]
+pub(super) struct ExitWatch(watch::Receiver<Option<Exit>>);
+
+impl ExitWatch {
+    /// Whether the process was reaped.
+    pub(super) fn ended(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    /// Waits until it was reaped.
+    pub(super) async fn wait(&mut self) {
+        // The error says that the reaper is gone, which it never is before it has said how the process ended.
+        let _ = self.0.wait_for(Option::is_some).await;
+    }
+
+    /// Waits until it was reaped, and says how it ended.
+    pub(super) async fn exit(&mut self) -> Option<Exit> {
+        self.0
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|exit| *exit)
+    }
+}
+
+/// A process of the container.
+#[derive(Debug)]
+pub(super) struct Process {
+    /// In the VM's PID namespace.
+    pub(super) pid: u32,
+    pidfd: Arc<AsyncFd<OwnedFd>>,
+    exit: ExitWatch,
+    /// Its terminal, if it has one.
+    pub(super) terminal: Option<Terminal>,
+}
+
+impl Process {
+    /// Takes over a child, whose status nobody else may collect.
+    pub(super) fn adopt(
+        pid: u32,
+        pidfd: OwnedFd,
+        terminal: Option<Terminal>,
+        cgroup: Option<&Cgroup>,
+    ) -> io::Result<Self> {
+        let pidfd = Arc::new(crate::sys::watch(pidfd, Interest::READABLE)?);
+        let (sender, receiver) = watch::channel(None);
+        let oom_kills = cgroup.map(|group| (group.clone(), group.oom_kills()));
+        tokio::spawn(reap(Arc::clone(&pidfd), oom_kills, sender));
+        Ok(Self {
+            pid,
+            pidfd,
+            exit: ExitWatch(receiver),
+            terminal,
+        })
+    }
+
+    /// Sends a signal; `ESRCH` when the process is gone.
+    pub(super) fn signal(&self, signal: u32) -> io::Result<()> {
+        let signal = i32::try_from(signal).unwrap_or(i32::MAX);
+        crate::sys::send_signal(self.pidfd(), signal)
+    }
+
+    /// Refers to the process, whatever its id is used for later.
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.get_ref().as_fd()
+    }
+
+    /// Where its end will be told.
+    pub(super) fn exit(&self) -> ExitWatch {
+        self.exit.clone()
+    }
+}
+
+async fn reap(
+    pidfd: Arc<AsyncFd<OwnedFd>>,
+    oom_kills: Option<(Cgroup, u64)>,
+    sender: watch::Sender<Option<Exit>>,
+) {
+    let status = loop {
+        // It fails when the runtime ends, and this task with it.
+        let Ok(mut ready) = pidfd.readable().await else {
+            return;
+        };
+        let id = WaitId::PidFd(pidfd.get_ref().as_fd());
+        match rustix::process::waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            Ok(Some(status)) => break Some(status),
+            Ok(None) => ready.clear_ready(),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => {
+                eprintln!("gourd-agent: wait for a process: {errno}");
+                break None;
+            }
+        }
+    };
+    let signal = status
+        .as_ref()
+        .and_then(|status| status.terminating_signal())
+        .map_or(0, i32::unsigned_abs);
+    let code = status
+        .as_ref()
+        .and_then(|status| status.exit_status())
+        .map_or(128 + signal, i32::unsigned_abs);
+    let exit = Exit {
+        code,
+        signal,
+        oom_killed: oom_kills.is_some_and(|(group, before)| group.oom_kills() > before),
+        exited_ns: clock::boottime_ns(),
+    };
+    sender.send_replace(Some(exit));
+}

@@ -1,0 +1,199 @@
+//! Starts a helper in the right PID namespace, and learns whether it became the process.
+
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use prost::Message;
+use proto::agent::Failure;
+use proto::agent::failure::Kind;
+use rustix::process::{Pid, PidfdFlags};
+use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
+
+use super::process::Process;
+use super::stream::Stream;
+use super::terminal::Terminal;
+use crate::cgroup::Cgroup;
+use crate::failure::{Failed, Step};
+use crate::helper::{Instructions, READY};
+use crate::sys;
+
+/// stdin, stdout and stderr of a process.
+pub(super) struct ChildEnds {
+    pub(super) stdin: OwnedFd,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+}
+
+/// A helper on its way to become the process.
+pub(super) struct Starting {
+    /// The child, reaped by its own task from now on.
+    pub(super) process: Arc<Process>,
+    control: OwnedFd,
+}
+
+/// Starts a helper with `instructions`: as PID 1 of a new PID namespace, or, with `first`, in that process's
+/// namespaces.
+pub(super) fn spawn(
+    mut instructions: Instructions,
+    first: Option<&Process>,
+    ends: ChildEnds,
+    terminal: Option<Terminal>,
+    cgroup: &Cgroup,
+) -> Result<Starting, Failed> {
+    let (ours, theirs) = UnixStream::pair().step("make", "a socket for the helper")?;
+    // Inherited on purpose: nothing else is started between here and the drop of these.
+    let theirs = inheritable(theirs.as_fd())?;
+    let join = first.map(|first| inheritable(first.pidfd())).transpose()?;
+    instructions.join = join.as_ref().map_or(0, AsRawFd::as_raw_fd);
+    let mut command = Command::new(crate::SELF);
+    command
+        .arg0(crate::HELPER)
+        .arg(theirs.as_raw_fd().to_string())
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(ends.stdin))
+        .stdout(Stdio::from(ends.stdout))
+        .stderr(Stdio::from(ends.stderr));
+    let child = in_pid_namespace(first, || command.spawn())?;
+    drop((command, theirs, join));
+
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| Failed::invalid("start", "a helper", "it has no process id"))?;
+    // The id can't be used for another process before this one is reaped, which is `Process`'s to do.
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).step("open", "a helper")?;
+    let process =
+        Process::adopt(child.id(), pidfd, terminal, Some(cgroup)).step("watch", "a helper")?;
+    let mut ours = ours;
+    send(&mut ours, &instructions).step("instruct", "a helper")?;
+    ours.set_nonblocking(true).step("watch", "a helper")?;
+    Ok(Starting {
+        process: Arc::new(process),
+        control: ours.into(),
+    })
+}
+
+fn inheritable(fd: std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd, Failed> {
+    rustix::io::dup(fd).step("duplicate", "a descriptor")
+}
+
+fn send(control: &mut UnixStream, instructions: &Instructions) -> std::io::Result<()> {
+    let message = instructions.encode_to_vec();
+    let length = u32::try_from(message.len()).map_err(std::io::Error::other)?;
+    let mut bytes = length.to_le_bytes().to_vec();
+    bytes.extend(message);
+    control.write_all(&bytes)
+}
+
+/// Has children be born in another PID namespace while `spawn` runs. Both calls change where this thread's children go,
+/// never the thread itself, so the way back is `setns` to its own.
+fn in_pid_namespace<T>(
+    first: Option<&Process>,
+    spawn: impl FnOnce() -> std::io::Result<T>,
+) -> Result<T, Failed> {
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
+        .step("open", "the agent itself")?;
+    match first {
+        None => sys::unshare(UnshareFlags::NEWPID).step("make", "a PID namespace")?,
+        Some(first) => {
+            let kind = ThreadNameSpaceType::PROCESS_ID;
+            rustix::thread::move_into_thread_name_spaces(first.pidfd(), kind).map_err(|errno| {
+                if errno == rustix::io::Errno::SRCH {
+                    not_running()
+                } else {
+                    Failed::os("join", "the PID namespace", errno)
+                }
+            })?;
+        }
+    }
+    let spawned = spawn();
+    let back = ThreadNameSpaceType::PROCESS_ID;
+    rustix::thread::move_into_thread_name_spaces(own.as_fd(), back)
+        .step("leave", "the PID namespace")?;
+    spawned.map_err(|error| match error.raw_os_error() {
+        // The namespace's PID 1 is gone: no process can be born in it.
+        Some(libc::ENOMEM) if first.is_some() => not_running(),
+        _ => Failed::os("start", "a helper", error),
+    })
+}
+
+fn not_running() -> Failed {
+    Failed::invalid("join", "the container", "it is not running")
+}
+
+impl Starting {
+    /// Waits until the helper became the process, or has failed: then it is reaped already.
+    pub(super) async fn finish(self) -> Result<Arc<Process>, Failed> {
+        let control = Stream::connected(self.control)
+            .await
+            .step("watch", "a helper")?;
+        let mut said = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            match control.receive(&mut buffer).await {
+                Ok(0) => break,
+                Ok(count) => said.extend_from_slice(&buffer[..count]),
+                Err(error) => return Err(Failed::os("hear from", "a helper", error)),
+            }
+        }
+        match verdict(&said) {
+            Ok(()) => Ok(self.process),
+            Err(failed) => {
+                self.process.exit().wait().await;
+                Err(failed)
+            }
+        }
+    }
+}
+
+/// What a helper's words mean: [`READY`] and no more is success.
+fn verdict(said: &[u8]) -> Result<(), Failed> {
+    let ready = READY.to_le_bytes();
+    let rest = match said.strip_prefix(&ready) {
+        Some([]) => return Ok(()),
+        Some(rest) => rest,
+        None => said,
+    };
+    let failure = rest
+        .split_first_chunk::<4>()
+        .filter(|(length, message)| u32::from_le_bytes(**length) as usize == message.len())
+        .and_then(|(_, message)| Failure::decode(message).ok());
+    Err(match failure {
+        Some(failure) => failure.into(),
+        None => Failed::invalid("run", "a helper", "it died before the process ran")
+            .of_kind(Kind::Other),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts() {
+        let failure = Failure {
+            step: "execve".into(),
+            object: "/x".into(),
+            message: "no".into(),
+            ..Failure::default()
+        };
+        let message = failure.encode_to_vec();
+        let mut failed = u32::try_from(message.len()).unwrap().to_le_bytes().to_vec();
+        failed.extend(message);
+        let ready = READY.to_le_bytes();
+        let text = |said: &[u8]| verdict(said).map_err(|failed| failed.to_string());
+        assert_eq!(text(&ready), Ok(()));
+        assert_eq!(text(&failed), Err("execve /x: no".into()));
+        assert_eq!(
+            text(&[&ready[..], &failed].concat()),
+            Err("execve /x: no".into())
+        );
+        let died = "run a helper: it died before the process ran";
+        assert_eq!(text(&[]), Err(died.into()));
+        assert_eq!(text(&ready[..2]), Err(died.into()));
+        assert_eq!(text(&failed[..failed.len() - 1]), Err(died.into()));
+    }
+}

@@ -1,0 +1,55 @@
+//! Terminals of the container's own devpts.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use proto::agent::TerminalSize;
+use rustix::fs::{Mode, OFlags};
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
+use tokio::io::unix::AsyncFd;
+
+use super::stdio::nonblocking;
+use crate::failure::{Failed, Step};
+
+/// The agent's side of a terminal.
+#[derive(Debug, Clone)]
+pub(super) struct Terminal(pub(super) Arc<AsyncFd<OwnedFd>>);
+
+impl Terminal {
+    /// Makes a terminal in the devpts below `rootfs`; also returns the process's side of it.
+    pub(super) fn open(
+        rootfs: &Path,
+        size: Option<&TerminalSize>,
+    ) -> Result<(Self, OwnedFd), Failed> {
+        let multiplexer = rootfs.join("dev/pts/ptmx");
+        let name = multiplexer.display();
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let master =
+            rustix::fs::open(&multiplexer, flags, Mode::empty()).step("open terminal", &name)?;
+        rustix::pty::unlockpt(&master).step("unlock terminal", &name)?;
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let process =
+            rustix::pty::ioctl_tiocgptpeer(&master, flags).step("open terminal", &name)?;
+        let terminal = Self(Arc::new(
+            nonblocking(master).step("prepare terminal", &name)?,
+        ));
+        if let Some(size) = size {
+            terminal.resize(size)?;
+        }
+        Ok((terminal, process))
+    }
+
+    /// Tells the terminal its size, and with it the processes on it.
+    pub(super) fn resize(&self, size: &TerminalSize) -> Result<(), Failed> {
+        let cells = |count: u32| u16::try_from(count).unwrap_or(u16::MAX);
+        let size = Winsize {
+            ws_row: cells(size.rows),
+            ws_col: cells(size.columns),
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        rustix::termios::tcsetwinsize(self.0.get_ref().as_fd(), size).step("resize", "the terminal")
+    }
+}

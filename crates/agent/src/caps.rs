@@ -1,0 +1,131 @@
+//! Capabilities by name, and the giving up of those that a process shall not have.
+//!
+//! As Docker since 20.10.14: the set is bounding, permitted and effective; nothing is inheritable or ambient, so that a
+//! user other than root has none after `execve` but what a file's capabilities give.
+
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+/// Names in the order of their numbers (`linux/capability.h`).
+const NAMES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+/// The set of `names` (with or without `CAP_`, in any case; `ALL` is every one), or the first name that is none.
+pub(crate) fn parse<S: AsRef<str>>(names: &[S]) -> Result<CapabilitySet, &str> {
+    let mut set = CapabilitySet::empty();
+    for name in names {
+        let upper = name.as_ref().to_ascii_uppercase();
+        let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
+        if short == "ALL" {
+            set |= every();
+        } else {
+            let number = NAMES.iter().position(|known| *known == short);
+            set |= bit(number.ok_or(name.as_ref())?);
+        }
+    }
+    Ok(set)
+}
+
+fn every() -> CapabilitySet {
+    (0..NAMES.len()).fold(CapabilitySet::empty(), |set, number| set | bit(number))
+}
+
+fn bit(number: usize) -> CapabilitySet {
+    CapabilitySet::from_bits_retain(1 << number)
+}
+
+/// Takes everything but `keep` out of the bounding set. Needs `CAP_SETPCAP`, so it comes before the change of user.
+pub(crate) fn bound(keep: CapabilitySet) -> Result<(), Errno> {
+    for number in 0..u64::BITS as usize {
+        if keep.contains(bit(number)) {
+            continue;
+        }
+        match rustix::thread::remove_capability_from_bounding_set(bit(number)) {
+            Ok(()) => {}
+            // Past the last one that this kernel knows.
+            Err(Errno::INVAL) => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Makes `keep` all that this thread has. Comes after the change of user.
+pub(crate) fn reduce(keep: CapabilitySet) -> Result<(), Errno> {
+    let held = rustix::thread::capabilities(None)?;
+    let keep = keep & held.permitted;
+    rustix::thread::clear_ambient_capability_set()?;
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets {
+            effective: keep,
+            permitted: keep,
+            inheritable: CapabilitySet::empty(),
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_the_kernels_numbers() {
+        let check = |names: &[&str], bits| assert_eq!(parse(names).unwrap().bits(), bits);
+        check(&[], 0);
+        check(&["CAP_CHOWN", "cap_sys_admin"], 1 | 1 << 21);
+        check(&["CHECKPOINT_RESTORE"], 1 << 40);
+        check(&["ALL"], (1 << 41) - 1);
+        // Docker's default set.
+        let docker = "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP \
+            NET_BIND_SERVICE SYS_CHROOT KILL AUDIT_WRITE";
+        let names: Vec<_> = docker.split_whitespace().collect();
+        check(&names, 0xa804_25fb);
+    }
+
+    #[test]
+    fn an_unknown_name_is_named() {
+        assert_eq!(parse(&["CAP_KILL", "CAP_NOPE"]).unwrap_err(), "CAP_NOPE");
+    }
+}

@@ -1,0 +1,105 @@
+//! The container's control group (version 2), and what the VM's root group has to grant for it.
+//!
+//! ```text
+//! /sys/fs/cgroup             the VM's root: PID 1, the agent
+//! └─ container               limits; root of the container's cgroup namespace
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use rustix::mount::MountFlags;
+
+use crate::failure::{Failed, Step};
+
+/// Where the hierarchy is mounted in the VM.
+const HIERARCHY: &str = "/sys/fs/cgroup";
+
+/// Options of every mount of the hierarchy. `nsdelegate`: inside its namespace the container can't raise its own
+/// limits, only divide them. `memory_recursiveprot`: as systemd mounts it.
+const OPTIONS: &std::ffi::CStr = c"nsdelegate,memory_recursiveprot";
+
+/// The container's group.
+#[derive(Debug, Clone)]
+pub(crate) struct Cgroup {
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Mounts the hierarchy, hands all controllers down, and makes the container's group. Zero is no limit.
+    pub(crate) fn set_up(memory: u64, pids: u32) -> Result<Self, Failed> {
+        mount(Path::new(HIERARCHY), MountFlags::empty())?;
+        let root = Path::new(HIERARCHY);
+        let controllers = read(&root.join("cgroup.controllers"))?;
+        let grant: Vec<_> = controllers
+            .split_whitespace()
+            .map(|name| format!("+{name}"))
+            .collect();
+        write(&root.join("cgroup.subtree_control"), &grant.join(" "))?;
+        let path = root.join("container");
+        std::fs::create_dir(&path).step("make control group", path.display())?;
+        let group = Self { path };
+        if memory != 0 {
+            group.set("memory.max", &memory.to_string())?;
+        }
+        if pids != 0 {
+            group.set("pids.max", &pids.to_string())?;
+        }
+        Ok(group)
+    }
+
+    /// The file to which a process writes "0" to become a member.
+    pub(crate) fn members(&self) -> PathBuf {
+        self.path.join("cgroup.procs")
+    }
+
+    /// Kills every process in the group.
+    pub(crate) fn kill(&self) -> Result<(), Failed> {
+        self.set("cgroup.kill", "1")
+    }
+
+    /// How many processes of the group the OOM killer has killed so far.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        read(&self.path.join("memory.events")).map_or(0, |events| parse_oom_kills(&events))
+    }
+
+    fn set(&self, file: &str, value: &str) -> Result<(), Failed> {
+        write(&self.path.join(file), value)
+    }
+}
+
+/// Mounts the hierarchy as this process's cgroup namespace sees it.
+pub(crate) fn mount(target: &Path, flags: MountFlags) -> Result<(), Failed> {
+    let flags = flags | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount("cgroup", target, "cgroup2", flags, OPTIONS)
+        .step("mount cgroup2", target.display())
+}
+
+fn parse_oom_kills(events: &str) -> u64 {
+    events
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .find(|(name, _)| *name == "oom_kill")
+        .and_then(|(_, count)| count.parse().ok())
+        .unwrap_or(0)
+}
+
+fn read(path: &Path) -> Result<String, Failed> {
+    std::fs::read_to_string(path).step("read", path.display())
+}
+
+fn write(path: &Path, value: &str) -> Result<(), Failed> {
+    std::fs::write(path, value).step(&format!("write {value:?} to"), path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn oom_kills_are_counted() {
+        let events = "low 0\nhigh 0\nmax 12\noom 2\noom_kill 1\noom_group_kill 0\n";
+        assert_eq!(parse_oom_kills(events), 1);
+        assert_eq!(parse_oom_kills(""), 0);
+        assert_eq!(parse_oom_kills("oom_kill x"), 0);
+    }
+}

@@ -1,0 +1,23 @@
+//! The guest's clocks, in nanoseconds.
+
+use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
+
+const NANOSECONDS: u64 = 1_000_000_000;
+
+/// CLOCK_BOOTTIME: nanoseconds since the kernel's start.
+pub(crate) fn boottime_ns() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    u64::try_from(now.tv_sec)
+        .unwrap_or(0)
+        .saturating_mul(NANOSECONDS)
+        .saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// Sets CLOCK_REALTIME to `ns` since the epoch.
+pub(crate) fn set_wall_clock(ns: u64) -> rustix::io::Result<()> {
+    let time = Timespec {
+        tv_sec: i64::try_from(ns / NANOSECONDS).unwrap_or(i64::MAX),
+        tv_nsec: i64::try_from(ns % NANOSECONDS).unwrap_or(0),
+    };
+    clock_settime(ClockId::Realtime, time)
+}

@@ -1,0 +1,165 @@
+//! The helper: a process with one thread that makes itself the container's process.
+//!
+//! ```text
+//! agent                                   helper (spawned in the container's PID namespace)
+//!   |  length, Instructions  ------------>  |
+//!   |                                       |  cgroup, namespaces, mounts, root, session, user, limits, capabilities
+//!   |  <------------  length, Failure   or  |
+//!   |  <------------  READY, end of file    |  execve closed the socket: the process runs
+//! ```
+//!
+//! End of file without either means that the helper died. The order of the steps is runc's (`standard_init_linux.go`,
+//! `setns_init_linux.go`): a first process and a joining one differ in `namespaces` only.
+
+mod exec;
+mod identity;
+mod masks;
+mod namespaces;
+
+use std::ffi::CString;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+
+use prost::Message;
+use proto::agent::{Failure, Process};
+
+use crate::failure::{Failed, Step};
+use crate::{caps, rlimits, sys};
+
+/// Written just before `execve`.
+pub(crate) const READY: u32 = u32::MAX;
+
+/// What a helper is told, all of it at once.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Instructions {
+    /// The process to become.
+    #[prost(message, optional, tag = "1")]
+    pub(crate) process: Option<Process>,
+    /// The container's root in the VM's mount namespace.
+    #[prost(string, tag = "2")]
+    pub(crate) rootfs: String,
+    /// The file that takes new members of the container's control group.
+    #[prost(string, tag = "3")]
+    pub(crate) cgroup_members: String,
+    /// Host name of the new UTS namespace; a joining process keeps the namespace's.
+    #[prost(string, tag = "4")]
+    pub(crate) hostname: String,
+    /// An inherited pidfd of the container's first process, whose namespaces to join; 0 makes new ones.
+    #[prost(int32, tag = "5")]
+    pub(crate) join: i32,
+}
+
+/// The role. The one argument is the number of the inherited socket.
+pub(crate) fn main() -> ExitCode {
+    let control = std::env::args()
+        .nth(1)
+        .and_then(|number| number.parse().ok())
+        .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::InvalidInput))
+        .and_then(sys::inherited);
+    let mut control = match control {
+        Ok(fd) => UnixStream::from(fd),
+        Err(error) => {
+            eprintln!("gourd-helper: no socket to the agent: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let Err(failed) = run(&mut control);
+    let failure = Failure::from(failed).encode_to_vec();
+    // When this fails the agent is dead, and with it the VM.
+    let _ = send(&mut control, &failure);
+    ExitCode::FAILURE
+}
+
+fn send(control: &mut UnixStream, failure: &[u8]) -> std::io::Result<()> {
+    let length = u32::try_from(failure.len()).unwrap_or(0);
+    control.write_all(&length.to_le_bytes())?;
+    control.write_all(failure)
+}
+
+fn receive(control: &mut UnixStream) -> std::io::Result<Instructions> {
+    let mut length = [0; 4];
+    control.read_exact(&mut length)?;
+    let mut message = Vec::new();
+    let length = u64::from(u32::from_le_bytes(length));
+    control.take(length).read_to_end(&mut message)?;
+    Instructions::decode(message.as_slice()).map_err(std::io::Error::other)
+}
+
+fn run(control: &mut UnixStream) -> Result<std::convert::Infallible, Failed> {
+    let instructions = receive(control).step("read", "instructions")?;
+    let process = instructions.process.clone().unwrap_or_default();
+    let capabilities = caps::parse(&process.capabilities)
+        .map_err(|name| Failed::invalid("look up capability", name, "no such capability"))?;
+    let limits = limits(&process)?;
+
+    join_cgroup(&instructions.cgroup_members)?;
+    if instructions.join == 0 {
+        namespaces::create(&instructions, capabilities)?;
+    } else {
+        namespaces::join(instructions.join)?;
+    }
+    rustix::process::setsid().step("make", "session")?;
+    if process.tty {
+        identity::take_terminal()?;
+    }
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let identity = identity::look_up(&process.user)?;
+    identity::own_stdio(&identity)?;
+    exec::enter_directory(&process.cwd)?;
+    for (name, resource, limit) in limits {
+        rlimits::set(resource, limit.soft, limit.hard).step("set limit", name)?;
+    }
+    if process.no_new_privileges {
+        rustix::thread::set_no_new_privs(true).step("set", "no new privileges")?;
+    }
+    caps::bound(capabilities).step("bound", "capabilities")?;
+    identity::become_user(&identity)?;
+    caps::reduce(capabilities).step("reduce", "capabilities")?;
+
+    let environment = exec::environment(&process, &identity.home);
+    let arguments = strings(&process.args)?;
+    let program = process.args.first().map_or("", String::as_str);
+    sys::reset_signals();
+    sys::close_on_exec_from(3).step("mark", "descriptors")?;
+    let ready = || {
+        control
+            .write_all(&READY.to_le_bytes())
+            .step("tell", "the agent")
+    };
+    exec::become_program(program, &arguments, &strings(&environment)?, ready)
+}
+
+type Limit<'a> = (&'a str, rustix::process::Resource, &'a proto::agent::Rlimit);
+
+fn limits(process: &Process) -> Result<Vec<Limit<'_>>, Failed> {
+    let known = |limit: &'_ proto::agent::Rlimit| rlimits::resource(&limit.name);
+    process
+        .rlimits
+        .iter()
+        .map(|limit| match known(limit) {
+            Some(resource) => Ok((limit.name.as_str(), resource, limit)),
+            None => Err(Failed::invalid("set limit", &limit.name, "no such limit")),
+        })
+        .collect()
+}
+
+/// Before the new cgroup namespace, whose root is the group that the process is in then. The OOM killer may choose what
+/// runs in the container, unlike the agent.
+fn join_cgroup(members: &str) -> Result<(), Failed> {
+    const SCORE: &str = "/proc/self/oom_score_adj";
+    std::fs::write(members, "0").step("join control group", members)?;
+    std::fs::write(SCORE, "0").step("write", SCORE)
+}
+
+fn strings<S: AsRef<[u8]>>(strings: &[S]) -> Result<Vec<CString>, Failed> {
+    strings
+        .iter()
+        .map(|string| {
+            CString::new(string.as_ref()).map_err(|_| {
+                let text = String::from_utf8_lossy(string.as_ref());
+                Failed::invalid("execve", text.escape_debug(), "a NUL byte inside")
+            })
+        })
+        .collect()
+}

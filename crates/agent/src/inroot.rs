@@ -1,0 +1,135 @@
+//! Paths inside a container's root, whose links are hostile: every look-up is the kernel's own (`openat2` with
+//! `RESOLVE_IN_ROOT`), so that neither `..` nor a link leaves the root.
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::{Errno, Result};
+
+/// Opens `path`, absolute or not, as if `root` were the root directory.
+pub(crate) fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: u32) -> Result<OwnedFd> {
+    rustix::fs::openat2(
+        root,
+        path,
+        flags | OFlags::CLOEXEC,
+        Mode::from_raw_mode(mode),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    )
+}
+
+/// Opens the directory `path`, making it and its parents where they are missing (mode 0755).
+pub(crate) fn directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    const FLAGS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
+    match open(root, path, FLAGS, 0) {
+        Err(Errno::NOENT) => {}
+        result => return result,
+    }
+    let mut walked = PathBuf::from("/");
+    let mut current = open(root, &walked, FLAGS, 0)?;
+    for component in path.components() {
+        let name = match component {
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => continue,
+            Component::ParentDir => Path::new(".."),
+            Component::Normal(name) => Path::new(name),
+        };
+        walked.push(name);
+        current = match open(root, &walked, FLAGS, 0) {
+            Err(Errno::NOENT) => {
+                rustix::fs::mkdirat(&current, name, Mode::from_raw_mode(0o755))?;
+                open(root, &walked, FLAGS, 0)?
+            }
+            result => result?,
+        };
+    }
+    Ok(current)
+}
+
+/// Opens the file `path` for a mount on top of it, making it (empty, 0644) and its parents where they are missing. A link
+/// whose target is missing gets the target.
+pub(crate) fn file(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    match open(root, path, OFlags::PATH, 0) {
+        Err(Errno::NOENT) => {}
+        result => return result,
+    }
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let in_parent = directory(root, parent)?;
+    let name = path.file_name().ok_or(Errno::ISDIR)?;
+    if let Ok(target) = rustix::fs::readlinkat(&in_parent, name, Vec::new()) {
+        use std::os::unix::ffi::OsStrExt;
+        let target = parent.join(std::ffi::OsStr::from_bytes(target.as_bytes()));
+        directory(root, target.parent().unwrap_or(Path::new("/")))?;
+    }
+    open(
+        root,
+        path,
+        OFlags::CREATE | OFlags::WRONLY | OFlags::NOCTTY,
+        0o644,
+    )?;
+    open(root, path, OFlags::PATH, 0)
+}
+
+/// Where an open descriptor's file lies in this mount namespace: a path without links, good for `mount` and `umount`.
+pub(crate) fn real_path(fd: BorrowedFd<'_>) -> std::io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn root() -> (tempfile::TempDir, OwnedFd) {
+        let root = tempfile::tempdir().unwrap();
+        let fd = rustix::fs::open(
+            root.path(),
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .unwrap();
+        (root, fd)
+    }
+
+    fn check(
+        path: &str,
+        expect: &str,
+        open: fn(BorrowedFd<'_>, &Path) -> Result<OwnedFd>,
+        set_up: impl FnOnce(&Path),
+    ) {
+        let (dir, fd) = root();
+        set_up(dir.path());
+        let found = open(fd.as_fd(), Path::new(path)).unwrap();
+        let real = real_path(found.as_fd()).unwrap();
+        let base = std::fs::canonicalize(dir.path()).unwrap();
+        assert_eq!(real.strip_prefix(base).unwrap(), Path::new(expect));
+    }
+
+    #[test]
+    fn directories_stay_beneath_the_root() {
+        check("/a/b/c", "a/b/c", directory, |_| {});
+        check("/../../a", "a", directory, |_| {});
+        check("/out/x", "etc/x", directory, |root| {
+            std::fs::create_dir(root.join("etc")).unwrap();
+            symlink("/../../etc", root.join("out")).unwrap();
+        });
+    }
+
+    #[test]
+    fn files_are_made_where_their_links_point() {
+        check("/etc/hosts", "etc/hosts", file, |_| {});
+        check("/etc/resolv.conf", "run/systemd/stub.conf", file, |root| {
+            std::fs::create_dir(root.join("etc")).unwrap();
+            symlink("../run/systemd/stub.conf", root.join("etc/resolv.conf")).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_an_error() {
+        let (dir, fd) = root();
+        std::fs::write(dir.path().join("a"), "").unwrap();
+        let found = directory(fd.as_fd(), Path::new("/a/b"));
+        assert_eq!(found.unwrap_err(), Errno::NOTDIR);
+    }
+}

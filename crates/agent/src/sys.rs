@@ -1,0 +1,188 @@
+//! The system calls that neither std nor rustix offers safely. The only file of this crate with `unsafe` in it.
+#![allow(unsafe_code)]
+
+use std::ffi::{CString, c_char, c_int};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::thread::UnshareFlags;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+fn vsock_address(cid: u32, port: u32) -> libc::sockaddr_vm {
+    // SAFETY: sockaddr_vm is plain integers, for which all zeros is a value.
+    let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
+    address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
+    address.svm_cid = cid;
+    address.svm_port = port;
+    address
+}
+
+/// The bytes of a `sockaddr_vm`.
+const VSOCK_ADDRESS_LEN: libc::socklen_t = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
+
+/// `SO_VM_SOCKETS_CONNECT_TIMEOUT_OLD` of `linux/vm_sockets.h`: takes a `struct timeval` of this architecture.
+const CONNECT_TIMEOUT: c_int = 6;
+
+/// Begins to connect a vsock stream to `port` of the host, from `source_port` where one is given. The descriptor does not
+/// block; it becomes writable when the connection stands or has failed.
+pub(crate) fn vsock_connect(port: u32, source_port: Option<u32>) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no pointers; a returned descriptor is new and owned by nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(check(libc::socket(libc::AF_VSOCK, kind, 0))?) };
+    if let Some(source_port) = source_port {
+        let address = vsock_address(libc::VMADDR_CID_ANY, source_port);
+        // SAFETY: the address lives for the call and its length is its size.
+        check(unsafe {
+            libc::bind(
+                socket.as_raw_fd(),
+                (&raw const address).cast(),
+                VSOCK_ADDRESS_LEN,
+            )
+        })?;
+    }
+    // The kernel gives up after two seconds, which a busy host under emulation may need: a dead one ends the VM anyway.
+    let timeout = libc::timeval {
+        tv_sec: 60,
+        tv_usec: 0,
+    };
+    // SAFETY: the option's value lives for the call and its length is its size.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::AF_VSOCK,
+            CONNECT_TIMEOUT,
+            (&raw const timeout).cast(),
+            size_of::<libc::timeval>() as libc::socklen_t,
+        )
+    })?;
+    let address = vsock_address(libc::VMADDR_CID_HOST, port);
+    // SAFETY: the address lives for the call and its length is its size.
+    let connected = check(unsafe {
+        libc::connect(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            VSOCK_ADDRESS_LEN,
+        )
+    });
+    match connected {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(socket),
+    }
+}
+
+/// Brings the network namespace's `lo` up.
+pub(crate) fn loopback_up() -> io::Result<()> {
+    // SAFETY: no pointers; a returned descriptor is new and owned by nobody else.
+    let socket = unsafe {
+        OwnedFd::from_raw_fd(check(libc::socket(
+            libc::AF_INET,
+            libc::SOCK_DGRAM | libc::SOCK_CLOEXEC,
+            0,
+        ))?)
+    };
+    // SAFETY: ifreq is integers and bytes, for which all zeros is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads one ifreq, which lives for the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })?;
+    Ok(())
+}
+
+/// Leaves the namespaces that `flags` name. Only for a process with one thread, and never with `FILES`.
+pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
+    let flags = flags.difference(UnshareFlags::FILES);
+    // SAFETY: the descriptor table stays shared, which is what the call's contract is about.
+    Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
+}
+
+/// Every signal's disposition as it is by default, and none blocked.
+pub(crate) fn reset_signals() {
+    for signal in 1..=64 {
+        // SAFETY: the default action runs no code of ours. The call refuses what can't be set (KILL, STOP, the two
+        // that libc keeps), and then there is nothing to reset.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: the set is initialized by sigemptyset before sigprocmask reads it, and lives for both calls.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Marks every descriptor from `first` on as close-on-exec.
+pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: no pointers, and nothing is closed in this process.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    } as c_int)?;
+    Ok(())
+}
+
+/// Sends `signal` (any number that the kernel takes) to the process that `pidfd` refers to.
+pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: the one pointer is null, which asks for the default siginfo.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    } as c_int)?;
+    Ok(())
+}
+
+/// Takes over a descriptor that the parent left open on purpose and named in the arguments.
+pub(crate) fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd <= 2 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: no pointers; tells whether the descriptor is open.
+    check(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;
+    // SAFETY: it is open, and this process was just executed: nobody else here owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Becomes `program`. Comes back only with an error.
+pub(crate) fn execve(
+    program: &CString,
+    arguments: &[CString],
+    environment: &[CString],
+) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+        strings
+            .iter()
+            .map(|string| string.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
+    };
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // SAFETY: both arrays end with a null, and they and the strings that they point to outlive the call.
+    unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Has the runtime tell when `fd`, which must not block, is ready.
+pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd stays open, under the same number, for as long as the AsyncFd owns it.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
+}
