@@ -2,18 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-
-use self::archive::Image;
-
-mod archive;
+use testkit::image::{Entry, ImageBuilder, Layer};
 
 const BUSYBOX: &str = "/bin/busybox";
-
-/// Time stamp of what is made here, so that the same busybox gives the same image: 2026-01-01.
-const MADE: u64 = 1_767_225_600;
 
 /// `CACHE/images/busybox.tar`: the static busybox, a hard link for each of its applets, and an `/etc`.
 pub fn busybox(cache: &Path) -> Result<()> {
@@ -22,12 +16,7 @@ pub fn busybox(cache: &Path) -> Result<()> {
     if fs::metadata(&path).is_ok_and(|made| made.modified().ok() >= program.modified().ok()) {
         return Ok(());
     }
-    Image {
-        name: "busybox:latest",
-        layer: busybox_root()?,
-        command: &["sh"],
-    }
-    .write(&path)
+    write(&path, busybox_root()?, "busybox:latest", "sh")
 }
 
 /// `CACHE/images/debian.tar`: Debian's essential packages, of the release that this machine runs.
@@ -44,17 +33,27 @@ pub fn debian(cache: &Path) -> Result<()> {
     eprintln!("xtask: making a Debian root with mmdebstrap; this takes about a minute");
     let out = Command::new("mmdebstrap")
         .args(["--quiet", "--variant=essential", "--format=tar", suite, "-"])
-        .env("SOURCE_DATE_EPOCH", MADE.to_string())
-        .stderr(std::process::Stdio::inherit())
+        .stderr(Stdio::inherit())
         .output()
         .context("start mmdebstrap")?;
     ensure!(out.status.success(), "mmdebstrap: {}", out.status);
-    Image {
-        name: "debian:latest",
-        layer: out.stdout,
-        command: &["bash"],
-    }
-    .write(&path)
+    write(&path, out.stdout, "debian:latest", "bash")
+}
+
+/// Whoever reads the cache never sees half of an archive.
+fn write(path: &Path, layer: Vec<u8>, name: &str, command: &str) -> Result<()> {
+    let dir = path.parent().context("a path with a directory")?;
+    fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+    let new = path.with_extension(format!("tar.{}", std::process::id()));
+    ImageBuilder::new()
+        .layer_tar(layer)
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
+        .cmd([command])
+        .write_archive(&new, name)?;
+    fs::rename(&new, path).with_context(|| format!("move to {}", path.display()))
 }
 
 fn busybox_root() -> Result<Vec<u8>> {
@@ -70,68 +69,29 @@ fn busybox_root() -> Result<Vec<u8>> {
     );
     let applets = String::from_utf8(list.stdout)?;
 
-    let mut tar = tar::Builder::new(Vec::new());
+    let mut layer = Layer::new();
     for dir in [
         "bin", "dev", "etc", "home", "proc", "run", "sbin", "sys", "usr", "usr/bin", "usr/sbin",
         "var",
     ] {
-        append(&mut tar, tar::EntryType::Directory, dir, 0o755, b"")?;
+        layer = layer.dir(dir);
     }
-    append(&mut tar, tar::EntryType::Directory, "root", 0o700, b"")?;
-    append(&mut tar, tar::EntryType::Directory, "tmp", 0o1777, b"")?;
-    append(&mut tar, tar::EntryType::Directory, "var/tmp", 0o1777, b"")?;
-    for (name, text) in [
-        ("etc/passwd", PASSWD),
-        ("etc/group", GROUP),
-        ("etc/os-release", OS_RELEASE),
-    ] {
-        append(
-            &mut tar,
-            tar::EntryType::Regular,
-            name,
-            0o644,
-            text.as_bytes(),
-        )?;
-    }
-    append(
-        &mut tar,
-        tar::EntryType::Regular,
-        "bin/busybox",
-        0o755,
-        &program,
-    )?;
+    layer = layer
+        .add(Entry::dir("root").mode(0o700))
+        .add(Entry::dir("tmp").mode(0o1777))
+        .add(Entry::dir("var/tmp").mode(0o1777))
+        .file("etc/passwd", PASSWD)
+        .file("etc/group", GROUP)
+        .file("etc/os-release", OS_RELEASE)
+        .add(Entry::file("bin/busybox", program).mode(0o755));
     for applet in applets.lines().filter(|applet| *applet != "bin/busybox") {
         let (dir, _) = applet.rsplit_once('/').unwrap_or_default();
         // A few applets stand elsewhere (`linuxrc`): nobody looks for those in a container.
         if ["bin", "sbin", "usr/bin", "usr/sbin"].contains(&dir) {
-            let mut header = header(tar::EntryType::Link, 0o755, 0);
-            tar.append_link(&mut header, applet, "bin/busybox")?;
+            layer = layer.hard_link(applet, "bin/busybox");
         }
     }
-    Ok(tar.into_inner()?)
-}
-
-fn append(
-    tar: &mut tar::Builder<Vec<u8>>,
-    kind: tar::EntryType,
-    name: &str,
-    mode: u32,
-    bytes: &[u8],
-) -> Result<()> {
-    let mut header = header(kind, mode, bytes.len() as u64);
-    tar.append_data(&mut header, name, bytes)
-        .with_context(|| format!("add {name}"))
-}
-
-fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
-    let mut header = tar::Header::new_ustar();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_size(size);
-    header.set_mtime(MADE);
-    header.set_uid(0);
-    header.set_gid(0);
-    header
+    Ok(layer.finish())
 }
 
 const PASSWD: &str = "\
