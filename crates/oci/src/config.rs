@@ -138,9 +138,9 @@ pub enum ConfigError {
     #[error("the image is for {image}, not for {wanted}")]
     WrongPlatform {
         /// What the image is for.
-        image: Platform,
+        image: Box<Platform>,
         /// What was asked for.
-        wanted: Platform,
+        wanted: Box<Platform>,
     },
 }
 
@@ -173,8 +173,8 @@ impl ImageConfig {
         }
         if !wanted.accepts(&self.platform) {
             return Err(ConfigError::WrongPlatform {
-                image: self.platform.clone(),
-                wanted: wanted.clone(),
+                image: Box::new(self.platform.clone()),
+                wanted: Box::new(wanted.clone()),
             });
         }
         Ok(())

@@ -149,7 +149,7 @@ impl Index {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     /// An image manifest.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     /// An index of manifests.
     Index(Index),
 }
@@ -263,7 +263,7 @@ pub fn parse_document(
     }
     let manifest: Manifest = json("manifest", bytes)?;
     check_image(&manifest)?;
-    Ok(Document::Manifest(manifest))
+    Ok(Document::Manifest(Box::new(manifest)))
 }
 
 fn json<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<T, DocumentError> {

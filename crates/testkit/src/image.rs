@@ -106,8 +106,8 @@ impl ImageBuilder {
             layer = layer.dir(dir);
         }
         layer = layer
-            .add(Entry::dir("tmp").mode(0o1777))
-            .add(Entry::file("bin/busybox", program).mode(0o755))
+            .entry(Entry::dir("tmp").mode(0o1777))
+            .entry(Entry::file("bin/busybox", program).mode(0o755))
             .file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")
             .file("etc/group", "root:x:0:\n");
         for applet in String::from_utf8(list.stdout)?.lines() {

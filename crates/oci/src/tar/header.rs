@@ -125,7 +125,7 @@ pub(super) fn number(name: &'static str, field: &[u8]) -> Result<i128, TarProble
     let digits = &field[start..];
     let end = digits.iter().position(blank).unwrap_or(digits.len());
     let (digits, tail) = digits.split_at(end);
-    if !tail.iter().all(|b| blank(b)) && !matches!(tail.first(), Some(0)) {
+    if !tail.iter().all(blank) && !matches!(tail.first(), Some(0)) {
         return Err(TarProblem::Number(name));
     }
     digits.iter().try_fold(0_i128, |value, digit| match digit {

@@ -47,7 +47,7 @@ impl Extended {
     /// would make every entry the same file.
     pub(super) fn apply(&mut self, mut bytes: &[u8], global: bool) -> Result<(), TarProblem> {
         while !bytes.is_empty() {
-            let (key, value, rest) = split_record(bytes)?;
+            let Record { key, value, rest } = split_record(bytes)?;
             bytes = rest;
             if global && !matches!(key, b"uid" | b"gid" | b"mtime") {
                 if matches!(key, b"path" | b"linkpath" | b"size")
@@ -138,8 +138,14 @@ impl PaxSparse {
     }
 }
 
-/// Splits off the first record: its key, value, and what follows.
-fn split_record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), TarProblem> {
+/// A record, and what follows it.
+struct Record<'a> {
+    key: &'a [u8],
+    value: &'a [u8],
+    rest: &'a [u8],
+}
+
+fn split_record(bytes: &[u8]) -> Result<Record<'_>, TarProblem> {
     let bad = |what| move || TarProblem::Extended(what);
     let space = bytes.iter().take(20).position(|b| *b == b' ');
     let space = space.ok_or_else(bad("a record has no length"))?;
@@ -151,7 +157,11 @@ fn split_record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), TarProblem> {
     let body = body.ok_or_else(bad("a record does not end in a newline"))?;
     let equals = body.iter().position(|b| *b == b'=').filter(|at| *at > 0);
     let equals = equals.ok_or_else(bad("a record has no key"))?;
-    Ok((&body[..equals], &body[equals + 1..], rest))
+    Ok(Record {
+        key: &body[..equals],
+        value: &body[equals + 1..],
+        rest,
+    })
 }
 
 fn unless_empty(value: &[u8]) -> Option<Vec<u8>> {

@@ -199,7 +199,7 @@ impl Layer {
     }
 
     /// Adds an entry.
-    pub fn add(mut self, entry: Entry) -> Self {
+    pub fn entry(mut self, entry: Entry) -> Self {
         entry.write(&mut self.tar);
         self
     }
@@ -212,22 +212,22 @@ impl Layer {
 
     /// Adds a regular file with mode 0644.
     pub fn file(self, path: &str, content: impl AsRef<[u8]>) -> Self {
-        self.add(Entry::file(path, content))
+        self.entry(Entry::file(path, content))
     }
 
     /// Adds a directory with mode 0755.
     pub fn dir(self, path: &str) -> Self {
-        self.add(Entry::dir(path))
+        self.entry(Entry::dir(path))
     }
 
     /// Adds a symbolic link.
     pub fn symlink(self, path: &str, target: &str) -> Self {
-        self.add(Entry::symlink(path, target))
+        self.entry(Entry::symlink(path, target))
     }
 
     /// Adds a hard link.
     pub fn hard_link(self, path: &str, target: &str) -> Self {
-        self.add(Entry::hard_link(path, target))
+        self.entry(Entry::hard_link(path, target))
     }
 
     /// Hides a lower layer's file: adds `.wh.NAME` beside it.
