@@ -7,6 +7,7 @@ stage=${GOURD_E2E_STAGE:?the end-to-end tests are started by ./dev test}
 program=$stage/bin/$(basename "$1")
 if ! [ -f "$program" ]; then
     cp "$1" "$program.$$"
+    chmod 755 "$program.$$"
     mv "$program.$$" "$program"
 fi
 shift
