@@ -204,6 +204,21 @@ mod tests {
         ]
     }
 
+    /// Whatever parses has one encoding only.
+    #[test]
+    fn corpus() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/control");
+        let mut parsed = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            if let Ok(msg) = Msg::parse(&bytes) {
+                assert_eq!(msg.to_bytes()[..], bytes[..]);
+                parsed += 1;
+            }
+        }
+        assert_eq!(parsed, 2, "two of the files are messages");
+    }
+
     proptest! {
         #[test]
         fn what_is_written_is_read(msg in any_msg()) {

@@ -29,6 +29,11 @@ mod muxer;
 mod packet;
 mod stream;
 
+#[cfg(test)]
+mod driver;
+#[cfg(test)]
+mod tests;
+
 pub use device::{CONFIG_LEN, Device, Progress, QUEUE_SIZE, Queues};
 pub use muxer::{Counters, Event, Muxer};
 pub use packet::{HEADER_LEN, HOST_CID, Header, Op};

@@ -263,7 +263,7 @@ impl Connection {
         if !self.host_sends {
             flags |= SHUTDOWN_SEND;
         }
-        if !self.host_receives {
+        if !self.host_receives && self.guest_sends {
             flags |= SHUTDOWN_RCV;
         }
         // Nothing can come or go any more: say so, that the guest answers with RST.
