@@ -92,9 +92,8 @@ impl ImageBuilder {
         let path = "/bin/busybox";
         let program = fs::read(path)
             .with_context(|| format!("{path} is needed: install the package busybox-static"))?;
-        let has_interpreter = program.windows(8).any(|w| w == b"ld-linux");
         ensure!(
-            !has_interpreter,
+            !has_interpreter(&program),
             "{path} is not static: install busybox-static"
         );
         let list = Command::new(path).arg("--list").output()?;
@@ -254,6 +253,20 @@ impl ImageBuilder {
         fs::write(path, tar.finish())?;
         Ok(image)
     }
+}
+
+/// Whether a 64-bit ELF program has a `PT_INTERP` program header, as dynamic ones have.
+fn has_interpreter(elf: &[u8]) -> bool {
+    const PT_INTERP: &[u8] = &[3, 0, 0, 0];
+    let number = |at: usize, len: usize| {
+        let bytes = elf.get(at..at + len).unwrap_or_default();
+        bytes.iter().rev().fold(0, |n, b| n << 8 | usize::from(*b))
+    };
+    let (start, size, count) = (number(32, 8), number(54, 2), number(56, 2));
+    (0..count).any(|i| {
+        let at = start + i * size;
+        elf.get(at..at + 4) == Some(PT_INTERP)
+    })
 }
 
 fn pack(tar: &[u8], packing: Packing) -> Result<(MediaType, Vec<u8>)> {

@@ -1,4 +1,6 @@
-//! A real registry: Debian's `docker-registry` on a free loopback port.
+//! A real registry, Debian's `docker-registry` on a free loopback port, and a faulty one.
+
+mod faulty;
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
+
+pub use faulty::{Faulty, Request, reply};
 
 /// A running registry with a storage of its own. Dropping it ends the process and removes the
 /// storage.

@@ -257,10 +257,10 @@ mod tests {
     fn records_split_at_their_length() {
         let mut extended = Extended::default();
         let records = b"9 path=a\n12 path=b\nc\n36 SCHILY.xattr.user.a%3Db%25=\0=\n\xff\n";
-        assert_eq!(records.len() - 9 - 12, 34);
+        assert_eq!(records.len() - 9 - 12, 35);
         assert!(extended.apply(records, false).is_err(), "36 is too long");
         let mut extended = Extended::default();
-        let records = b"9 path=a\n12 path=b\nc\n34 SCHILY.xattr.user.a%3Db%25=\0=\n\xff\n";
+        let records = b"9 path=a\n12 path=b\nc\n35 SCHILY.xattr.user.a%3Db%25=\0=\n\xff\n";
         extended.apply(records, false).unwrap();
         assert_eq!(extended.path.as_deref(), Some(&b"b\nc"[..]));
         assert_eq!(extended.xattrs[&b"user.a=b%"[..]], b"\0=\n\xff");
