@@ -77,13 +77,13 @@ fn busybox_root() -> Result<Vec<u8>> {
         layer = layer.dir(dir);
     }
     layer = layer
-        .add(Entry::dir("root").mode(0o700))
-        .add(Entry::dir("tmp").mode(0o1777))
-        .add(Entry::dir("var/tmp").mode(0o1777))
+        .entry(Entry::dir("root").mode(0o700))
+        .entry(Entry::dir("tmp").mode(0o1777))
+        .entry(Entry::dir("var/tmp").mode(0o1777))
         .file("etc/passwd", PASSWD)
         .file("etc/group", GROUP)
         .file("etc/os-release", OS_RELEASE)
-        .add(Entry::file("bin/busybox", program).mode(0o755));
+        .entry(Entry::file("bin/busybox", program).mode(0o755));
     for applet in applets.lines().filter(|applet| *applet != "bin/busybox") {
         let (dir, _) = applet.rsplit_once('/').unwrap_or_default();
         // A few applets stand elsewhere (`linuxrc`): nobody looks for those in a container.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
+mod bench;
 mod debian_kernel;
 mod images;
 mod tidy;
@@ -13,19 +14,16 @@ mod tidy;
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
     let verb = args.next().unwrap_or_default();
-    let mut path = |name: &str| -> Result<PathBuf> {
-        let path = args
-            .next()
-            .with_context(|| format!("{verb} wants {name}"))?;
-        Ok(PathBuf::from(path))
-    };
+    let mut next = |what: &str| args.next().with_context(|| format!("{verb} wants {what}"));
+    let cache = next("the cache directory").map(PathBuf::from);
     match verb.as_str() {
         "tidy" => tidy::run(),
-        "kernel-debian" => debian_kernel::make(&path("the cache directory")?),
-        "image-busybox" => images::busybox(&path("the cache directory")?),
-        "image-debian" => images::debian(&path("the cache directory")?),
+        "kernel-debian" => debian_kernel::make(&cache?),
+        "image-busybox" => images::busybox(&cache?),
+        "image-debian" => images::debian(&cache?),
+        "bench" => bench::run(&next("the bench's name: start")?, &cache?),
         _ => bail!(
-            "unknown verb {verb:?}: tidy, kernel-debian CACHE, image-busybox CACHE, image-debian CACHE"
+            "unknown verb {verb:?}: tidy, kernel-debian CACHE, image-busybox CACHE, image-debian CACHE, bench CACHE NAME"
         ),
     }
 }
