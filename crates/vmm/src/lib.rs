@@ -16,3 +16,5 @@ pub mod spawn;
 pub mod vhost_user;
 #[cfg(target_os = "linux")]
 pub mod vsock;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod kvm_probe;
