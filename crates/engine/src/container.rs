@@ -1,6 +1,13 @@
 //! Containers: the requests, what comes back, and the verbs.
 
 mod attach;
+mod config;
+mod create;
+mod inspect;
+mod life;
+mod list;
+mod logs;
+mod names;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,8 +16,10 @@ use bytes::Bytes;
 use serde::Serialize;
 
 pub use attach::{AttachInput, AttachOutput, Attachment};
+pub(crate) use create::platform;
+pub use logs::Logs;
 
-use crate::{Engine, Error, LogRecord, PullEvent};
+use crate::Error;
 
 /// When to ask the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -224,119 +233,4 @@ pub struct LogsOptions {
     pub tail: Option<usize>,
     /// Records are to be whole lines, so that a time can stand before each.
     pub lines: bool,
-}
-
-/// The records of a log, oldest first.
-#[derive(Debug)]
-pub struct Logs {
-    records: Vec<LogRecord>,
-}
-
-impl Iterator for Logs {
-    type Item = Result<LogRecord, Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.records.pop().map(Ok)
-    }
-}
-
-#[allow(clippy::todo, unused_variables, clippy::unused_async)]
-impl Engine {
-    /// Makes a container. Pulls the image as the request says; `progress` hears of it.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind`] says what kind.
-    pub async fn create(
-        &self,
-        request: CreateRequest,
-        progress: &dyn Fn(PullEvent),
-    ) -> Result<Container, Error> {
-        todo!()
-    }
-
-    /// Starts a container that does not run.
-    ///
-    /// # Errors
-    /// [`Error::Running`]; detached also what kept the process from running.
-    pub async fn start(&self, id: &str, mode: StartMode) -> Result<Running, Error> {
-        todo!()
-    }
-
-    /// Attaches to the first process of a container that runs.
-    ///
-    /// # Errors
-    /// [`Error::NotRunning`].
-    pub async fn attach(&self, id: &str, options: AttachOptions) -> Result<Attachment, Error> {
-        todo!()
-    }
-
-    /// Runs a further process in a container that runs.
-    ///
-    /// # Errors
-    /// [`Error::NotRunning`]. What keeps the process from running comes as [`Event::Failed`].
-    pub async fn exec(&self, id: &str, request: ExecRequest) -> Result<Attachment, Error> {
-        todo!()
-    }
-
-    /// Stops a container: its stop signal, or `signal`; KILL after its time-out, or `timeout`. One that does not run
-    /// is stopped already.
-    ///
-    /// # Errors
-    /// The supervisor does not answer.
-    pub async fn stop(
-        &self,
-        id: &str,
-        timeout: Option<Duration>,
-        signal: Option<u32>,
-    ) -> Result<(), Error> {
-        todo!()
-    }
-
-    /// Sends a signal to a container's first process.
-    ///
-    /// # Errors
-    /// [`Error::NotRunning`].
-    pub async fn kill(&self, id: &str, signal: u32) -> Result<(), Error> {
-        todo!()
-    }
-
-    /// Waits until a container does not run; its exit code.
-    ///
-    /// # Errors
-    /// No such container.
-    pub async fn wait(&self, id: &str) -> Result<u32, Error> {
-        todo!()
-    }
-
-    /// Removes a container; `force` kills one that runs.
-    ///
-    /// # Errors
-    /// [`Error::Running`] without `force`.
-    pub async fn remove(&self, id: &str, force: bool) -> Result<(), Error> {
-        todo!()
-    }
-
-    /// The containers, newest first; without `all` those that run. Dead ones that it meets are repaired.
-    ///
-    /// # Errors
-    /// The directory cannot be read. A container that cannot be read is listed as [`Status::Dead`].
-    pub async fn list(&self, all: bool) -> Result<Vec<ContainerSummary>, Error> {
-        todo!()
-    }
-
-    /// All about a container, in Docker's shape.
-    ///
-    /// # Errors
-    /// No such container.
-    pub async fn inspect(&self, id: &str) -> Result<serde_json::Value, Error> {
-        todo!()
-    }
-
-    /// What a container's first process wrote.
-    ///
-    /// # Errors
-    /// No such container; a log that is corrupt.
-    pub fn logs(&self, id: &str, options: LogsOptions) -> Result<Logs, Error> {
-        todo!()
-    }
 }

@@ -2,7 +2,9 @@
 
 use std::io;
 
-use store::{container, file, json, kernels, locate, lock, logs};
+use store::{container, content, file, gc, json, kernels, locate, lock, logs, rootfs};
+
+use crate::ArchiveError;
 
 /// Why a container's process did not start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +87,106 @@ pub enum Error {
     /// A file.
     #[error(transparent)]
     File(#[from] file::Error),
+    /// A reference that is none.
+    #[error(transparent)]
+    Reference(#[from] oci::ReferenceError),
+    /// A registry.
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    /// Blobs.
+    #[error(transparent)]
+    Content(#[from] content::Error),
+    /// Making a rootfs image.
+    #[error(transparent)]
+    Rootfs(#[from] rootfs::Error),
+    /// Garbage collection.
+    #[error(transparent)]
+    Collect(#[from] gc::Error),
+    /// An archive of images.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// A manifest or index that makes no sense.
+    #[error("manifest {digest} is not usable")]
+    Document {
+        /// Its digest.
+        digest: oci::Digest,
+        /// Why.
+        #[source]
+        source: oci::DocumentError,
+    },
+    /// An image configuration that makes no sense, or does not go with its manifest.
+    #[error("image {image} is not usable")]
+    Config {
+        /// Its reference or digest.
+        image: String,
+        /// Why.
+        #[source]
+        source: oci::ConfigError,
+    },
+    /// An index has nothing for the platform.
+    #[error("image {image} is not usable")]
+    NoPlatform {
+        /// Its reference or digest.
+        image: String,
+        /// What it has.
+        #[source]
+        source: oci::NoMatchingPlatform,
+    },
+    /// The image is for another processor or operating system.
+    #[error("image {image} is for {found}, this host runs {wanted}")]
+    Platform {
+        /// As it was named.
+        image: String,
+        /// Its platform.
+        found: String,
+        /// Ours.
+        wanted: String,
+    },
+    /// No image is called so.
+    #[error("no such image: {0}")]
+    NoSuchImage(String),
+    /// Several images' ids begin so.
+    #[error("the id {prefix} is ambiguous: {count} images begin with it")]
+    AmbiguousImage {
+        /// What was asked for.
+        prefix: String,
+        /// How many match.
+        count: usize,
+    },
+    /// A container was made of it.
+    #[error("image {image} is used by container {container}{}", if *running { ", which is running" } else { "" })]
+    ImageInUse {
+        /// As it was named.
+        image: String,
+        /// The container's name.
+        container: String,
+        /// It runs.
+        running: bool,
+    },
+    /// Removing by id would remove several references.
+    #[error("image {image} has several references: {}", references.join(", "))]
+    SeveralReferences {
+        /// As it was named.
+        image: String,
+        /// All of them.
+        references: Vec<String>,
+    },
+    /// Its lock is held, and nobody answers.
+    #[error("the lock of container {name} is held, but no supervisor answers for it")]
+    Stuck {
+        /// The container's name.
+        name: String,
+    },
+    /// `gourd-vm` says something that is not understood.
+    #[error("{program} {command} failed: {reason}")]
+    Probe {
+        /// Which program.
+        program: String,
+        /// Its argument.
+        command: &'static str,
+        /// What it said.
+        reason: String,
+    },
     /// It runs, and must not for this.
     #[error("container {name} is running")]
     Running {
@@ -173,8 +275,30 @@ impl Error {
             Self::Program(missing) => ErrorKind::MissingProgram(missing.name),
             Self::Lock(error) => lock_kind(error),
             Self::Json(error) => json_kind(error),
-            Self::Running { .. } | Self::NotRunning { .. } => ErrorKind::Conflict,
-            Self::Invalid { .. } => ErrorKind::Invalid,
+            Self::Registry(error) => registry_kind(error),
+            Self::Content(error) => content_kind(error),
+            Self::Rootfs(error) => rootfs_kind(error),
+            Self::Collect(error) => collect_kind(error),
+            Self::Archive(error) => match error {
+                ArchiveError::Read(source) if source.raw_os_error().is_some() => io_kind(source),
+                _ => ErrorKind::Corrupt,
+            },
+            Self::Document { .. } => ErrorKind::Corrupt,
+            Self::Config { source, .. } => match source {
+                oci::ConfigError::WrongPlatform { .. } => ErrorKind::Platform,
+                _ => ErrorKind::Corrupt,
+            },
+            Self::NoPlatform { .. } | Self::Platform { .. } => ErrorKind::Platform,
+            Self::NoSuchImage(_) => ErrorKind::NotFound,
+            Self::ImageInUse { .. } => ErrorKind::InUse,
+            Self::Running { .. } | Self::NotRunning { .. } | Self::SeveralReferences { .. } => {
+                ErrorKind::Conflict
+            }
+            Self::Invalid { .. } | Self::Reference(_) | Self::AmbiguousImage { .. } => {
+                ErrorKind::Invalid
+            }
+            Self::Stuck { .. } => ErrorKind::InUse,
+            Self::Probe { .. } => ErrorKind::Io,
             Self::Start { failure, .. } => ErrorKind::StartFailed(*failure),
             Self::Lost { .. } | Self::Supervisor { .. } => ErrorKind::VmLost,
             Self::Version { .. } => ErrorKind::Version,
@@ -235,7 +359,7 @@ fn container_kind(error: &container::Error) -> ErrorKind {
     match error {
         container::Error::NotFound(_) => ErrorKind::NotFound,
         container::Error::Ambiguous { .. } | container::Error::InvalidName(_) => ErrorKind::Invalid,
-        container::Error::NameInUse { .. } => ErrorKind::Conflict,
+        container::Error::NameInUse { .. } | container::Error::Running(_) => ErrorKind::Conflict,
         container::Error::Json(error) => json_kind(error),
         container::Error::Lock(error) => lock_kind(error),
         container::Error::File(error) => file_kind(error),
@@ -255,5 +379,69 @@ fn kernel_kind(error: &kernels::Error) -> ErrorKind {
         kernels::Error::File(error) => file_kind(error),
         kernels::Error::Disk(error) => io_kind(&error.source),
         kernels::Error::Lock(error) => lock_kind(error),
+    }
+}
+
+fn content_kind(error: &content::Error) -> ErrorKind {
+    match error {
+        content::Error::Missing(_)
+        | content::Error::Digest { .. }
+        | content::Error::Size { .. } => ErrorKind::Corrupt,
+        content::Error::File(error) => file_kind(error),
+    }
+}
+
+fn rootfs_kind(error: &rootfs::Error) -> ErrorKind {
+    match error {
+        rootfs::Error::Content(error) => content_kind(error),
+        rootfs::Error::Merge { source, .. } => cause_kind(source),
+        rootfs::Error::Write { source, .. } => cause_kind(source),
+        rootfs::Error::Decompress { .. } | rootfs::Error::DiffId { .. } => ErrorKind::Corrupt,
+        rootfs::Error::Disk(error) => io_kind(&error.source),
+        rootfs::Error::Lock(error) => lock_kind(error),
+        rootfs::Error::File(error) => file_kind(error),
+    }
+}
+
+/// A full disk deep below a layer that cannot be stored is a full disk; what has no such cause is a bad layer.
+fn cause_kind(error: &(dyn std::error::Error + 'static)) -> ErrorKind {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            if io.raw_os_error().is_some() {
+                return io_kind(io);
+            }
+            // What an io::Error wraps is not its source.
+            cause = io
+                .get_ref()
+                .map(|inner| inner as &(dyn std::error::Error + 'static));
+            if cause.is_some() {
+                continue;
+            }
+        }
+        cause = error.source();
+    }
+    ErrorKind::Corrupt
+}
+
+fn collect_kind(error: &gc::Error) -> ErrorKind {
+    match error {
+        gc::Error::Json(error) => json_kind(error),
+        gc::Error::Container { source, .. } => container_kind(source),
+        gc::Error::Containers(error) => container_kind(error),
+        gc::Error::Content(error) => content_kind(error),
+        gc::Error::Lock(error) => lock_kind(error),
+        gc::Error::File(error) => file_kind(error),
+    }
+}
+
+fn registry_kind(error: &registry::Error) -> ErrorKind {
+    use registry::Error;
+    match error {
+        Error::NotFound { .. } => ErrorKind::NotFound,
+        Error::Unauthorized { .. } | Error::Credentials { .. } => ErrorKind::Unauthorized,
+        Error::Verify { .. } | Error::BadManifest { .. } => ErrorKind::Corrupt,
+        Error::NoMatchingPlatform(_) => ErrorKind::Platform,
+        _ => ErrorKind::Unreachable,
     }
 }

@@ -1,10 +1,17 @@
 //! Images: pulling, loading, listing, removing.
 
-use std::io::Read;
+mod archive;
+mod find;
+mod keep;
+mod list;
+mod load;
+mod pull;
+mod remove;
 
 use serde::Serialize;
 
-use crate::{Engine, Error};
+pub use archive::Error as ArchiveError;
+pub(crate) use find::Resolved;
 
 /// What a pull or a load has come to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,56 +87,4 @@ pub enum Removed {
     Untagged(String),
     /// An image, or a layer that no other image uses.
     Deleted(String),
-}
-
-#[allow(clippy::todo, unused_variables, clippy::unused_async)]
-impl Engine {
-    /// Pulls an image.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind`] says what kind.
-    pub async fn pull(
-        &self,
-        reference: &str,
-        platform: Option<&str>,
-        progress: &dyn Fn(PullEvent),
-    ) -> Result<ImageSummary, Error> {
-        todo!()
-    }
-
-    /// Loads the images of an archive: a tar of an OCI layout or of `docker save`, plain, gzip or zstd.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind`] says what kind.
-    pub async fn load(
-        &self,
-        source: impl Read + Send + 'static,
-        progress: &dyn Fn(PullEvent),
-    ) -> Result<Vec<LoadedImage>, Error> {
-        todo!()
-    }
-
-    /// All images, newest first.
-    ///
-    /// # Errors
-    /// A record that cannot be read.
-    pub fn images(&self) -> Result<Vec<ImageSummary>, Error> {
-        todo!()
-    }
-
-    /// All about an image, in Docker's shape, with `RootfsImage`: the path of its ext4 file.
-    ///
-    /// # Errors
-    /// No such image.
-    pub fn image_inspect(&self, name: &str) -> Result<serde_json::Value, Error> {
-        todo!()
-    }
-
-    /// Removes a reference; with the last one the image too. By id, all its references (`force` when several).
-    ///
-    /// # Errors
-    /// No such image; a container uses it.
-    pub fn image_remove(&self, name: &str, force: bool) -> Result<Vec<Removed>, Error> {
-        todo!()
-    }
 }

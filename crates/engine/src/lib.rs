@@ -15,6 +15,7 @@ mod supervisor;
 #[allow(unsafe_code)]
 mod sys;
 mod system;
+mod time;
 
 pub use container::{
     AttachInput, AttachOptions, AttachOutput, Attachment, Container, ContainerSummary,
@@ -22,7 +23,7 @@ pub use container::{
     Status, TerminalSize,
 };
 pub use error::{Error, ErrorKind, StartFailure};
-pub use image::{ImageSummary, LoadedImage, PullEvent, Removed};
+pub use image::{ArchiveError, ImageSummary, LoadedImage, PullEvent, Removed};
 pub use store::logs::{Record as LogRecord, Stream};
 pub use system::{Check, Counts, Info, KernelInfo, Outcome};
 

@@ -1,1 +1,315 @@
-//! The supervisor: starting it, talking to it, noticing that it is dead.
+//! The supervisor of a container: finding it, talking to it, noticing that it is dead.
+//!
+//! Alive means that its lock is held. A supervisor that listens answers; one that does not and whose lock is held is
+//! dead, and its monitor is about to be: we wait for the lock, which the kernel frees, and write down what happened.
+//!
+//! ```text
+//!   connect ──ok──▶ alive
+//!      │ refused
+//!      ▼
+//!   lock free? ──yes──▶ repair ──▶ idle | removed
+//!      │ held
+//!      ▼
+//!   wait for the lock (bounded) ──got it──▶ repair
+//! ```
+
+mod spawn;
+
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use proto::supervisor::failure::Kind;
+use proto::supervisor::supervisor_client::SupervisorClient;
+use proto::supervisor::{Exited, Failure, HelloRequest};
+use store::container::{Container, Repaired};
+use store::lock::Lock;
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
+
+pub(crate) use spawn::spawn;
+
+use crate::Error;
+use crate::error::StartFailure;
+
+/// How long a lock may be held after its supervisor died: the monitor dies with it.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// What there is of a container.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// Its supervisor listens.
+    Alive(Client),
+    /// Nothing of it lives; the state is in order, and nobody starts it while we hold this.
+    Idle(Lock),
+    /// Its supervisor had died, and it was to be removed at its end: it is.
+    Removed,
+}
+
+/// Looks for a container's supervisor, and repairs the state of a dead one.
+pub(crate) async fn find(container: &Container) -> Result<Found, Error> {
+    for _ in 0..2 {
+        if let Some(client) = Client::connect(container).await? {
+            return Ok(Found::Alive(client));
+        }
+        if let Some(lock) = try_lock(container)? {
+            return lock.idle(container);
+        }
+        // Held by one that began to listen just now?
+        if let Some(client) = Client::connect(container).await? {
+            return Ok(Found::Alive(client));
+        }
+        if let Some(lock) = wait_for_lock(container, LINGER).await? {
+            return lock.idle(container);
+        }
+    }
+    Err(Error::Stuck {
+        name: container.spec().name.clone(),
+    })
+}
+
+/// A lock that was taken, or the news that its container is gone.
+enum Taken {
+    Lock(Lock),
+    Gone,
+}
+
+impl Taken {
+    fn idle(self, container: &Container) -> Result<Found, Error> {
+        let Self::Lock(lock) = self else {
+            return Ok(Found::Removed);
+        };
+        match container.repair(&lock)? {
+            Repaired::Nothing | Repaired::Exited => Ok(Found::Idle(lock)),
+            Repaired::Removed => Ok(Found::Removed),
+        }
+    }
+}
+
+fn gone_is_fine(
+    result: Result<Option<Lock>, store::container::Error>,
+) -> Result<Option<Taken>, Error> {
+    match result {
+        Ok(lock) => Ok(lock.map(Taken::Lock)),
+        Err(store::container::Error::NotFound(_)) => Ok(Some(Taken::Gone)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn try_lock(container: &Container) -> Result<Option<Taken>, Error> {
+    gone_is_fine(container.try_lock())
+}
+
+/// `None` when the lock is still held after `limit`.
+async fn wait_for_lock(container: &Container, limit: Duration) -> Result<Option<Taken>, Error> {
+    let (sender, receiver) = oneshot::channel();
+    let waiting = container.clone();
+    // A thread of its own, not the runtime's: it may wait for longer than we do, and must not hold up the end of the
+    // runtime. It gives the lock back at once when nobody wants it any more.
+    std::thread::Builder::new()
+        .name("lock".to_owned())
+        .spawn(move || drop(sender.send(waiting.lock())))
+        .map_err(|source| Error::Spawn {
+            operation: "start",
+            program: "a thread".to_owned(),
+            source,
+        })?;
+    match tokio::time::timeout(limit, receiver).await {
+        Ok(Ok(locked)) => gone_is_fine(locked.map(Some)),
+        Ok(Err(_)) | Err(_) => Ok(None),
+    }
+}
+
+/// A connection to a supervisor.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    pub(crate) rpc: SupervisorClient<Channel>,
+    name: String,
+}
+
+impl Client {
+    /// `None` when nobody listens.
+    pub(crate) async fn connect(container: &Container) -> Result<Option<Self>, Error> {
+        let path = container.supervisor_socket();
+        let stream = match UnixStream::connect(&path).await {
+            Ok(stream) => stream,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(store::file::Error::new("connect to", &path, error).into()),
+        };
+        let name = container.spec().name.clone();
+        match proto::connect::once(stream).await {
+            Ok(channel) => Ok(Some(Self {
+                rpc: SupervisorClient::new(channel),
+                name,
+            })),
+            // It died between the two.
+            Err(error) => {
+                tracing::debug!(%error, name, "the supervisor hung up");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Makes a call and, at the same time, sees whether we understand each other.
+    pub(crate) async fn call<T>(
+        &self,
+        call: &'static str,
+        work: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Error> {
+        let mut rpc = self.rpc.clone();
+        let hello = rpc.hello(HelloRequest {
+            protocol: proto::SUPERVISOR_PROTOCOL,
+        });
+        let (hello, result) = tokio::join!(hello, work);
+        match hello {
+            Ok(reply) => {
+                let theirs = reply.into_inner().protocol;
+                let ours = proto::SUPERVISOR_PROTOCOL;
+                if theirs > ours || theirs + 1 < ours {
+                    return Err(Error::Version {
+                        name: self.name.clone(),
+                        theirs,
+                        ours,
+                    });
+                }
+            }
+            Err(status) if status.code() == Code::FailedPrecondition => {
+                return Err(self.failed("hello", status));
+            }
+            // The call says it better.
+            Err(_) => {}
+        }
+        Ok(result
+            .map_err(|status| self.failed(call, status))?
+            .into_inner())
+    }
+
+    pub(crate) fn failed(&self, call: &'static str, status: Status) -> Error {
+        Error::Supervisor {
+            name: self.name.clone(),
+            call,
+            source: Box::new(status),
+        }
+    }
+}
+
+/// A failure that came over the wire.
+pub(crate) fn failure(name: &str, failure: Failure) -> Error {
+    let kind = match failure.kind() {
+        Kind::VmLost => {
+            return Error::Lost {
+                name: name.to_owned(),
+                reason: failure.message,
+            };
+        }
+        Kind::NotFound => StartFailure::NotFound,
+        Kind::NotExecutable => StartFailure::NotExecutable,
+        Kind::Invalid => StartFailure::Invalid,
+        Kind::Other => StartFailure::Other,
+    };
+    Error::Start {
+        failure: kind,
+        message: describe(&failure),
+    }
+}
+
+/// Step, object, and what went wrong, in one line.
+fn describe(failure: &Failure) -> String {
+    let words: Vec<&str> = [failure.step.as_str(), failure.object.as_str()]
+        .into_iter()
+        .filter(|word| !word.is_empty())
+        .collect();
+    let what = if failure.message.is_empty() && failure.errno != 0 {
+        io::Error::from_raw_os_error(failure.errno).to_string()
+    } else {
+        failure.message.clone()
+    };
+    match (words.is_empty(), what.is_empty()) {
+        (true, _) => what,
+        (false, true) => words.join(" "),
+        (false, false) => format!("{}: {what}", words.join(" ")),
+    }
+}
+
+/// How a process ended, as it came over the wire.
+pub(crate) fn exit(exited: Exited) -> crate::Exit {
+    crate::Exit {
+        code: exited.exit_code,
+        oom_killed: exited.oom_killed,
+        error: exited.failure.as_ref().map(|failure| {
+            if failure.kind() == Kind::VmLost {
+                failure.message.clone()
+            } else {
+                describe(failure)
+            }
+        }),
+        phases: exited
+            .phases
+            .into_iter()
+            .map(|phase| crate::Phase {
+                name: phase.name,
+                at_ns: phase.at_ns,
+            })
+            .collect(),
+    }
+}
+
+/// What came of a container whose supervisor stopped talking without a last word.
+#[derive(Debug)]
+pub(crate) enum Aftermath {
+    /// Its end is written down.
+    Exited(crate::Exit),
+    /// It is not known how it ended.
+    Lost(Error),
+}
+
+/// Looks after a container whose supervisor stopped talking.
+pub(crate) async fn aftermath(container: &Container) -> Aftermath {
+    let name = container.spec().name.clone();
+    // Before a `--rm` container's directory goes.
+    let last_words = spawn::last_words(container);
+    let lost = |reason: String| {
+        let reason = match &last_words {
+            Some(words) => format!("{reason}; its last words: {words}"),
+            None => reason,
+        };
+        let name = name.clone();
+        Aftermath::Lost(Error::Lost { name, reason })
+    };
+    match find(container).await {
+        Err(error) => Aftermath::Lost(error),
+        Ok(Found::Removed) => lost("the supervisor died".to_owned()),
+        Ok(Found::Alive(_)) => lost("the supervisor hung up".to_owned()),
+        Ok(Found::Idle(lock)) => match container.state() {
+            Err(error) => Aftermath::Lost(error.into()),
+            Ok(state) => match (state.error, state.exit_code) {
+                (Some(error), _) => lost(error),
+                (None, Some(code)) => Aftermath::Exited(crate::Exit {
+                    code,
+                    oom_killed: state.oom_killed,
+                    error: None,
+                    phases: Vec::new(),
+                }),
+                (None, None) => {
+                    // It never got as far as to say that it runs.
+                    if container.spec().remove
+                        && let Err(error) = container.remove_all()
+                    {
+                        tracing::warn!(%error, "cannot remove the container");
+                    }
+                    drop(lock);
+                    lost("the supervisor died before the container ran".to_owned())
+                }
+            },
+        },
+    }
+}

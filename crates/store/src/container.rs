@@ -56,6 +56,9 @@ pub enum Error {
          and has 2 to 128 of them"
     )]
     InvalidName(String),
+    /// Somebody holds its lock.
+    #[error("container {0} is running")]
+    Running(String),
     /// A file that is corrupt, newer, or cannot be read or written.
     #[error(transparent)]
     Json(#[from] json::Error),
@@ -278,6 +281,33 @@ pub fn resolve(root: &Root, wanted: &str) -> Result<Container, Error> {
             matches,
         }),
     }
+}
+
+/// Removes a container whose files cannot be read, by its id or the beginning of it.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Ambiguous`], [`lock::Error`]; [`Error::Running`] when somebody holds its lock.
+pub fn discard(root: &Root, wanted: &str) -> Result<(), Error> {
+    let mut matches = ids(root)?;
+    matches.retain(|id| !wanted.is_empty() && id.starts_with(wanted));
+    let id = match matches.as_slice() {
+        [] => return Err(Error::NotFound(wanted.to_owned())),
+        [id] => id,
+        _ => {
+            return Err(Error::Ambiguous {
+                prefix: wanted.to_owned(),
+                matches,
+            });
+        }
+    };
+    let dir = root.containers().join(id);
+    let Some(_lock) = Lock::try_acquire(&dir, Mode::Exclusive)? else {
+        return Err(Error::Running(id.clone()));
+    };
+    let condemned = root.containers().join(format!(".del-{id}"));
+    file::rename(&dir, &condemned, Durability::Synced)?;
+    file::remove(&root.socket(id, "sup"))?;
+    Ok(file::remove_tree(&condemned)?)
 }
 
 /// The ids of all containers, sorted.

@@ -18,13 +18,17 @@
 
 mod clock;
 pub mod container;
+pub mod content;
 mod cpio;
 pub mod file;
+pub mod gc;
+pub mod images;
 pub mod json;
 pub mod kernels;
 pub mod locate;
 pub mod lock;
 pub mod logs;
+pub mod refs;
 mod root;
 pub mod rootfs;
 

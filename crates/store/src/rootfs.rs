@@ -1,9 +1,89 @@
 //! `rootfs/<chain id>-w<writer>/rootfs.ext4`: an image's layers merged into one read-only file system.
+//!
+//! Made once for all images with the same layers. Who makes it holds its lock; a second one waits and finds it done.
+//! It gets its name when it is whole. Containers that run hold a shared lease.
+//!
+//! ```text
+//!   blob ─▶ decompress, hash ═channel═▶ oci::Merger ─▶ ext4::Writer ─▶ rename
+//!   (a thread)                          (the caller's thread)
+//! ```
 
-use std::path::PathBuf;
+mod layer;
+mod tree;
 
-use crate::Root;
+use std::path::{Path, PathBuf};
+
+pub use layer::{compression, decompress};
+use oci::{Descriptor, Digest, MergeError, Merger};
+
+use crate::file::{self, Durability};
 use crate::lock::{self, Lock, Mode};
+use crate::{Root, content};
+
+/// Changes whenever the same layers would become other bytes, so that a mended writer writes anew.
+pub const WRITER: u32 = 1;
+
+/// Why there is no rootfs image.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A layer is not here.
+    #[error(transparent)]
+    Content(#[from] content::Error),
+    /// A layer cannot be decompressed.
+    #[error("layer {layer} cannot be decompressed")]
+    Decompress {
+        /// The blob.
+        layer: Digest,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A layer is not what the image's configuration says.
+    #[error("layer {layer} unpacks to the diff ID {found}, expected {expected}")]
+    DiffId {
+        /// The blob.
+        layer: Digest,
+        /// As the configuration says.
+        expected: Digest,
+        /// As it is.
+        found: Digest,
+    },
+    /// The layers cannot be merged.
+    #[error("layer {layer} cannot be merged")]
+    Merge {
+        /// The blob.
+        layer: Digest,
+        /// Why.
+        #[source]
+        source: MergeError,
+    },
+    /// The file system cannot be written.
+    #[error("cannot write the rootfs image {}", path.display())]
+    Write {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ext4::Error,
+    },
+    /// The file cannot be made.
+    #[error(transparent)]
+    Disk(#[from] disk::Error),
+    /// Locking failed.
+    #[error(transparent)]
+    Lock(#[from] lock::Error),
+    /// A system call failed.
+    #[error(transparent)]
+    File(#[from] file::Error),
+}
+
+/// The key of the rootfs image of these layers.
+#[must_use]
+pub fn key(diff_ids: &[Digest]) -> String {
+    // Without layers the file system is empty, and so is what is hashed.
+    let chain = oci::chain_id(diff_ids).unwrap_or_else(|| Digest::of(b""));
+    format!("{}-w{WRITER}", chain.hex())
+}
 
 /// The rootfs image of a key. It may not exist yet.
 #[must_use]
@@ -24,3 +104,90 @@ pub fn lease(root: &Root, key: &str) -> Result<Lock, lock::Error> {
         Err(lock::Error::Gone(dir))
     }
 }
+
+/// One layer: its blob, and what it unpacks to.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// The blob.
+    pub blob: Descriptor,
+    /// The digest of the tar archive in it.
+    pub diff_id: Digest,
+}
+
+/// Makes the rootfs image of these layers, the lowest first, unless it is there. Its path.
+///
+/// The caller holds a shared lease on content, so that layers and rootfs image stay until something refers to them.
+///
+/// # Errors
+/// As [`Error`] says; there is no rootfs image then.
+pub fn build(root: &Root, layers: &[Layer]) -> Result<PathBuf, Error> {
+    let diff_ids: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
+    let key = key(&diff_ids);
+    let path = path(root, &key);
+    if path.is_file() {
+        return Ok(path);
+    }
+    let dir = root.rootfs().join(&key);
+    let _lock = loop {
+        file::make_dir(&dir)?;
+        match Lock::acquire(&dir, Mode::Exclusive) {
+            // Whoever held it failed, and took the directory away.
+            Err(lock::Error::Gone(_)) => {}
+            other => break other?,
+        }
+    };
+    if path.is_file() {
+        return Ok(path);
+    }
+    // Ours alone under the lock; a crash leaves it to the next one.
+    let temporary = dir.join("rootfs.ext4.new");
+    file::remove(&temporary)?;
+    let written = write(root, &key, layers, &temporary)
+        .and_then(|file| Ok(file::publish(&file, &temporary, &path, Durability::Synced)?));
+    match written {
+        Ok(()) => Ok(path),
+        Err(error) => {
+            // Best effort: the error that matters is the first one.
+            let _ = file::remove_tree(&dir);
+            Err(error)
+        }
+    }
+}
+
+fn write(
+    root: &Root,
+    key: &str,
+    layers: &[Layer],
+    temporary: &Path,
+) -> Result<std::fs::File, Error> {
+    let failed = |source| Error::Write {
+        path: temporary.to_owned(),
+        source,
+    };
+    let file = disk::create_sparse(temporary, 0)?;
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&Digest::of(key.as_bytes()).as_bytes()[..16]);
+    let options = ext4::WriterOptions {
+        label: "rootfs".to_owned(),
+        uuid,
+        ..ext4::WriterOptions::default()
+    };
+    let writer = ext4::Writer::new(&file, options).map_err(failed)?;
+    let mut merger = Merger::new(tree::Sink::new(writer));
+    for layer in layers {
+        layer::apply(root, layer, &mut merger)?;
+    }
+    let (merged, sink) = merger.finish();
+    let tree = tree::convert(merged);
+    let summary = sink.into_writer().finish(&tree).map_err(failed)?;
+    tracing::debug!(
+        key,
+        inodes = summary.inodes,
+        size = summary.size,
+        "rootfs image written"
+    );
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests;

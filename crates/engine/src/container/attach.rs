@@ -1,9 +1,21 @@
 //! A stream to and from a process in a guest.
 
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
 use bytes::Bytes;
+use proto::supervisor::{Input, Output, SignalRequest, input, output};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
 
 use super::{Event, TerminalSize};
 use crate::Error;
+use crate::supervisor::{self, Aftermath, Client};
+
+/// Messages that wait for the connection.
+const QUEUE: usize = 4;
 
 /// A stream to and from a process.
 #[derive(Debug)]
@@ -18,20 +30,101 @@ impl Attachment {
     pub fn split(self) -> (AttachInput, AttachOutput) {
         (self.input, self.output)
     }
+
+    /// To the container's first process. `gone` says when a supervisor that we started is gone.
+    pub(super) fn main(
+        container: store::container::Container,
+        client: Client,
+        options: proto::supervisor::AttachOptions,
+        size: Option<TerminalSize>,
+        gone: Option<oneshot::Receiver<()>>,
+    ) -> Self {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        queue(&sender, input::Input::Attach(options));
+        if let Some(size) = size {
+            queue(&sender, input::Input::Size(size.into()));
+        }
+        let calling = client.clone();
+        let answer = async move {
+            let mut rpc = calling.rpc.clone();
+            let call = rpc.attach(ReceiverStream::new(receiver));
+            calling.call("attach", call).await
+        };
+        Self::new(container, sender, Some(client), Box::pin(answer), gone)
+    }
+
+    /// To a further process.
+    pub(super) fn exec(
+        container: store::container::Container,
+        client: Client,
+        process: proto::supervisor::Process,
+    ) -> Self {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        queue(&sender, input::Input::Exec(process));
+        let answer = async move {
+            let mut rpc = client.rpc.clone();
+            let call = rpc.exec(ReceiverStream::new(receiver));
+            client.call("exec", call).await
+        };
+        Self::new(container, sender, None, Box::pin(answer), None)
+    }
+
+    fn new(
+        container: store::container::Container,
+        sender: mpsc::Sender<Input>,
+        signals: Option<Client>,
+        answer: Answer,
+        gone: Option<oneshot::Receiver<()>>,
+    ) -> Self {
+        let main = signals.is_some();
+        Self {
+            input: AttachInput {
+                name: container.spec().name.clone(),
+                sender: sender.clone(),
+                signals,
+            },
+            output: AttachOutput {
+                container,
+                main,
+                source: Source::Calling(answer),
+                _sender: sender,
+                gone,
+            },
+        }
+    }
+}
+
+/// For the first messages, which the queue always has room for.
+fn queue(sender: &mpsc::Sender<Input>, input: input::Input) {
+    let sent = sender.try_send(Input { input: Some(input) });
+    debug_assert!(sent.is_ok(), "the queue is new");
+}
+
+impl From<TerminalSize> for proto::supervisor::TerminalSize {
+    fn from(size: TerminalSize) -> Self {
+        Self {
+            rows: size.rows.into(),
+            columns: size.columns.into(),
+        }
+    }
 }
 
 /// Towards the process. Clones go to the same place.
 #[derive(Debug, Clone)]
-pub struct AttachInput {}
+pub struct AttachInput {
+    name: String,
+    sender: mpsc::Sender<Input>,
+    /// The first process has a call of its own for signals, which passes input by.
+    signals: Option<Client>,
+}
 
-#[allow(clippy::todo, unused_variables, clippy::unused_async)]
 impl AttachInput {
     /// Sends input; waits while the process does not read.
     ///
     /// # Errors
     /// The attachment has ended.
     pub async fn stdin(&self, bytes: Bytes) -> Result<(), Error> {
-        todo!()
+        self.send(input::Input::Stdin(bytes)).await
     }
 
     /// The process reads end of file.
@@ -39,7 +132,7 @@ impl AttachInput {
     /// # Errors
     /// The attachment has ended.
     pub async fn close_stdin(&self) -> Result<(), Error> {
-        todo!()
+        self.send(input::Input::StdinClosed(true)).await
     }
 
     /// The terminal has another size.
@@ -47,30 +140,139 @@ impl AttachInput {
     /// # Errors
     /// The attachment has ended.
     pub async fn resize(&self, size: TerminalSize) -> Result<(), Error> {
-        todo!()
+        self.send(input::Input::Size(size.into())).await
     }
 
-    /// Sends a signal to the process; it does not queue behind input.
+    /// Sends a signal to the process. To a container's first process it does not queue behind input.
     ///
     /// # Errors
     /// The attachment has ended.
     pub async fn signal(&self, signal: u32) -> Result<(), Error> {
-        todo!()
+        let Some(client) = &self.signals else {
+            return self.send(input::Input::Signal(signal)).await;
+        };
+        let reply = client
+            .rpc
+            .clone()
+            .signal(SignalRequest { signal })
+            .await
+            .map_err(|_| self.ended())?;
+        match reply.into_inner().failure {
+            None => Ok(()),
+            Some(failure) => Err(supervisor::failure(&self.name, failure)),
+        }
+    }
+
+    async fn send(&self, input: input::Input) -> Result<(), Error> {
+        let input = Input { input: Some(input) };
+        self.sender.send(input).await.map_err(|_| self.ended())
+    }
+
+    fn ended(&self) -> Error {
+        Error::NotRunning {
+            name: self.name.clone(),
+        }
     }
 }
 
-/// From the process.
-#[derive(Debug)]
-pub struct AttachOutput {}
+type Answer = Pin<Box<dyn Future<Output = Result<Streaming<Output>, Error>> + Send>>;
 
-#[allow(clippy::todo, unused_variables, clippy::unused_async)]
+enum Source {
+    /// The call is under way; the answer may take until the supervisor is up.
+    Calling(Answer),
+    Streaming(Streaming<Output>),
+    /// It broke off without a last event.
+    Broken,
+    Ended,
+}
+
+/// From the process.
+pub struct AttachOutput {
+    container: store::container::Container,
+    /// To the container's first process, not to a further one.
+    main: bool,
+    source: Source,
+    /// Keeps the call's other direction open: its end would tell the supervisor that we are gone.
+    _sender: mpsc::Sender<Input>,
+    gone: Option<oneshot::Receiver<()>>,
+}
+
+impl fmt::Debug for AttachOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AttachOutput")
+            .field("container", &self.container.id())
+            .finish_non_exhaustive()
+    }
+}
+
 impl AttachOutput {
-    /// The next event. [`Event::Exited`] or [`Event::Failed`] is the last.
+    /// The next event. [`Event::Exited`] or [`Event::Failed`] is the last. May be cancelled and called again.
     ///
     /// # Errors
     /// The supervisor is gone without having said how the process ended.
     pub async fn next(&mut self) -> Result<Event, Error> {
-        todo!()
+        loop {
+            match &mut self.source {
+                Source::Calling(answer) => {
+                    self.source = match answer.await {
+                        Ok(stream) => Source::Streaming(stream),
+                        Err(error @ Error::Version { .. }) => {
+                            self.source = Source::Ended;
+                            return Err(error);
+                        }
+                        Err(error) => {
+                            tracing::debug!(%error, "the call failed");
+                            Source::Broken
+                        }
+                    };
+                }
+                Source::Streaming(stream) => match stream.message().await {
+                    Ok(Some(message)) => {
+                        if let Some(output) = message.output {
+                            return Ok(self.event(output));
+                        }
+                    }
+                    Ok(None) => self.source = Source::Broken,
+                    Err(status) => {
+                        tracing::debug!(%status, "the stream broke");
+                        self.source = Source::Broken;
+                    }
+                },
+                Source::Broken => {
+                    let after = supervisor::aftermath(&self.container).await;
+                    self.source = Source::Ended;
+                    return match after {
+                        Aftermath::Exited(exit) if self.main => Ok(Event::Exited(exit)),
+                        Aftermath::Exited(_) => Err(self.not_running()),
+                        Aftermath::Lost(error) => Err(error),
+                    };
+                }
+                Source::Ended => return Err(self.not_running()),
+            }
+        }
+    }
+
+    fn not_running(&self) -> Error {
+        Error::NotRunning {
+            name: self.container.spec().name.clone(),
+        }
+    }
+
+    fn event(&mut self, output: output::Output) -> Event {
+        match output {
+            output::Output::Started(_) => Event::Started,
+            output::Output::Stdout(bytes) => Event::Stdout(bytes),
+            output::Output::Stderr(bytes) => Event::Stderr(bytes),
+            output::Output::Exited(exited) => {
+                self.source = Source::Ended;
+                Event::Exited(supervisor::exit(exited))
+            }
+            output::Output::Failed(failure) => {
+                self.source = Source::Ended;
+                let name = &self.container.spec().name;
+                Event::Failed(supervisor::failure(name, failure))
+            }
+        }
     }
 
     /// After the last event: waits until the supervisor's process is gone, if we started it.
@@ -78,6 +280,11 @@ impl AttachOutput {
     /// # Errors
     /// Waiting failed.
     pub async fn finish(self) -> Result<(), Error> {
-        todo!()
+        // It may wait for our end of the connection.
+        drop((self.source, self._sender));
+        match self.gone {
+            Some(gone) => gone.await.map_err(|_| Error::Interrupted),
+            None => Ok(()),
+        }
     }
 }

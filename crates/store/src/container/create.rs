@@ -117,8 +117,17 @@ fn make_upper(path: &Path, id: &str, durability: Durability) -> Result<(), Error
         path: path.to_owned(),
         source,
     };
-    let disk = disk::create_sparse(path, UPPER_SIZE).map_err(|error| failed(error.into()))?;
-    let _ = id;
+    let mut disk = disk::create_sparse(path, UPPER_SIZE).map_err(|error| failed(error.into()))?;
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&oci::Digest::of(id.as_bytes()).as_bytes()[..16]);
+    let options = ext4::FormatOptions {
+        size: UPPER_SIZE,
+        label: "upper".to_owned(),
+        uuid,
+        created: std::time::SystemTime::now().into(),
+        ..ext4::FormatOptions::default()
+    };
+    ext4::format(&mut disk, &options).map_err(|error| failed(error.into()))?;
     if durability == Durability::Synced {
         disk.sync_all().map_err(file::Error::at("sync", path))?;
     }

@@ -1,0 +1,131 @@
+//! From a name to an image that is here, or a pull.
+
+use oci::{Digest, ImageConfig, Platform, Reference};
+use store::images::{self, Record};
+use store::lock::{Lock, Mode};
+use store::{Root, content, refs};
+
+use crate::container::Pull;
+use crate::{Engine, Error, PullEvent, blocking};
+
+/// An image that is here and stays for as long as this is held.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    pub(crate) record: Record,
+    pub(crate) config: ImageConfig,
+    /// As people write it.
+    pub(crate) reference: String,
+    /// Shared.
+    pub(crate) lease: Lock,
+}
+
+impl Engine {
+    /// The image of a name, pulled when it must be.
+    pub(crate) async fn resolve(
+        &self,
+        name: &str,
+        platform: &Platform,
+        pull: Pull,
+        progress: &dyn Fn(PullEvent),
+    ) -> Result<Resolved, Error> {
+        let lease = self.content_lease().await?;
+        let here = match pull {
+            Pull::Always => None,
+            Pull::Missing | Pull::Never => match find(&self.root, name) {
+                Err(Error::NoSuchImage(_)) if pull == Pull::Missing => None,
+                Ok((record, _)) if pull == Pull::Missing && !platform.accepts(&record.platform) => {
+                    None
+                }
+                other => Some(other?),
+            },
+        };
+        let (record, reference) = match here {
+            Some((record, Some(reference))) => (record, reference.familiar()),
+            Some((record, None)) => (record, name.to_owned()),
+            None => {
+                let reference = parse(name)?;
+                let record = self.fetch(&reference, platform, progress).await?;
+                (record, reference.familiar())
+            }
+        };
+        Ok(Resolved {
+            config: config(&self.root, &record)?,
+            record,
+            reference,
+            lease,
+        })
+    }
+
+    /// A shared lease on all images.
+    pub(super) async fn content_lease(&self) -> Result<Lock, Error> {
+        let root = self.root.clone();
+        blocking(move || content::lease(&root, Mode::Shared)).await
+    }
+}
+
+/// A name that a registry would understand.
+pub(super) fn parse(name: &str) -> Result<Reference, Error> {
+    match name.parse() {
+        Ok(reference) => Ok(reference),
+        // It was not found among the images.
+        Err(oci::ReferenceError::ImageId(_)) => Err(Error::NoSuchImage(name.to_owned())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The configuration of an image that is here.
+pub(super) fn config(root: &Root, record: &Record) -> Result<ImageConfig, Error> {
+    let bytes = content::read(root, &record.config.digest)?;
+    ImageConfig::parse(&bytes).map_err(|source| Error::Config {
+        image: record.id.to_string(),
+        source,
+    })
+}
+
+/// The image of a reference, of an id, or of the beginning of one; with the reference that led to it.
+pub(super) fn find(root: &Root, name: &str) -> Result<(Record, Option<Reference>), Error> {
+    let parsed = name.parse::<Reference>();
+    if let Ok(reference) = &parsed
+        && let Some((image, reference)) = by_reference(root, reference)?
+    {
+        return match images::get(root, &image)? {
+            Some(record) => Ok((record, Some(reference))),
+            None => Err(Error::NoSuchImage(name.to_owned())),
+        };
+    }
+    let hex = name.strip_prefix("sha256:").unwrap_or(name);
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if hex.is_empty() || !hex.bytes().all(is_hex) {
+        parsed?;
+        return Err(Error::NoSuchImage(name.to_owned()));
+    }
+    let mut matches: Vec<Digest> = images::ids(root)?
+        .into_iter()
+        .filter(|id| id.hex().starts_with(hex))
+        .collect();
+    match matches.len() {
+        1 => images::get(root, &matches.remove(0))?
+            .map(|record| (record, None))
+            .ok_or_else(|| Error::NoSuchImage(name.to_owned())),
+        0 => Err(Error::NoSuchImage(name.to_owned())),
+        count => Err(Error::AmbiguousImage {
+            prefix: name.to_owned(),
+            count,
+        }),
+    }
+}
+
+/// A digest also finds what was pulled by tag from the same repository.
+fn by_reference(root: &Root, wanted: &Reference) -> Result<Option<(Digest, Reference)>, Error> {
+    if let Some(entry) = refs::get(root, wanted)? {
+        return Ok(Some((entry.image, entry.reference)));
+    }
+    let Some(digest) = wanted.digest() else {
+        return Ok(None);
+    };
+    let same = |entry: &refs::Entry| {
+        entry.target == Some(digest) && entry.reference.name() == wanted.name()
+    };
+    let found = refs::list(root)?.into_iter().find(same);
+    Ok(found.map(|entry| (entry.image, wanted.clone())))
+}

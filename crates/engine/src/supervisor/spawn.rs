@@ -1,0 +1,135 @@
+//! Starting a supervisor.
+//!
+//! We bind its socket before it lives, so that whoever connects queues up and nobody has to poll. It inherits the
+//! socket, the container's lock and the lease on the rootfs image; our own copies are closed when it has them, or a
+//! dead supervisor would look alive for as long as we live.
+
+use std::fs::OpenOptions;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+
+use store::container::Container;
+use store::file;
+use store::locate::{self, Programs};
+use store::lock::Lock;
+use tokio::sync::oneshot;
+
+use crate::{Error, sys};
+
+/// A supervisor that we started.
+#[derive(Debug)]
+pub(crate) struct Spawned {
+    /// Says when its process is gone, and reaped.
+    pub(crate) gone: oneshot::Receiver<()>,
+}
+
+/// How a supervisor is to be started.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct How {
+    /// A primary client comes, and the process must not start before it.
+    pub(crate) attached: bool,
+    /// The caller's start in nanoseconds of CLOCK_MONOTONIC.
+    pub(crate) started: Option<u64>,
+}
+
+/// Starts the supervisor of a container whose lock we hold.
+pub(crate) fn spawn(
+    container: &Container,
+    programs: &Programs,
+    lock: &Lock,
+    rootfs: &Lock,
+    attached: bool,
+    started: Option<u64>,
+) -> Result<Spawned, Error> {
+    let how = How { attached, started };
+    let program = programs.find(locate::VM)?;
+    let listener = listen(container)?;
+    let log_path = container.supervisor_log();
+    let log = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&log_path)
+        .map_err(file::Error::at("open", &log_path))?;
+    let mut command = Command::new(&program);
+    arguments(&mut command, container, how, &listener, [lock, rootfs]);
+    command
+        .env("GOURD_ROOT", container.root().path())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log);
+    let inherited = [listener.as_fd(), lock.as_fd(), rootfs.as_fd()];
+    let failed = |operation, source| Error::Spawn {
+        operation,
+        program: program.display().to_string(),
+        source,
+    };
+    let mut child =
+        sys::spawn_detached(&mut command, &inherited).map_err(|error| failed("start", error))?;
+    let (sender, gone) = oneshot::channel();
+    // Reaps it whenever it ends; a process that embeds us may live for longer.
+    std::thread::Builder::new()
+        .name("reaper".to_owned())
+        .spawn(move || {
+            if let Err(error) = child.wait() {
+                tracing::warn!(%error, "cannot wait for a supervisor");
+            }
+            // Nobody waits for a detached one.
+            let _ = sender.send(());
+        })
+        .map_err(|error| failed("wait for", error))?;
+    Ok(Spawned { gone })
+}
+
+fn arguments(
+    command: &mut Command,
+    container: &Container,
+    how: How,
+    listener: &UnixListener,
+    leases: [&Lock; 2],
+) {
+    command.arg("run").arg(container.dir());
+    command
+        .arg("--socket-fd")
+        .arg(listener.as_raw_fd().to_string());
+    for lease in leases {
+        let number = lease.as_fd().as_raw_fd().to_string();
+        command.arg("--lease-fd").arg(number);
+    }
+    if how.attached {
+        command.arg("--attached");
+    }
+    if let Some(started) = how.started {
+        command.arg("--started-ns").arg(started.to_string());
+    }
+}
+
+/// Under the container's lock, so a socket that is there is a dead one's.
+fn listen(container: &Container) -> Result<UnixListener, Error> {
+    let path = container.supervisor_socket();
+    file::remove(&path)?;
+    let listener = UnixListener::bind(&path).map_err(file::Error::at("listen on", &path))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
+        .map_err(file::Error::at("chmod", &path))?;
+    Ok(listener)
+}
+
+/// The last line that the supervisor wrote to its log.
+pub(crate) fn last_words(container: &Container) -> Option<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut log = std::fs::File::open(container.supervisor_log()).ok()?;
+    let length = log.metadata().ok()?.len();
+    log.seek(SeekFrom::Start(length.saturating_sub(4096)))
+        .ok()?;
+    let mut tail = Vec::new();
+    log.take(4096).read_to_end(&mut tail).ok()?;
+    let text = String::from_utf8_lossy(&tail);
+    text.lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
+        .map(str::to_owned)
+}
