@@ -9,8 +9,10 @@
 //! One thread, which owns everything, and waits in one place. QEMU is trusted to describe guest memory (a QEMU that
 //! the guest has taken over can make this process fail, no more: it has nothing else, see [`crate::confine`]).
 //!
-//! Life: the control socket's end of file means that the supervisor is dead, the vhost-user socket's that QEMU is.
-//! Both end the process. A guest that restarts stops the rings and starts them again from index 0: the device then
+//! Life: the control socket's end of file means that the supervisor is dead, and ends the service at once. The
+//! vhost-user socket's means that QEMU is: the service ends when the readers on the host have taken what the guest had
+//! sent, so that a guest that writes and powers off loses nothing to a slow reader. A reader that never reads is the
+//! supervisor's to close. A guest that restarts stops the rings and starts them again from index 0: the device then
 //! forgets the old guest's connections. A guest that was paused continues where it was.
 
 mod backend;
@@ -68,7 +70,14 @@ pub struct Service {
     epoll: Arc<OwnedFd>,
     control: Control,
     backend: Arc<Mutex<Backend>>,
-    frontend: BackendReqHandler<Mutex<Backend>>,
+    frontend: Option<BackendReqHandler<Mutex<Backend>>>,
+}
+
+/// What there is to do; kicks and host sockets are always looked at.
+#[derive(Default)]
+struct Woken {
+    by_control: bool,
+    by_frontend: bool,
 }
 
 impl Service {
@@ -100,7 +109,7 @@ impl Service {
         Ok(Service {
             epoll,
             control,
-            frontend: BackendReqHandler::from_stream(frontend, backend.clone()),
+            frontend: Some(BackendReqHandler::from_stream(frontend, backend.clone())),
             backend,
         })
     }
@@ -124,34 +133,53 @@ impl Service {
         }
         let mut again = false;
         loop {
-            let mut buffer = [const { MaybeUninit::uninit() }; 16];
-            let zero = Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            };
-            let timeout = again.then_some(&zero);
-            let (events, _) = match epoll::wait(&self.epoll, &mut buffer[..], timeout) {
-                Ok(events) => events,
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => return Err(ServeError::System("waiting for events", error.into())),
-            };
-            let mut called = false;
-            for event in events.iter() {
-                match event.data.u64() {
-                    TOKEN_CONTROL if !self.on_control()? => return Ok(Ended::Supervisor),
-                    TOKEN_FRONTEND => called = true,
-                    _ => {}
-                }
+            let woken = self.wait(again)?;
+            if woken.by_control && !self.on_control()? {
+                return Ok(Ended::Supervisor);
             }
-            if called && !self.on_frontend()? {
-                return Ok(Ended::Frontend);
+            if woken.by_frontend && !self.on_frontend()? {
+                self.outlive_frontend();
             }
             again = lock(&self.backend).run();
             if !self.tell()? {
                 return Ok(Ended::Supervisor);
             }
-            report(&lock(&self.backend).device.muxer.counters);
+            let backend = lock(&self.backend);
+            report(&backend.device.muxer.counters);
+            if self.frontend.is_none() && backend.device.muxer.connections() == 0 {
+                return Ok(Ended::Frontend);
+            }
         }
+    }
+
+    /// Waits for something to do; with `again`, only looks.
+    fn wait(&self, again: bool) -> Result<Woken, ServeError> {
+        let zero = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let mut buffer = [const { MaybeUninit::uninit() }; 16];
+        let mut woken = Woken::default();
+        match epoll::wait(&self.epoll, &mut buffer[..], again.then_some(&zero)) {
+            Ok((events, _)) => {
+                for event in events.iter() {
+                    woken.by_control |= event.data.u64() == TOKEN_CONTROL;
+                    woken.by_frontend |= event.data.u64() == TOKEN_FRONTEND;
+                }
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(ServeError::System("waiting for events", error.into())),
+        }
+        Ok(woken)
+    }
+
+    /// QEMU is gone. Its guest's memory is still mapped here: what the guest had sent goes on to the host.
+    fn outlive_frontend(&mut self) {
+        // Closing the socket takes it out of the epoll instance.
+        self.frontend = None;
+        let mut backend = lock(&self.backend);
+        backend.finish();
+        backend.abandon();
     }
 
     /// Does what the supervisor asks. False: it is gone.
@@ -180,7 +208,10 @@ impl Service {
 
     /// Does what one message of the front-end asks. False: it is gone.
     fn on_frontend(&mut self) -> Result<bool, ServeError> {
-        match self.frontend.handle_request() {
+        let Some(frontend) = &mut self.frontend else {
+            return Ok(true);
+        };
+        match frontend.handle_request() {
             // The answer to a message that this back-end refuses was sent; QEMU decides what follows.
             Ok(())
             | Err(ProtocolError::InvalidOperation(_) | ProtocolError::ReqHandlerError(_)) => {

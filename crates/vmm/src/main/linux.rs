@@ -1,6 +1,7 @@
 //! The process: arguments, descriptors, confinement, then the service.
 
 use std::error::Error;
+use std::io::Write;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -141,7 +142,9 @@ impl Log {
         }
         self.said = counters.violations;
         self.last = Some(Instant::now());
-        eprintln!(
+        // Unlike eprintln!, this lives on when nobody reads it.
+        let _ = writeln!(
+            std::io::stderr(),
             "gourd-vmm: guest broke the vsock protocol, {} times so far",
             counters.violations
         );

@@ -26,9 +26,6 @@ const VIRTIO_RING_F_INDIRECT_DESC: u64 = 1 << 28;
 const VIRTIO_RING_F_EVENT_IDX: u64 = 1 << 29;
 const VIRTIO_F_VERSION_1: u64 = 1 << 32;
 
-/// The ring of packets to the guest; the other is ring 1.
-const RX: u32 = 0;
-
 /// The device and its rings.
 pub struct Backend {
     /// The device.
@@ -71,6 +68,26 @@ impl Backend {
             tx.signal();
         }
         progress.again
+    }
+
+    /// Moves what is there, for a guest that does not run. (One that does is not waited for.)
+    pub fn finish(&mut self) {
+        const TURNS: usize = 64;
+        for _ in 0..TURNS {
+            if !self.run() {
+                return;
+            }
+        }
+    }
+
+    /// The guest is gone for good.
+    pub fn abandon(&mut self) {
+        for ring in &mut self.rings {
+            ring.stop();
+        }
+        self.regions = None;
+        self.device.muxer.reset();
+        self.device.muxer.give_up_dials();
     }
 
     fn ring(&mut self, index: u32) -> Result<&mut Ring> {
@@ -179,14 +196,16 @@ impl VhostUserBackendReqHandlerMut for Backend {
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
         let base = u16::try_from(base).map_err(|_| Error::InvalidParam)?;
         self.ring(index)?.queue.set_next_avail(base);
-        if index == RX && base == 0 {
-            // A driver that starts at the beginning is a new one, and knows of no connection.
+        // A driver that starts both at the beginning is a new one, and knows of no connection.
+        if self.rings.iter().all(|ring| ring.queue.next_avail() == 0) {
             self.device.muxer.reset();
         }
         Ok(())
     }
 
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
+        // What the guest handed over before it stopped counts, kick or no kick: its last words may be among it.
+        self.finish();
         let base = self.ring(index)?.stop();
         Ok(VhostUserVringState::new(index, u32::from(base)))
     }

@@ -196,14 +196,27 @@ impl Muxer {
         self.events.push_front(event);
     }
 
-    /// The guest starts anew and knows of no connection. What it had sent still reaches the host.
+    /// The guest starts anew and knows of no connection. What it had sent still reaches the host. Dials that it has not
+    /// seen yet are for the new one.
     pub fn reset(&mut self) {
+        self.resets.clear();
+        self.ready.clear();
+        let ids: Vec<u64> = self.by_ports.values().copied().collect();
+        for id in ids {
+            let unseen = |entry: &Entry| matches!(entry.connection.due(), Some((Op::Request, _)));
+            match self.entries.get(&id).is_some_and(unseen) {
+                true => self.ready.push_back(id),
+                false => self.forget(id, libc::ECONNRESET),
+            }
+        }
+    }
+
+    /// Ends the dials that the guest has not seen: there will be no guest.
+    pub fn give_up_dials(&mut self) {
         let ids: Vec<u64> = self.by_ports.values().copied().collect();
         for id in ids {
             self.forget(id, libc::ECONNRESET);
         }
-        self.resets.clear();
-        self.ready.clear();
     }
 
     // ---- the host's sockets ----
