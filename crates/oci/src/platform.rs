@@ -84,13 +84,17 @@ impl Platform {
         let have = offered.variant_number();
         match (wanted, have) {
             (Some(wanted), Some(have)) => (have <= wanted).then_some(have),
-            _ => (self.variant == offered.variant).then_some(0),
+            _ => (self.named_variant() == offered.named_variant()).then_some(0),
         }
+    }
+
+    fn named_variant(&self) -> Option<&str> {
+        self.variant.as_deref().filter(|v| !v.is_empty())
     }
 
     /// The variant as a number in tenths (`v8.1` is 81), baseline if there is none.
     fn variant_number(&self) -> Option<u32> {
-        let Some(variant) = self.variant.as_deref().filter(|v| !v.is_empty()) else {
+        let Some(variant) = self.named_variant() else {
             return match self.architecture.as_str() {
                 "amd64" => Some(10),
                 "arm64" => Some(80),
