@@ -109,17 +109,33 @@ pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
 
 /// Every signal's disposition as it is by default, and none blocked.
 pub(crate) fn reset_signals() {
+    // `struct kernel_sigaction`: handler (0 is SIG_DFL), flags, restorer, mask.
+    let default = [0_u64; 4];
     for signal in 1..=64 {
-        // SAFETY: the default action runs no code of ours. The call refuses what can't be set (KILL, STOP, the two
-        // that libc keeps), and then there is nothing to reset.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // Not libc's: that refuses 32 and 33, which its own posix_spawn leaves ignored.
+        // SAFETY: the default action runs no code of ours; the kernel reads 32 bytes, which live for the call. It
+        // refuses KILL and STOP, for which there is nothing to reset.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const default,
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
-    // SAFETY: the set is initialized by sigemptyset before sigprocmask reads it, and lives for both calls.
+    let none = 0_u64;
+    // SAFETY: the kernel reads the set's 8 bytes, which live for the call.
     unsafe {
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-    }
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const none,
+            std::ptr::null_mut::<u64>(),
+            size_of::<u64>(),
+        )
+    };
 }
 
 /// Marks every descriptor from `first` on as close-on-exec.

@@ -12,7 +12,14 @@ use crate::inroot;
 
 /// What is mounted now.
 #[derive(Debug, Default)]
-pub(super) struct Mounts(Vec<PathBuf>);
+pub(super) struct Mounts(Vec<Mounted>);
+
+#[derive(Debug)]
+struct Mounted {
+    target: PathBuf,
+    /// Whether there is something to write out, on a disk below.
+    lasting: bool,
+}
 
 /// A file system to mount.
 pub(super) struct FileSystem<'a> {
@@ -49,7 +56,8 @@ impl Mounts {
             .map_err(|_| Failed::invalid(&step, target.display(), "a NUL byte in the options"))?;
         mount(what.source, &target, what.kind, what.flags, &*options)
             .step(&step, target.display())?;
-        self.0.push(target);
+        let lasting = matches!(what.kind, "ext4" | "overlay");
+        self.0.push(Mounted { target, lasting });
         Ok(())
     }
 
@@ -63,22 +71,30 @@ impl Mounts {
         let file = inroot::file(root.as_fd(), target).step("make file", target.display())?;
         let real = inroot::real_path(file.as_fd()).step("find", target.display())?;
         mount_bind(source, &real).step("bind", target.display())?;
-        self.0.push(real);
+        self.0.push(Mounted {
+            target: real,
+            lasting: false,
+        });
         Ok(())
     }
 
     /// Takes everything off, the last first. Goes on after a failure, and returns the first: what is busy is detached, so
-    /// that the kernel writes it out as soon as it can.
+    /// that the kernel writes it out as soon as it can. What lives in memory only is detached at once.
     pub(super) fn remove_all(&mut self) -> Result<(), Failed> {
         let mut first = Ok(());
-        while let Some(target) = self.0.pop() {
-            let Err(errno) = rustix::mount::unmount(&target, UnmountFlags::NOFOLLOW) else {
+        while let Some(Mounted { target, lasting }) = self.0.pop() {
+            let lazily = UnmountFlags::NOFOLLOW | UnmountFlags::DETACH;
+            let flags = if lasting {
+                UnmountFlags::NOFOLLOW
+            } else {
+                lazily
+            };
+            let Err(errno) = rustix::mount::unmount(&target, flags) else {
                 continue;
             };
             if first.is_ok() {
                 first = Err(Failed::os("unmount", target.display(), errno));
             }
-            let lazily = UnmountFlags::NOFOLLOW | UnmountFlags::DETACH;
             // The failure is told already.
             let _ = rustix::mount::unmount(&target, lazily);
         }

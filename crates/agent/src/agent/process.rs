@@ -7,8 +7,8 @@
 //! [`reap`] is the only caller of `waitid`; everybody else looks at the watch, as often and as late as they like.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Weak};
 
 use rustix::process::{WaitId, WaitIdOptions};
 use tokio::io::Interest;
@@ -63,7 +63,8 @@ impl ExitWatch {
 pub(super) struct Process {
     /// In the VM's PID namespace.
     pub(super) pid: u32,
-    pidfd: Arc<AsyncFd<OwnedFd>>,
+    /// The reaper's: gone when the process was reaped, so that ended processes hold no descriptors.
+    pidfd: Weak<AsyncFd<OwnedFd>>,
     exit: ExitWatch,
     /// Its terminal, if it has one.
     pub(super) terminal: Option<Terminal>,
@@ -80,10 +81,11 @@ impl Process {
         let pidfd = Arc::new(crate::sys::watch(pidfd, Interest::READABLE)?);
         let (sender, receiver) = watch::channel(None);
         let oom_kills = cgroup.map(|group| (group.clone(), group.oom_kills()));
-        tokio::spawn(reap(Arc::clone(&pidfd), oom_kills, sender));
+        let weak = Arc::downgrade(&pidfd);
+        tokio::spawn(reap(pidfd, oom_kills, sender));
         Ok(Self {
             pid,
-            pidfd,
+            pidfd: weak,
             exit: ExitWatch(receiver),
             terminal,
         })
@@ -92,12 +94,13 @@ impl Process {
     /// Sends a signal; `ESRCH` when the process is gone.
     pub(super) fn signal(&self, signal: u32) -> io::Result<()> {
         let signal = i32::try_from(signal).unwrap_or(i32::MAX);
-        crate::sys::send_signal(self.pidfd(), signal)
+        let pidfd = self.pidfd().ok_or(rustix::io::Errno::SRCH)?;
+        crate::sys::send_signal(pidfd.get_ref().as_fd(), signal)
     }
 
-    /// Refers to the process, whatever its id is used for later.
-    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.get_ref().as_fd()
+    /// Refers to the process, whatever its id is used for later; `None` when it was reaped.
+    pub(super) fn pidfd(&self) -> Option<Arc<AsyncFd<OwnedFd>>> {
+        self.pidfd.upgrade()
     }
 
     /// Where its end will be told.
@@ -106,6 +109,7 @@ impl Process {
     }
 }
 
+/// Drops the pidfd when it is done.
 async fn reap(
     pidfd: Arc<AsyncFd<OwnedFd>>,
     oom_kills: Option<(Cgroup, u64)>,
@@ -141,5 +145,6 @@ async fn reap(
         oom_killed: oom_kills.is_some_and(|(group, before)| group.oom_kills() > before),
         exited_ns: clock::boottime_ns(),
     };
+    drop(pidfd);
     sender.send_replace(Some(exit));
 }

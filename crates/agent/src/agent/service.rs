@@ -28,7 +28,7 @@ use super::process::Process;
 use super::spawn::{self, ChildEnds};
 use super::stdio::{self, Dialling, Direction, Ends};
 use super::stream::{Dial, Stream};
-use super::terminal::Terminal;
+use super::terminal::{self, Terminal};
 use crate::clock;
 use crate::failure::Failed;
 use crate::helper::Instructions;
@@ -283,17 +283,17 @@ fn on_terminal(
     [stdin, stdout, _]: [Option<Dialling>; 3],
 ) -> Result<Streams, Failed> {
     use crate::failure::Step;
-    let (terminal, process) = Terminal::open(&booted.rootfs, spec.size.as_ref())?;
+    let (master, process) = terminal::open(&booted.rootfs, spec.size.as_ref())?;
     let again = || process.try_clone().step("duplicate", "the terminal");
     let children = ChildEnds {
         stdin: again()?,
         stdout: again()?,
         stderr: process,
     };
-    let master = &terminal.0;
+    let terminal = Terminal::of(&master);
     let ends = HostEnds {
-        stdin: stdin.map(|dialling| (dialling, Arc::clone(master))),
-        out: vec![(stdout, Arc::clone(master))],
+        stdin: stdin.map(|dialling| (dialling, Arc::clone(&master))),
+        out: vec![(stdout, master)],
     };
     Ok((children, ends, Some(terminal)))
 }

@@ -1,7 +1,7 @@
 //! Starts a helper in the right PID namespace, and learns whether it became the process.
 
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -47,7 +47,11 @@ pub(super) fn spawn(
     let (ours, theirs) = UnixStream::pair().step("make", "a socket for the helper")?;
     // Inherited on purpose: nothing else is started between here and the drop of these.
     let theirs = inheritable(theirs.as_fd())?;
-    let join = first.map(|first| inheritable(first.pidfd())).transpose()?;
+    let first = first
+        .map(|first| first.pidfd().ok_or_else(not_running))
+        .transpose()?;
+    let first = first.as_ref().map(|first| first.get_ref().as_fd());
+    let join = first.map(inheritable).transpose()?;
     instructions.join = join.as_ref().map_or(0, AsRawFd::as_raw_fd);
     let mut command = Command::new(crate::SELF);
     command
@@ -76,7 +80,7 @@ pub(super) fn spawn(
     })
 }
 
-fn inheritable(fd: std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd, Failed> {
+fn inheritable(fd: BorrowedFd<'_>) -> Result<OwnedFd, Failed> {
     rustix::io::dup(fd).step("duplicate", "a descriptor")
 }
 
@@ -91,7 +95,7 @@ fn send(control: &mut UnixStream, instructions: &Instructions) -> std::io::Resul
 /// Has children be born in another PID namespace while `spawn` runs. Both calls change where this thread's children go,
 /// never the thread itself, so the way back is `setns` to its own.
 fn in_pid_namespace<T>(
-    first: Option<&Process>,
+    first: Option<BorrowedFd<'_>>,
     spawn: impl FnOnce() -> std::io::Result<T>,
 ) -> Result<T, Failed> {
     let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
@@ -100,7 +104,7 @@ fn in_pid_namespace<T>(
         None => sys::unshare(UnshareFlags::NEWPID).step("make", "a PID namespace")?,
         Some(first) => {
             let kind = ThreadNameSpaceType::PROCESS_ID;
-            rustix::thread::move_into_thread_name_spaces(first.pidfd(), kind).map_err(|errno| {
+            rustix::thread::move_into_thread_name_spaces(first, kind).map_err(|errno| {
                 if errno == rustix::io::Errno::SRCH {
                     not_running()
                 } else {
