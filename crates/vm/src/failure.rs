@@ -11,6 +11,7 @@ pub fn own(step: &str, object: impl Into<String>, message: impl Into<String>) ->
         object: object.into(),
         errno: 0,
         message: message.into(),
+        remedy: String::new(),
     }
 }
 
@@ -27,6 +28,7 @@ pub fn lost(message: impl Into<String>) -> Failure {
         object: "the VM".to_owned(),
         errno: 0,
         message: message.into(),
+        remedy: String::new(),
     }
 }
 
@@ -44,6 +46,7 @@ pub fn from_guest(failure: agent::Failure) -> Failure {
         object: failure.object,
         errno: failure.errno,
         message: failure.message,
+        remedy: String::new(),
     }
 }
 

@@ -125,9 +125,8 @@ impl Life {
             .map_err(|error| failure::from_error("write the state", "", &error))?;
         let programs = Programs::new(None);
         let config = bill::vm_config(&self.container, &programs)?;
-        let (driver, label) =
-            drivers::choose(self.container.root(), &spec.vm.driver, &programs).await?;
-        state.driver = Some(label);
+        let driver = drivers::choose(self.container.root(), &spec.vm.driver, &programs)?;
+        state.driver = Some(driver.kind().to_string());
         let held = self
             .leases
             .iter()
@@ -326,6 +325,16 @@ impl Life {
         }
         self.leases.clear();
         self.shared.timeline.mark("leases released");
+    }
+}
+
+/// How clients are told: a process that never ran has failed, one that was lost with its VM has exited.
+pub fn last_message(exited: Exited) -> output::Output {
+    match &exited.failure {
+        Some(failure) if failure.kind() != proto::supervisor::failure::Kind::VmLost => {
+            output::Output::Failed(failure.clone())
+        }
+        _ => output::Output::Exited(exited),
     }
 }
 

@@ -26,7 +26,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::supervisor::output;
 use store::Root;
 use store::container::Container;
 use tokio::signal::unix::{SignalKind, signal};
@@ -69,7 +68,10 @@ fn main() -> ExitCode {
 async fn dispatch(command: Command) -> Result<(), Error> {
     match command {
         Command::Run(run) => supervise(run).await,
-        Command::Probe => print(&drivers::report(&root()?).await),
+        Command::Probe => {
+            let report = drivers::report(&root()?);
+            print(&report.map_err(|failure| failure::describe(&failure))?)
+        }
         Command::Validate => {
             let mut text = String::new();
             std::io::stdin().read_to_string(&mut text)?;
@@ -134,7 +136,7 @@ async fn supervise(run: Run) -> Result<(), Error> {
     exited.phases = shared.timeline.phases();
     shared.ended.send_replace(Some(exited.clone()));
     let farewell = async {
-        shared.hub.finish(output::Output::Exited(exited)).await;
+        shared.hub.finish(life::last_message(exited)).await;
         over.send_replace(true);
         let _ = server.await;
     };

@@ -24,7 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::guest::Guest;
 use crate::hub::{QUEUE, Sender};
-use crate::life::{MAIN, Shared};
+use crate::life::{MAIN, Shared, last_message};
 use crate::{bill, failure, process};
 
 /// SIGKILL, as every Linux has it.
@@ -243,7 +243,7 @@ impl Supervisor for Service {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let over = self.shared.ended.borrow().clone();
         if let Some(exited) = over {
-            let _ = sender.send(Ok(message(output::Output::Exited(exited)))).await;
+            let _ = sender.send(Ok(message(last_message(exited)))).await;
             return Ok(Response::new(Box::pin(ReceiverStream::new(receiver))));
         }
         let watched = sender.clone();
