@@ -1,0 +1,171 @@
+//! From the command line to a verb: the runtime, the engine, the exit code.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use engine::{Engine, OpenOptions};
+
+use crate::args::{Gourd, Verb, container, image, system};
+use crate::failure::{self, FAILED, Failure};
+use crate::{render, verbs};
+
+/// What every verb may need.
+pub struct App {
+    /// `--root`.
+    root: Option<PathBuf>,
+    /// CLOCK_MONOTONIC at the start of `main`.
+    pub started_ns: u64,
+}
+
+impl App {
+    /// Opens the state directory.
+    pub fn engine(&self) -> Result<Engine, Failure> {
+        Ok(Engine::open(OpenOptions {
+            root: self.root.clone(),
+            bin_dir: None,
+            started: Some(self.started_ns),
+        })?)
+    }
+}
+
+/// Does what the command line asks for; gives the exit code.
+pub fn main(started_ns: u64) -> u8 {
+    if std::env::args_os().len() == 2
+        && std::env::args_os()
+            .nth(1)
+            .is_some_and(|arg| arg == "-v" || arg == "--version")
+    {
+        return end(
+            render::out::line(&format!("gourd version {}", env!("CARGO_PKG_VERSION"))).map(|()| 0),
+        );
+    }
+    let line = match Gourd::try_parse() {
+        Ok(line) => line,
+        Err(refusal) => return refuse(&refusal),
+    };
+    log_when_asked();
+    let app = App {
+        root: line.root,
+        started_ns,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(verb(&app, line.verb));
+            // Blocking calls that still run (a look-up, a read) must not hold up the end.
+            runtime.shutdown_background();
+            result
+        }
+        Err(source) => Err(Failure::SetUp {
+            what: "the runtime",
+            source,
+        }),
+    };
+    end(result)
+}
+
+fn end(result: Result<u8, Failure>) -> u8 {
+    crate::terminal::restore();
+    result.unwrap_or_else(|failure| {
+        failure::report(&failure);
+        failure.code()
+    })
+}
+
+/// Help goes to stdout with 0; a line that cannot be read to stderr with 125, as Docker's `run`.
+fn refuse(refusal: &clap::Error) -> u8 {
+    if !refusal.use_stderr() {
+        // Whoever asked for help may have closed stdout.
+        let _ = refusal.print();
+        return 0;
+    }
+    // stderr may be closed; the exit code still tells.
+    let _ = render::out::stderr(&refusal_text(&refusal.to_string()));
+    FAILED
+}
+
+/// clap's words in the form of all other failures.
+fn refusal_text(said: &str) -> String {
+    let said = said.strip_prefix("error: ").unwrap_or(said).trim_end();
+    let (said, hint) = match said.rsplit_once("For more information, try '--help'.") {
+        Some((said, _)) => (said.trim_end(), "  hint: add --help to see what there is\n"),
+        None => (said, ""),
+    };
+    format!("gourd: {said}\n{hint}")
+}
+
+/// `GOURD_LOG=debug` shows the libraries' logs on stderr.
+fn log_when_asked() {
+    if let Ok(filter) = std::env::var("GOURD_LOG") {
+        tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+            .with_writer(std::io::stderr)
+            .init();
+    }
+}
+
+async fn verb(app: &App, verb: Verb) -> Result<u8, Failure> {
+    match verb {
+        Verb::Containers(verb) => containers(app, verb).await,
+        Verb::Container(container::Group::Verb(verb)) => containers(app, verb).await,
+        Verb::Container(container::Group::Inspect(args)) => {
+            verbs::inspect::containers(app, &args).await
+        }
+        Verb::Inspect(args) => verbs::inspect::any(app, &args).await,
+        Verb::Pull(args) | Verb::Image(image::Group::Pull(args)) => {
+            verbs::pull::pull(app, &args).await
+        }
+        Verb::Load(args) | Verb::Image(image::Group::Load(args)) => {
+            verbs::load::load(app, &args).await
+        }
+        Verb::Images(args) | Verb::Image(image::Group::Ls(args)) => {
+            verbs::images::images(app, &args)
+        }
+        Verb::Rmi(args) | Verb::Image(image::Group::Rm(args)) => verbs::rmi::rmi(app, &args),
+        Verb::Image(image::Group::Inspect(args)) => verbs::inspect::images(app, &args),
+        Verb::System(system::Group::Info(args)) => verbs::info::info(app, &args).await,
+        Verb::System(system::Group::Doctor(args)) => verbs::doctor::doctor(app, &args).await,
+        Verb::System(system::Group::Kernel(verb)) => verbs::kernel::kernel(app, &verb),
+        Verb::Version(args) => verbs::version::version(&args),
+    }
+}
+
+async fn containers(app: &App, verb: container::Verb) -> Result<u8, Failure> {
+    match verb {
+        container::Verb::Run(args) => verbs::run::run(app, *args).await,
+        container::Verb::Create(args) => verbs::create::create(app, *args).await,
+        container::Verb::Start(args) => verbs::start::start(app, &args).await,
+        container::Verb::Stop(args) => verbs::stop::stop(app, &args).await,
+        container::Verb::Kill(args) => verbs::kill::kill(app, &args).await,
+        container::Verb::Rm(args) => verbs::rm::rm(app, &args).await,
+        container::Verb::Ps(args) => verbs::ps::ps(app, &args).await,
+        container::Verb::Exec(args) => verbs::exec::exec(app, args).await,
+        container::Verb::Logs(args) => verbs::logs::logs(app, &args).await,
+        container::Verb::Wait(args) => verbs::wait::wait(app, &args).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_look_like_all_other_failures() {
+        let check = |line: &[&str], expect: &str| {
+            let refusal = Gourd::try_parse_from(line).expect_err("a refusal");
+            assert_eq!(refusal_text(&refusal.to_string()), expect);
+        };
+        check(
+            &["gourd", "run", "-m", "lots", "img"],
+            "gourd: invalid value 'lots' for '--memory <SIZE>': \"lots\" is no size: write bytes, or a number with k, m \
+             or g, for example 512m\n  hint: add --help to see what there is\n",
+        );
+        check(
+            &["gourd", "stop"],
+            "gourd: the following required arguments were not provided:\n  <CONTAINER>...\n\n\
+             Usage: gourd stop <CONTAINER>...\n  hint: add --help to see what there is\n",
+        );
+    }
+}

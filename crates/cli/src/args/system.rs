@@ -1,0 +1,93 @@
+//! The verbs of the installation and their flags.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// `gourd system …`.
+#[derive(Debug, Subcommand)]
+pub enum Group {
+    /// Show where state is, which driver is chosen, how much there is of everything
+    Info(Info),
+    /// Check what gourd needs, each with its remedy
+    Doctor(Doctor),
+    /// Manage kernels
+    #[command(subcommand)]
+    Kernel(Kernel),
+}
+
+/// `gourd system info`.
+#[derive(Debug, Args)]
+pub struct Info {
+    /// Print this instead: `json`, or a template
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+/// `gourd system doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Print this instead: `json`
+    #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
+    pub format: Option<String>,
+}
+
+/// `gourd system kernel …`.
+#[derive(Debug, Subcommand)]
+pub enum Kernel {
+    /// List the kernels that containers can use
+    #[command(visible_alias = "list")]
+    Ls(KernelList),
+    /// Install a kernel
+    Add(KernelAdd),
+    /// Remove a kernel
+    #[command(visible_alias = "remove")]
+    Rm(KernelRemove),
+}
+
+/// `gourd system kernel ls`.
+#[derive(Debug, Args)]
+pub struct KernelList {
+    /// Print names only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print this: `json`, `table`, or a template such as '{{.Name}} {{.Release}}'
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+/// `gourd system kernel add`.
+#[derive(Debug, Args)]
+pub struct KernelAdd {
+    /// What `--kernel` will call it
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// A vmlinux or bzImage
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Its modules: a folder of module files with a list `load`, one file name a line in the order of loading
+    #[arg(long, value_name = "DIR")]
+    pub modules: Option<PathBuf>,
+    /// What `uname -r` says in it [default: read from the file]
+    #[arg(long, value_name = "RELEASE")]
+    pub release: Option<String>,
+    /// Take the place of a kernel of the same name
+    #[arg(long)]
+    pub replace: bool,
+}
+
+/// `gourd system kernel rm`.
+#[derive(Debug, Args)]
+pub struct KernelRemove {
+    /// Their names
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// `gourd version`.
+#[derive(Debug, Args)]
+pub struct Version {
+    /// Print this instead: `json`, or a template such as '{{.Client.Version}}'
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}

@@ -1,0 +1,219 @@
+//! Values of flags: sizes, durations, variables, labels, filters. Pure, but for `-e KEY`, which reads the environment.
+
+use std::time::Duration;
+
+/// Bytes: a number with an optional b, k, m, g or t, binary multiples as Docker's `-m` (`k`, `kb` and `kib` are 1024).
+pub fn size(text: &str) -> Result<u64, String> {
+    let wrong = || {
+        format!("{text:?} is no size: write bytes, or a number with k, m or g, for example 512m")
+    };
+    let lower = text.trim().to_ascii_lowercase();
+    let end = lower
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(lower.len());
+    let (number, unit) = lower.split_at(end);
+    let shift = match unit.trim_start() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(wrong()),
+    };
+    let multiple = 1u64 << shift;
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(multiple).ok_or_else(wrong);
+    }
+    let fraction: f64 = number.parse().map_err(|_| wrong())?;
+    let bytes = fraction * multiple as f64;
+    // 2^63: beyond it the conversion would clip.
+    if bytes.is_finite() && bytes < 9.2e18 {
+        Ok(bytes as u64)
+    } else {
+        Err(wrong())
+    }
+}
+
+/// Seconds, or a number with ms, s, m or h.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no duration: write seconds, or for example 500ms, 10s, 2m");
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let unit_ms: u64 = match unit {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    number
+        .checked_mul(unit_ms)
+        .map(Duration::from_millis)
+        .ok_or_else(wrong)
+}
+
+/// Virtual processors: a whole number; a VM has no halves.
+pub fn cpus(text: &str) -> Result<u32, String> {
+    let whole = text.strip_suffix(".0").unwrap_or(text);
+    match whole.parse::<u32>() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err(format!(
+            "{text:?} is no number of processors: a VM has whole ones, 1 or more"
+        )),
+    }
+}
+
+/// `KEY=VALUE`, or `KEY` to pass on one's own. An unset one comes out without a `=`, for [`pass_on`] to drop.
+pub fn environment(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.starts_with('=') {
+        return Err(format!("{text:?} names no variable: write KEY=VALUE"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Gives the variables without a value the ones that `look_up` knows, and leaves out those that it doesn't, as Docker.
+pub fn pass_on(variables: &[String], look_up: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    variables
+        .iter()
+        .filter_map(|text| {
+            if text.contains('=') {
+                Some(text.clone())
+            } else {
+                look_up(text).map(|value| format!("{text}={value}"))
+            }
+        })
+        .collect()
+}
+
+/// `KEY[=VALUE]`; the value may be empty.
+pub fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    if key.is_empty() {
+        return Err(format!("{text:?} is no label: write KEY=VALUE"));
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// What `ps --filter` knows.
+const FILTERS: [&str; 5] = ["status", "name", "id", "label", "exited"];
+
+/// `KEY=VALUE` with one of the keys that `ps` filters by.
+pub fn filter(text: &str) -> Result<(String, String), String> {
+    let known = FILTERS.join(", ");
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} is no filter: write KEY=VALUE with one of {known}"))?;
+    if !FILTERS.contains(&key) {
+        return Err(format!("there is no filter {key:?}; there are {known}"));
+    }
+    if key == "exited" && value.parse::<u32>().is_err() {
+        return Err(format!("{value:?} is no exit code"));
+    }
+    if key == "status" && !["created", "running", "exited"].contains(&value) {
+        return Err(format!(
+            "there is no status {value:?}; there are created, running, exited"
+        ));
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// How many of a log's last lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tail(
+    /// `None`: all.
+    pub Option<usize>,
+);
+
+/// A number, or `all`.
+pub fn tail(text: &str) -> Result<Tail, String> {
+    if text == "all" {
+        return Ok(Tail(None));
+    }
+    text.parse()
+        .map(|lines| Tail(Some(lines)))
+        .map_err(|_| format!("{text:?} is no number of lines"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Oracle: the table in go-units' tests of RAMInBytes.
+    #[test]
+    fn sizes() {
+        let check =
+            |text: &str, expect: Option<u64>| assert_eq!(size(text).ok(), expect, "{text:?}");
+        check("32", Some(32));
+        check("32b", Some(32));
+        check("32B", Some(32));
+        check("32k", Some(32 << 10));
+        check("32KB", Some(32 << 10));
+        check("32kib", Some(32 << 10));
+        check("32Mb", Some(32 << 20));
+        check("32.5m", Some(34_078_720));
+        check("0.5g", Some(512 << 20));
+        check("1 g", Some(1 << 30));
+        check("2T", Some(2 << 40));
+        check("", None);
+        check("hello", None);
+        check("-32", None);
+        check("32x", None);
+        check("1.2.3m", None);
+        check(".", None);
+        check("99999999999999999999", None);
+        check("99999999999t", None);
+    }
+
+    #[test]
+    fn durations() {
+        let check = |text: &str, expect_ms: Option<u128>| {
+            assert_eq!(
+                duration(text).ok().map(|d| d.as_millis()),
+                expect_ms,
+                "{text:?}"
+            );
+        };
+        check("10", Some(10_000));
+        check("0", Some(0));
+        check("500ms", Some(500));
+        check("2m", Some(120_000));
+        check("1h", Some(3_600_000));
+        check("", None);
+        check("s", None);
+        check("-1", None);
+        check("1d", None);
+        check("99999999999999999999", None);
+        check("18446744073709551615h", None);
+    }
+
+    #[test]
+    fn processors() {
+        let check =
+            |text: &str, expect: Option<u32>| assert_eq!(cpus(text).ok(), expect, "{text:?}");
+        check("1", Some(1));
+        check("2.0", Some(2));
+        check("0", None);
+        check("1.5", None);
+        check("many", None);
+    }
+
+    #[test]
+    fn variables_without_a_value_are_passed_on() {
+        let given = ["A=1", "B", "C", "D=x=y", "E="].map(str::to_owned);
+        let passed = pass_on(&given, |key| (key == "B").then(|| "two".to_owned()));
+        assert_eq!(passed, ["A=1", "B=two", "D=x=y", "E="]);
+    }
+
+    #[test]
+    fn filters() {
+        assert!(filter("status=running").is_ok());
+        assert!(filter("label=a=b").is_ok());
+        assert!(filter("exited=7").is_ok());
+        for text in ["status", "status=dying", "colour=red", "exited=x", ""] {
+            assert!(filter(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! What to do about a failure, and what to exit with. Kinds of failures are the engine's; remedies are ours alone.
+
+use engine::{Error, ErrorKind, StartFailure};
+
+use crate::failure::{FAILED, Failure, NOT_EXECUTABLE, NOT_FOUND};
+
+/// The exit code of an engine's failure.
+pub fn code(error: &Error) -> u8 {
+    match error.kind() {
+        ErrorKind::StartFailed(StartFailure::NotFound) => NOT_FOUND,
+        ErrorKind::StartFailed(StartFailure::NotExecutable) => NOT_EXECUTABLE,
+        _ => FAILED,
+    }
+}
+
+/// What a failure is about: the same kind wants other remedies for other things.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Subject {
+    StateDirectory,
+    StateFile,
+    Container,
+    Kernel,
+    Other,
+}
+
+fn subject(error: &Error) -> Subject {
+    match error {
+        Error::Root(_) => Subject::StateDirectory,
+        Error::Json(_) => Subject::StateFile,
+        Error::Container(_)
+            if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NewerSchema) =>
+        {
+            Subject::StateFile
+        }
+        Error::Container(_) | Error::Lock(_) => Subject::Container,
+        Error::Kernel(_) => Subject::Kernel,
+        _ => Subject::Other,
+    }
+}
+
+/// The remedy for an engine's failure.
+pub fn engine(error: &Error) -> Option<String> {
+    let hint = match error {
+        Error::Running { name } => {
+            format!("`gourd stop {name}` ends it; `gourd rm -f {name}` kills and removes it")
+        }
+        Error::NotRunning { name } => format!("`gourd start {name}` starts it"),
+        Error::Version { name, .. } => {
+            format!(
+                "stop {name} with the gourd that started it, or end its supervisor (`gourd inspect {name}` has its pid)"
+            )
+        }
+        Error::Lost { name, .. } => {
+            format!(
+                "`gourd logs {name}` shows what it wrote, `gourd start {name}` starts it again with its disk"
+            )
+        }
+        Error::Invalid { what, .. } => return Some(invalid(what).to_owned()),
+        Error::Reference(_) => REFERENCE.to_owned(),
+        Error::SeveralReferences { .. } => {
+            "-f removes all of them; or remove one by its name".to_owned()
+        }
+        Error::ImageInUse { container, .. } => {
+            format!("`gourd rm {container}` removes the container first")
+        }
+        Error::Stuck { name } => {
+            format!(
+                "its supervisor hangs: `gourd inspect {name}` has its pid; end that, then try again"
+            )
+        }
+        _ => {
+            return kind(error.kind(), &subject(error), &said(error)).map(|hint| hint.into_owned());
+        }
+    };
+    Some(hint)
+}
+
+/// All that a failure says, causes included: some remedies depend on which program or cause it names.
+fn said(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push('\n');
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// The form of a reference.
+const REFERENCE: &str = "a reference is [HOST[:PORT]/]NAME[:TAG][@DIGEST] with the name in lower case, for example debian or \
+                         localhost:5000/tools/app:1.2";
+
+fn invalid(what: &str) -> &'static str {
+    match what {
+        "reference" | "image" | "image reference" => REFERENCE,
+        "platform" => "a platform is OS/ARCH, for example linux/amd64",
+        "memory" => "give it more with -m, for example -m 128m",
+        "driver" => "`gourd system doctor` shows the drivers that work here",
+        "kernel" => "`gourd system kernel ls` lists the kernels",
+        _ => "`gourd run --help` says what each flag takes",
+    }
+}
+
+type Text = std::borrow::Cow<'static, str>;
+
+fn kind(kind: ErrorKind, subject: &Subject, said: &str) -> Option<Text> {
+    let hint: Text = match (kind, subject) {
+        (ErrorKind::NotFound, Subject::Container) => "`gourd ps -a` lists the containers".into(),
+        (ErrorKind::NotFound, Subject::Other) => {
+            "`gourd images` lists the images that are here; check the name, or whether the registry has it".into()
+        }
+        (ErrorKind::Conflict, Subject::Container) => {
+            "`gourd rm NAME` removes the one that has the name; or choose another with --name".into()
+        }
+        (ErrorKind::Conflict, Subject::Kernel) => "--replace takes its place".into(),
+        (ErrorKind::InUse, _) => "`gourd ps -a` lists the containers; remove those that use it first".into(),
+        (ErrorKind::Platform, _) => {
+            "choose an image that has this machine's platform, or one of the image's with --platform".into()
+        }
+        (ErrorKind::Unreachable, _) => {
+            "check the address, and that the registry runs and can be reached from here (http is for loopback only)".into()
+        }
+        (ErrorKind::Unauthorized, _) => {
+            "check the name; credentials are read from ~/.docker/config.json (`docker login` or `skopeo login` writes it)".into()
+        }
+        (ErrorKind::Corrupt, Subject::StateFile) => {
+            "the file is damaged: `gourd rm -f CONTAINER` removes a container with all its files; delete any other file".into()
+        }
+        (ErrorKind::Corrupt, Subject::Other) => {
+            "what came is not what it should be: try again; if it stays so, the registry or the archive is damaged".into()
+        }
+        (ErrorKind::NewerSchema, _) => {
+            "a newer gourd wrote it: upgrade this one, or choose another state directory with --root or GOURD_ROOT".into()
+        }
+        (ErrorKind::Denied, Subject::StateDirectory) | (ErrorKind::Io | ErrorKind::Invalid, Subject::StateDirectory) => {
+            "make the directory writable, or choose another one with --root or GOURD_ROOT".into()
+        }
+        (ErrorKind::Denied, _) => "check who owns it and who may write there".into(),
+        (ErrorKind::NoSpace, _) => {
+            "free some space: `gourd ps -a` and `gourd images` list what can be removed (`gourd rm`, `gourd rmi`)".into()
+        }
+        (ErrorKind::MissingProgram(name), _) => missing_program(name),
+        (ErrorKind::MissingKernel, _) => {
+            "`./dev kernel` builds one and installs it; `gourd system kernel add NAME FILE` installs any; \
+             `gourd system kernel ls` lists them"
+                .into()
+        }
+        (ErrorKind::StartFailed(StartFailure::Other) | ErrorKind::VmLost, _) if is_about_qemu(said) => {
+            missing_program("qemu-system-x86_64")
+        }
+        (ErrorKind::StartFailed(StartFailure::Other) | ErrorKind::VmLost, _) => {
+            "`gourd system doctor` checks what containers need here".into()
+        }
+        _ => return None,
+    };
+    Some(hint)
+}
+
+fn is_about_qemu(said: &str) -> bool {
+    said.contains("qemu-system")
+        && ["not found", "missing", "not installed", "No such file"]
+            .iter()
+            .any(|words| said.contains(words))
+}
+
+fn missing_program(name: &str) -> Text {
+    if name.starts_with("qemu") {
+        "install QEMU: `sudo apt install qemu-system-x86`; `gourd system doctor` checks the rest"
+            .into()
+    } else {
+        format!("{name} belongs beside gourd: `./dev build` builds all programs; `gourd system doctor` checks the rest").into()
+    }
+}
+
+/// The remedy for a failure of the command itself.
+pub fn command(failure: &Failure) -> Option<String> {
+    Some(
+        match failure {
+            Failure::NotATty => "leave out -t when input comes from a pipe or a file",
+            Failure::NoSuchObject { .. } => {
+                "`gourd ps -a` lists the containers, `gourd images` the images"
+            }
+            Failure::Open { .. } => "check the path, and that you may read it",
+            Failure::TimingsTarget { .. } => {
+                "the picture and `json` go to stderr, FILE.json is written"
+            }
+            Failure::Template(_) => "fields are as in `--format json`",
+            Failure::NoArchive => "name one with -i FILE, or feed it: `gourd load < FILE`",
+            Failure::AttachToMany { .. } => "start them without -a and -i, or one by one",
+            Failure::NoRelease { .. } => "say it with --release, as `uname -r` would",
+            _ => return None,
+        }
+        .to_owned(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes() {
+        let start = |failure| Error::Start {
+            failure,
+            message: "execve /x".to_owned(),
+        };
+        assert_eq!(code(&start(StartFailure::NotFound)), 127);
+        assert_eq!(code(&start(StartFailure::NotExecutable)), 126);
+        assert_eq!(code(&start(StartFailure::Invalid)), 125);
+        assert_eq!(code(&start(StartFailure::Other)), 125);
+        assert_eq!(
+            code(&Error::Running {
+                name: "x".to_owned()
+            }),
+            125
+        );
+    }
+
+    /// The whole text of failures, as people see it.
+    #[test]
+    fn texts() {
+        let check = |error: Error, expect: &str| assert_eq!(Failure::from(error).render(), expect);
+        check(
+            Error::Running {
+                name: "box".to_owned(),
+            },
+            "gourd: container box is running\n  \
+             hint: `gourd stop box` ends it; `gourd rm -f box` kills and removes it\n",
+        );
+        check(
+            Error::NotRunning {
+                name: "box".to_owned(),
+            },
+            "gourd: container box is not running\n  hint: `gourd start box` starts it\n",
+        );
+        check(
+            Error::Lost {
+                name: "box".to_owned(),
+                reason: "the monitor died (signal 9)".to_owned(),
+            },
+            "gourd: container box was lost: the monitor died (signal 9)\n  \
+             hint: `gourd logs box` shows what it wrote, `gourd start box` starts it again with its disk\n",
+        );
+        check(
+            Error::Invalid {
+                what: "memory",
+                reason: "16777216 bytes; 67108864 is the least that boots".to_owned(),
+            },
+            "gourd: invalid memory: 16777216 bytes; 67108864 is the least that boots\n  \
+             hint: give it more with -m, for example -m 128m\n",
+        );
+        check(
+            Error::Start {
+                failure: StartFailure::NotFound,
+                message: "execve /bin/nope: no such file".to_owned(),
+            },
+            "gourd: execve /bin/nope: no such file\n",
+        );
+        check(
+            Error::Start {
+                failure: StartFailure::Other,
+                message: "driver qemu: the program qemu-system-x86_64 is missing".to_owned(),
+            },
+            "gourd: driver qemu: the program qemu-system-x86_64 is missing\n  \
+             hint: install QEMU: `sudo apt install qemu-system-x86`; `gourd system doctor` checks the rest\n",
+        );
+        check(
+            Error::Version {
+                name: "box".to_owned(),
+                theirs: 9,
+                ours: 1,
+            },
+            "gourd: the supervisor of container box speaks protocol version 9, this gourd speaks 1\n  \
+             hint: stop box with the gourd that started it, or end its supervisor (`gourd inspect box` has its pid)\n",
+        );
+    }
+
+    /// Each kind that a user can do something about has a remedy.
+    #[test]
+    fn kinds() {
+        use ErrorKind as K;
+        use Subject as S;
+        let check = |given: K, subject: S, expect: &str| {
+            let hint = kind(given, &subject, "").unwrap_or_default();
+            assert!(hint.contains(expect), "{given:?} {subject:?}: {hint:?}");
+        };
+        check(K::NotFound, S::Container, "gourd ps -a");
+        check(K::NotFound, S::Other, "gourd images");
+        check(K::Conflict, S::Container, "--name");
+        check(K::Conflict, S::Kernel, "--replace");
+        check(K::InUse, S::Other, "gourd ps -a");
+        check(K::Platform, S::Other, "--platform");
+        check(K::Unreachable, S::Other, "registry runs");
+        check(K::Unauthorized, S::Other, "config.json");
+        check(K::Corrupt, S::StateFile, "gourd rm -f");
+        check(K::Corrupt, S::Other, "try again");
+        check(K::NewerSchema, S::StateFile, "upgrade");
+        check(K::Denied, S::StateDirectory, "GOURD_ROOT");
+        check(K::Denied, S::Other, "who owns it");
+        check(K::NoSpace, S::Other, "gourd rmi");
+        check(K::MissingProgram("gourd-vm"), S::Other, "./dev build");
+        check(
+            K::MissingProgram("qemu-system-x86_64"),
+            S::Other,
+            "apt install",
+        );
+        check(K::MissingKernel, S::Kernel, "./dev kernel");
+        check(K::VmLost, S::Other, "system doctor");
+    }
+}

@@ -1,0 +1,209 @@
+//! Times and sizes in words, as Docker's go-units prints them.
+
+/// Seconds of a day.
+const DAY: i64 = 86_400;
+
+/// A length of time: `About a minute`, `3 weeks`.
+pub fn duration(seconds: u64) -> String {
+    let minutes = seconds / 60;
+    let hours = (seconds + 1800) / 3600;
+    match () {
+        () if seconds < 1 => "Less than a second".to_owned(),
+        () if seconds == 1 => "1 second".to_owned(),
+        () if seconds < 60 => format!("{seconds} seconds"),
+        () if minutes == 1 => "About a minute".to_owned(),
+        () if minutes < 60 => format!("{minutes} minutes"),
+        () if hours == 1 => "About an hour".to_owned(),
+        () if hours < 48 => format!("{hours} hours"),
+        () if hours < 24 * 14 => format!("{} days", hours / 24),
+        () if hours < 24 * 60 => format!("{} weeks", hours / 24 / 7),
+        () if hours < 24 * 730 => format!("{} months", hours / 24 / 30),
+        () => format!("{} years", hours / 24 / 365),
+    }
+}
+
+/// How long ago, both in nanoseconds since 1970.
+pub fn ago(then_ns: u64, now_ns: u64) -> String {
+    format!(
+        "{} ago",
+        duration(now_ns.saturating_sub(then_ns) / 1_000_000_000)
+    )
+}
+
+/// Bytes with three digits and a decimal unit: `4.26MB`.
+pub fn size(bytes: u64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    // Three significant digits, no trailing zeros: Go's %.3g for this range.
+    let decimals = if value < 10.0 {
+        2
+    } else if value < 100.0 {
+        1
+    } else {
+        0
+    };
+    let text = format!("{value:.decimals$}");
+    let text = if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        &text
+    };
+    format!("{text}{}", units[unit])
+}
+
+/// Year, month, day, hour, minute, second in UTC.
+struct Civil(i64, u32, u32, u32, u32, u32);
+
+/// The proleptic Gregorian calendar, by the days-from-civil algorithm run backwards: years begin in March, eras last
+/// 400 years.
+fn civil(seconds: i64) -> Civil {
+    let days = seconds.div_euclid(DAY) + 719_468;
+    let of_day = seconds.rem_euclid(DAY) as u32;
+    let era = days.div_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = (day_of_year - (153 * shifted_month + 2) / 5 + 1) as u32;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    } as u32;
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    Civil(
+        year,
+        month,
+        day,
+        of_day / 3600,
+        of_day / 60 % 60,
+        of_day % 60,
+    )
+}
+
+/// Docker's `CreatedAt`, in UTC: `2026-11-23 04:35:00 +0000 UTC`.
+pub fn created_at(time_ns: u64) -> String {
+    let Civil(year, month, day, hour, minute, second) = civil((time_ns / 1_000_000_000) as i64);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} +0000 UTC")
+}
+
+/// RFC 3339 with nanoseconds, as `docker logs -t` prints it.
+pub fn timestamp(time_ns: u64) -> String {
+    let Civil(year, month, day, hour, minute, second) = civil((time_ns / 1_000_000_000) as i64);
+    let nanos = time_ns % 1_000_000_000;
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
+}
+
+/// A text in double quotes as Go's `strconv.Quote`, after cutting it to `limit` characters.
+pub fn quote(text: &str, limit: Option<usize>) -> String {
+    let cut = match limit {
+        Some(limit) if text.chars().count() > limit => {
+            let mut cut: String = text.chars().take(limit.saturating_sub(1)).collect();
+            cut.push('…');
+            cut
+        }
+        _ => text.to_owned(),
+    };
+    let mut quoted = String::from("\"");
+    for c in cut.chars() {
+        match c {
+            '"' => quoted.push_str("\\\""),
+            '\\' => quoted.push_str("\\\\"),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
+                quoted.push_str(&format!("\\x{:02x}", c as u32))
+            }
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", c as u32)),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// The twelve digits of an id that people see; `sha256:` is left out.
+pub fn short_id(id: &str) -> &str {
+    let hex = id.strip_prefix("sha256:").unwrap_or(id);
+    hex.get(..12).unwrap_or(hex)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Oracle: the cases of go-units' TestHumanDuration.
+    #[test]
+    fn durations() {
+        let check = |seconds: u64, expect: &str| assert_eq!(duration(seconds), expect, "{seconds}");
+        let (minute, hour, day) = (60, 3600, 86_400);
+        check(0, "Less than a second");
+        check(1, "1 second");
+        check(45, "45 seconds");
+        check(minute, "About a minute");
+        check(minute + 59, "About a minute");
+        check(35 * minute, "35 minutes");
+        check(35 * minute + 40, "35 minutes");
+        check(hour, "About an hour");
+        check(hour + 45 * minute, "2 hours");
+        check(3 * hour + 40 * minute, "4 hours");
+        check(24 * hour, "24 hours");
+        check(2 * day, "2 days");
+        check(7 * day, "7 days");
+        check(13 * day + 5 * hour, "13 days");
+        check(14 * day, "2 weeks");
+        check(31 * day, "4 weeks");
+        check(3 * 30 * day, "3 months");
+        check(23 * 30 * day, "23 months");
+        check(24 * 30 * day, "24 months");
+        check(730 * day, "2 years");
+    }
+
+    /// Oracle: go-units' HumanSizeWithPrecision(size, 3).
+    #[test]
+    fn sizes() {
+        let check = |bytes: u64, expect: &str| assert_eq!(size(bytes), expect, "{bytes}");
+        check(0, "0B");
+        check(999, "999B");
+        check(1000, "1kB");
+        check(4_261_574, "4.26MB");
+        check(72_800_000, "72.8MB");
+        check(140_400_000, "140MB");
+        check(1_200_000_000, "1.2GB");
+        check(100_000, "100kB");
+        check(u64::MAX, "18.4EB");
+    }
+
+    /// Oracle: `date -u -d @SECONDS`.
+    #[test]
+    fn dates() {
+        let check =
+            |seconds: u64, expect: &str| assert_eq!(created_at(seconds * 1_000_000_000), expect);
+        check(0, "1970-01-01 00:00:00 +0000 UTC");
+        check(951_782_400, "2000-02-29 00:00:00 +0000 UTC");
+        check(1_709_251_199, "2024-02-29 23:59:59 +0000 UTC");
+        check(1_735_689_599, "2024-12-31 23:59:59 +0000 UTC");
+        check(4_107_542_400, "2100-03-01 00:00:00 +0000 UTC");
+        assert_eq!(
+            timestamp(1_500_000_000_000_000_042),
+            "2017-07-14T02:40:00.000000042Z"
+        );
+    }
+
+    /// Oracle: `docker ps`.
+    #[test]
+    fn commands_are_quoted() {
+        let check = |text: &str, expect: &str| assert_eq!(quote(text, Some(20)), expect);
+        check("sh", "\"sh\"");
+        check("docker-entrypoint.sh redis", "\"docker-entrypoint.s…\"");
+        check("sh -c 'exit 7'", "\"sh -c 'exit 7'\"");
+        check("a\"b\\c\n\x1b[0m", r#""a\"b\\c\n\x1b[0m""#);
+    }
+}

@@ -1,0 +1,188 @@
+//! How far a pull or a load is: bars on a terminal, lines elsewhere. On stderr.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use engine::PullEvent;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{human, out};
+use crate::terminal;
+
+/// Shows the events of a pull. `show` takes `&self`: the engine calls it from a closure.
+pub struct Progress {
+    how: How,
+}
+
+enum How {
+    Silent,
+    Lines,
+    Bars(RefCell<Bars>),
+}
+
+impl Progress {
+    /// `quiet`: nothing is shown.
+    pub fn new(quiet: bool) -> Progress {
+        let how = match quiet {
+            true => How::Silent,
+            false
+                if terminal::stderr_is_terminal()
+                    && std::env::var_os("TERM").is_some_and(|term| term != "dumb") =>
+            {
+                How::Bars(RefCell::new(Bars::new()))
+            }
+            false => How::Lines,
+        };
+        Progress { how }
+    }
+
+    /// Shows an event.
+    pub fn show(&self, event: PullEvent) {
+        match &self.how {
+            How::Silent => {}
+            How::Lines => {
+                if let Some(line) = line(&event) {
+                    // Progress that cannot be shown stops nothing.
+                    let _ = out::stderr(&format!("{line}\n"));
+                }
+            }
+            How::Bars(bars) => bars.borrow_mut().show(&event),
+        }
+    }
+
+    /// Leaves a clean line behind.
+    pub fn end(&self) {
+        if let How::Bars(bars) = &self.how {
+            bars.borrow_mut().end();
+        }
+    }
+}
+
+/// What an event is in a log. Progress inside a layer is none.
+fn line(event: &PullEvent) -> Option<String> {
+    match event {
+        PullEvent::Resolved { reference, digest } => Some(format!("{reference}: {digest}")),
+        PullEvent::LayerExists { digest } => {
+            Some(format!("{}: already here", human::short_id(digest)))
+        }
+        PullEvent::LayerProgress { .. } => None,
+        PullEvent::LayerDone { digest } => Some(format!("{}: done", human::short_id(digest))),
+        PullEvent::Merging { layers: 1 } => {
+            Some("making the root file system of 1 layer".to_owned())
+        }
+        PullEvent::Merging { layers } => {
+            Some(format!("making the root file system of {layers} layers"))
+        }
+        PullEvent::Done {
+            unchanged: true, ..
+        } => Some("the image is up to date".to_owned()),
+        PullEvent::Done { id, .. } => Some(format!("image {}", human::short_id(id))),
+    }
+}
+
+struct Bars {
+    all: MultiProgress,
+    layers: HashMap<String, ProgressBar>,
+    merging: Option<ProgressBar>,
+}
+
+impl Bars {
+    fn new() -> Bars {
+        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        Bars {
+            all,
+            layers: HashMap::new(),
+            merging: None,
+        }
+    }
+
+    fn show(&mut self, event: &PullEvent) {
+        match event {
+            PullEvent::LayerProgress {
+                digest,
+                done,
+                total,
+            } => {
+                let bar = self.layer(digest);
+                bar.set_length(*total);
+                bar.set_position(*done);
+            }
+            PullEvent::LayerDone { digest } => self.layer(digest).finish_with_message("done"),
+            PullEvent::LayerExists { digest } => {
+                self.layer(digest).abandon_with_message("already here")
+            }
+            PullEvent::Merging { .. } => {
+                let bar = self.all.add(ProgressBar::new_spinner());
+                bar.set_message(line(event).unwrap_or_default());
+                self.merging = Some(bar);
+            }
+            PullEvent::Resolved { .. } => {
+                // A terminal that is gone shows nothing; the pull goes on.
+                let _ = self.all.println(line(event).unwrap_or_default());
+            }
+            PullEvent::Done { .. } => self.end(),
+        }
+    }
+
+    fn layer(&mut self, digest: &str) -> &ProgressBar {
+        let all = &self.all;
+        self.layers.entry(digest.to_owned()).or_insert_with(|| {
+            let bar = all.add(ProgressBar::new(0));
+            if let Ok(style) = ProgressStyle::with_template(
+                "{prefix} {wide_bar} {decimal_bytes:>10}/{decimal_total_bytes:10} {msg}",
+            ) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar.set_prefix(human::short_id(digest).to_owned());
+            bar
+        })
+    }
+
+    fn end(&mut self) {
+        if let Some(bar) = self.merging.take() {
+            bar.finish_and_clear();
+        }
+        for (_, bar) in self.layers.drain() {
+            bar.abandon();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines() {
+        let check =
+            |event: PullEvent, expect: Option<&str>| assert_eq!(line(&event).as_deref(), expect);
+        let digest = || format!("sha256:{}", "0123456789abcdef".repeat(4));
+        check(
+            PullEvent::LayerExists { digest: digest() },
+            Some("0123456789ab: already here"),
+        );
+        check(
+            PullEvent::LayerDone { digest: digest() },
+            Some("0123456789ab: done"),
+        );
+        check(
+            PullEvent::LayerProgress {
+                digest: digest(),
+                done: 1,
+                total: 2,
+            },
+            None,
+        );
+        check(
+            PullEvent::Merging { layers: 3 },
+            Some("making the root file system of 3 layers"),
+        );
+        check(
+            PullEvent::Done {
+                id: digest(),
+                unchanged: false,
+            },
+            Some("image 0123456789ab"),
+        );
+    }
+}

@@ -1,0 +1,263 @@
+//! A session: the streams, signals and terminal of a process in a guest, joined to the command's own.
+//!
+//! Owned by the main task; three futures run side by side in it: stdin to the guest, signals to the guest, and output
+//! from it. The output's future decides when the session ends; the others only fail it.
+//!
+//! ```text
+//!   stdin ──► pump ──► AttachInput ─┐
+//!   signals ─► wishes ─► AttachInput │ supervisor ─► guest
+//!   stdout ◄─ writer ◄─ AttachOutput ┘
+//!   stderr ◄─ (thread)
+//! ```
+
+mod signals;
+mod stdin;
+mod writer;
+
+use std::collections::VecDeque;
+use std::pin::pin;
+
+use bytes::Bytes;
+use engine::{AttachInput, AttachOutput, Attachment, Event, Phase, TerminalSize};
+use tokio::sync::Notify;
+
+use crate::clock;
+use crate::failure::Failure;
+use crate::render::out;
+use crate::terminal::{self, RawMode};
+use signals::{Signals, Wish};
+use writer::{Stream, Writer};
+
+/// How the session is joined.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Name or id, for messages.
+    pub container: String,
+    /// stdin is passed on.
+    pub stdin: bool,
+    /// The process has a terminal.
+    pub tty: bool,
+    /// The process must not outlive the reader of its output (`--rm`).
+    pub ends_with_reader: bool,
+}
+
+impl Plan {
+    /// Docker's check: a terminal that input goes to must be one.
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.stdin && self.tty && !terminal::stdin_is_terminal() {
+            Err(Failure::NotATty)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The size that the process's terminal begins with.
+    pub fn size(&self) -> Option<TerminalSize> {
+        terminal::size().filter(|_| self.tty)
+    }
+}
+
+/// How a process ended.
+#[derive(Debug)]
+pub struct Ending {
+    /// Its exit code; 128 + n when a signal ended it.
+    pub code: u32,
+    /// The moments that the supervisor saw.
+    pub phases: Vec<Phase>,
+    /// CLOCK_MONOTONIC when the first output came.
+    pub first_byte_ns: Option<u64>,
+    /// CLOCK_MONOTONIC when the supervisor was gone.
+    pub gone_ns: u64,
+}
+
+/// Joins a process until it ends, everything it wrote is written, and its supervisor is gone (of a foreground start).
+pub async fn join(attachment: Attachment, plan: &Plan) -> Result<Ending, Failure> {
+    let (input, output) = attachment.split();
+    let raw = match plan.stdin && plan.tty {
+        true => Some(RawMode::enter().map_err(Failure::Terminal)?),
+        false => None,
+    };
+    let signals = Signals::catch().map_err(|source| Failure::SetUp {
+        what: "signal handlers",
+        source,
+    })?;
+    let ended = Notify::new();
+    let pump = async {
+        if plan.stdin {
+            // Keys that are typed after the end are the shell's.
+            tokio::select! {
+                sent = stdin::pump(&input) => sent?,
+                () = ended.notified() => {}
+            }
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        ending = receive(output, &input, plan, &ended) => ending,
+        failure = heed(signals, &input, plan, raw.as_ref()) => Err(failure),
+        failure = unless_ended(pump) => Err(failure),
+    }
+}
+
+/// A message that the supervisor no longer takes is no failure of the session: how it ended is the output's to say.
+async fn unless_ended(sending: impl Future<Output = Result<(), Failure>>) -> Failure {
+    match sending.await {
+        Err(Failure::Engine(error)) => {
+            tracing::debug!(%error, "stdin is not taken any more");
+            std::future::pending().await
+        }
+        Err(failure) => failure,
+        Ok(()) => std::future::pending().await,
+    }
+}
+
+async fn resize(input: &AttachInput, plan: &Plan) -> Result<(), engine::Error> {
+    match plan.size() {
+        Some(size) => input.resize(size).await,
+        None => Ok(()),
+    }
+}
+
+/// Does what signals ask for; comes back only when they end the session. A supervisor that does not answer does not
+/// keep the third interrupt from being heard.
+async fn heed(
+    mut signals: Signals,
+    input: &AttachInput,
+    plan: &Plan,
+    raw: Option<&RawMode>,
+) -> Failure {
+    let mut wishes = VecDeque::new();
+    loop {
+        let wish = match wishes.pop_front() {
+            Some(wish) => wish,
+            None => signals.next().await,
+        };
+        let mut done = pin!(async {
+            match wish {
+                Wish::PassOn(number) => input.signal(number).await,
+                Wish::Resize => resize(input, plan).await,
+                Wish::Continue => {
+                    // A terminal that is gone shows itself as the end of stdin.
+                    let _ = raw.map(RawMode::again);
+                    resize(input, plan).await
+                }
+                Wish::End(_) | Wish::GiveUp => Ok(()),
+            }
+        });
+        match wish {
+            Wish::End(number) => return Failure::Signal { number },
+            Wish::GiveUp => {
+                return Failure::GaveUp {
+                    container: plan.container.clone(),
+                };
+            }
+            Wish::PassOn(_) | Wish::Resize | Wish::Continue => {}
+        }
+        loop {
+            tokio::select! {
+                sent = &mut done => {
+                    if let Err(error) = sent {
+                        tracing::debug!(%error, ?wish, "the supervisor takes no more of it");
+                    }
+                    break;
+                }
+                next = signals.next() => match next {
+                    // These don't wait for the others.
+                    Wish::End(number) => return Failure::Signal { number },
+                    Wish::GiveUp => return Failure::GaveUp { container: plan.container.clone() },
+                    other => wishes.push_back(other),
+                },
+            }
+        }
+    }
+}
+
+/// Output on its way to stdout and stderr.
+struct Outlet<'s> {
+    writer: Option<Writer>,
+    /// Why nothing more can be written.
+    broken: Option<Failure>,
+    first_byte_ns: Option<u64>,
+    input: &'s AttachInput,
+    plan: &'s Plan,
+}
+
+impl Outlet<'_> {
+    /// Writes a piece. When the reader has left, the session fails; or, when the process must not outlive its reader,
+    /// the process is killed and the rest dropped, so that its end is seen and nothing is left behind.
+    async fn write(&mut self, stream: Stream, bytes: Bytes) -> Result<(), Failure> {
+        self.first_byte_ns.get_or_insert_with(clock::monotonic_ns);
+        let Some(writer) = &self.writer else {
+            return Ok(());
+        };
+        if writer.write(stream, bytes).await {
+            return Ok(());
+        }
+        let failure = self.finish().await.err().unwrap_or(Failure::ReaderGone);
+        if !self.plan.ends_with_reader {
+            return Err(failure);
+        }
+        self.broken = Some(failure);
+        if let Err(error) = self.input.signal(SIGKILL).await {
+            tracing::debug!(%error, "it has ended already");
+        }
+        Ok(())
+    }
+
+    async fn finish(&mut self) -> Result<(), Failure> {
+        match self.writer.take() {
+            Some(writer) => writer.finish().await.map_err(Failure::stdout),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Writes what comes until the end.
+async fn receive(
+    mut output: AttachOutput,
+    input: &AttachInput,
+    plan: &Plan,
+    ended: &Notify,
+) -> Result<Ending, Failure> {
+    let writer = Writer::start().map_err(|source| Failure::SetUp {
+        what: "the output thread",
+        source,
+    })?;
+    let mut outlet = Outlet {
+        writer: Some(writer),
+        broken: None,
+        first_byte_ns: None,
+        input,
+        plan,
+    };
+    let last = loop {
+        match output.next().await {
+            Ok(Event::Started) => {}
+            Ok(Event::Stdout(bytes)) => outlet.write(Stream::Stdout, bytes).await?,
+            Ok(Event::Stderr(bytes)) => outlet.write(Stream::Stderr, bytes).await?,
+            Ok(Event::Exited(exit)) => break Ok(exit),
+            Ok(Event::Failed(error)) | Err(error) => break Err(error),
+        }
+    };
+    ended.notify_one();
+    let written = outlet.finish().await;
+    terminal::restore();
+    let gone = output.finish().await;
+    // How the process ended matters more than what became of its output, and that more than a late wait.
+    let exit = last?;
+    outlet.broken.map_or(Ok(()), Err)?;
+    written?;
+    gone?;
+    if let Some(trouble) = exit.error {
+        out::stderr(&format!("gourd: {}: {trouble}\n", plan.container))?;
+    }
+    Ok(Ending {
+        code: exit.code,
+        phases: exit.phases,
+        first_byte_ns: outlet.first_byte_ns,
+        gone_ns: clock::monotonic_ns(),
+    })
+}
+
+/// Ends any process.
+const SIGKILL: u32 = 9;

@@ -1,0 +1,176 @@
+//! `gourd images`.
+
+use engine::ImageSummary;
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::args::image::List;
+use crate::clock;
+use crate::failure::Failure;
+use crate::render::listing::Columns;
+use crate::render::{human, out};
+
+/// Docker's.
+const COLUMNS: Columns = Columns {
+    default: "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
+    headings: &[
+        ("ID", "IMAGE ID"),
+        ("CreatedSince", "CREATED"),
+        ("CreatedAt", "CREATED AT"),
+    ],
+};
+
+/// What stands for a part that is not there, as in Docker's table.
+const NONE: &str = "<none>";
+
+/// A familiar reference in its parts.
+#[derive(Debug, PartialEq, Eq)]
+struct Parts<'r> {
+    repository: &'r str,
+    tag: &'r str,
+    digest: &'r str,
+}
+
+/// Cuts `name:tag@digest`; a colon before the last slash is a port's.
+fn parts(reference: &str) -> Parts<'_> {
+    let (name, digest) = reference.split_once('@').unwrap_or((reference, NONE));
+    let path = name.rfind('/').map_or(0, |slash| slash + 1);
+    let (repository, tag) = match name[path..].rfind(':') {
+        Some(colon) => (&name[..path + colon], &name[path + colon + 1..]),
+        None => (name, NONE),
+    };
+    Parts {
+        repository,
+        tag,
+        digest,
+    }
+}
+
+/// Lists images, a row for each reference; untagged ones with `-a` only.
+pub fn images(app: &App, args: &List) -> Result<u8, Failure> {
+    let images = app.engine()?.images()?;
+    let now_ns = clock::wall_ns();
+    let mut rows = Vec::new();
+    let mut ids = Vec::new();
+    for image in &images {
+        let chosen: Vec<&str> = image
+            .references
+            .iter()
+            .map(String::as_str)
+            .filter(|reference| is_called(reference, args.name.as_deref()))
+            .collect();
+        for reference in &chosen {
+            rows.push(row(image, parts(reference), now_ns, args.no_trunc));
+        }
+        let untagged = image.references.is_empty() && args.all && args.name.is_none();
+        if untagged {
+            rows.push(row(
+                image,
+                Parts {
+                    repository: NONE,
+                    tag: NONE,
+                    digest: NONE,
+                },
+                now_ns,
+                args.no_trunc,
+            ));
+        }
+        if untagged || !chosen.is_empty() {
+            ids.push(format!(
+                "{}\n",
+                if args.no_trunc {
+                    &image.id
+                } else {
+                    human::short_id(&image.id)
+                }
+            ));
+        }
+    }
+    if args.quiet {
+        out::print(&ids.concat())?;
+    } else {
+        out::print(&COLUMNS.render(&rows, args.format.as_deref())?)?;
+    }
+    Ok(0)
+}
+
+/// `NAME` matches every tag of it, `NAME:TAG` the one.
+fn is_called(reference: &str, name: Option<&str>) -> bool {
+    name.is_none_or(|name| reference == name || parts(reference).repository == name)
+}
+
+fn row(image: &ImageSummary, parts: Parts<'_>, now_ns: u64, whole: bool) -> Value {
+    let id = if whole {
+        &image.id
+    } else {
+        human::short_id(&image.id)
+    };
+    json!({
+        "Repository": parts.repository,
+        "Tag": parts.tag,
+        "Digest": parts.digest,
+        "ID": id,
+        "CreatedAt": image.created_ns.map_or_else(|| "N/A".to_owned(), human::created_at),
+        "CreatedSince": image.created_ns.map_or_else(|| "N/A".to_owned(), |then| human::ago(then, now_ns)),
+        "Size": human::size(image.size),
+        "Platform": image.platform,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_cut() {
+        let check = |text: &str, repository: &str, tag: &str, digest: &str| {
+            assert_eq!(
+                parts(text),
+                Parts {
+                    repository,
+                    tag,
+                    digest
+                },
+                "{text}"
+            );
+        };
+        check("busybox:latest", "busybox", "latest", NONE);
+        check("localhost:5000/a/b:1.0", "localhost:5000/a/b", "1.0", NONE);
+        check("localhost:5000/a", "localhost:5000/a", NONE, NONE);
+        check("debian@sha256:00", "debian", NONE, "sha256:00");
+        check("debian:12@sha256:00", "debian", "12", "sha256:00");
+        check("", "", NONE, NONE);
+    }
+
+    /// Oracle: `docker images` of Docker 28.
+    #[test]
+    fn table() {
+        let image = ImageSummary {
+            id: format!("sha256:{}", "ab".repeat(32)),
+            references: Vec::new(),
+            created_ns: Some(0),
+            size: 4_261_574,
+            platform: "linux/amd64".to_owned(),
+        };
+        let rows = [row(
+            &image,
+            parts("busybox:latest"),
+            15 * 86_400_000_000_000,
+            false,
+        )];
+        assert_eq!(
+            COLUMNS.render(&rows, None).as_deref(),
+            Ok("REPOSITORY   TAG       IMAGE ID       CREATED       SIZE\n\
+                busybox      latest    abababababab   2 weeks ago   4.26MB\n")
+        );
+    }
+
+    #[test]
+    fn names_choose() {
+        assert!(is_called("a:1", None));
+        assert!(is_called("a:1", Some("a")));
+        assert!(is_called("a:1", Some("a:1")));
+        assert!(!is_called("a:1", Some("a:2")));
+        assert!(!is_called("ab:1", Some("a")));
+    }
+}

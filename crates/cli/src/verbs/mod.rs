@@ -1,0 +1,21 @@
+//! One file per verb: ask the engine, show what it says.
+
+pub mod create;
+pub mod doctor;
+pub mod exec;
+pub mod images;
+pub mod info;
+pub mod inspect;
+pub mod kernel;
+pub mod kill;
+pub mod load;
+pub mod logs;
+pub mod ps;
+pub mod pull;
+pub mod rm;
+pub mod rmi;
+pub mod run;
+pub mod start;
+pub mod stop;
+pub mod version;
+pub mod wait;

@@ -1,0 +1,147 @@
+//! `gourd run`.
+
+use std::path::PathBuf;
+
+use engine::{AttachOptions, Engine, StartMode};
+
+use crate::app::App;
+use crate::args::container::Run;
+use crate::clock;
+use crate::failure::{FAILED, Failure};
+use crate::render::out;
+use crate::render::waterfall::{Moment, Waterfall};
+use crate::session::{self, Ending, Plan};
+use crate::terminal;
+
+/// Where the timings go.
+#[derive(Debug, PartialEq, Eq)]
+enum Timings {
+    Picture,
+    Json,
+    File(PathBuf),
+}
+
+impl Timings {
+    fn parse(target: &str) -> Result<Timings, Failure> {
+        match target {
+            "picture" => Ok(Timings::Picture),
+            "json" => Ok(Timings::Json),
+            path if path.ends_with(".json") => Ok(Timings::File(path.into())),
+            _ => Err(Failure::TimingsTarget {
+                target: target.to_owned(),
+            }),
+        }
+    }
+}
+
+/// Creates and starts a container; in the foreground, joins it until it is gone and ends with its code.
+pub async fn run(app: &App, args: Run) -> Result<u8, Failure> {
+    let timings = args.timings.as_deref().map(Timings::parse).transpose()?;
+    let mut plan = Plan {
+        container: String::new(),
+        stdin: args.process.interactive,
+        tty: args.process.tty,
+        ends_with_reader: args.process.rm,
+    };
+    if !args.detach {
+        plan.check()?;
+    }
+    let read_ns = clock::monotonic_ns();
+    let engine = app.engine()?;
+    let container = super::create::make(&engine, args.process).await?;
+    let created_ns = clock::monotonic_ns();
+    if args.detach {
+        engine.start(&container.id, StartMode::Detached).await?;
+        out::line(&container.id)?;
+        return Ok(0);
+    }
+    plan.container = container.name;
+    let (spawned_ns, ending) = foreground(&engine, &container.id, &plan).await?;
+    if let Some(timings) = timings {
+        let ours = [
+            ("arguments read", read_ns),
+            ("container created", created_ns),
+            ("supervisor spawned", spawned_ns),
+        ];
+        show(&timings, app.started_ns, &ours, &ending)?;
+    }
+    Ok(exit_code(ending.code))
+}
+
+/// Starts a container and joins its first process; the moment at which the supervisor was there, and the end.
+pub async fn foreground(engine: &Engine, id: &str, plan: &Plan) -> Result<(u64, Ending), Failure> {
+    let options = AttachOptions {
+        stdin: plan.stdin,
+        stdout: true,
+        stderr: true,
+        size: plan.size(),
+    };
+    let running = engine.start(id, StartMode::Foreground(options)).await?;
+    let spawned_ns = clock::monotonic_ns();
+    let attachment = running.attachment.ok_or_else(|| Failure::NoStreams {
+        container: plan.container.clone(),
+    })?;
+    Ok((spawned_ns, session::join(attachment, plan).await?))
+}
+
+/// The guest's code as this command's.
+pub fn exit_code(code: u32) -> u8 {
+    u8::try_from(code).unwrap_or(FAILED)
+}
+
+fn show(
+    target: &Timings,
+    started_ns: u64,
+    ours: &[(&str, u64)],
+    ending: &Ending,
+) -> Result<(), Failure> {
+    let ours = ours.iter().map(|&(name, at_ns)| Moment {
+        name: name.to_owned(),
+        at_ns,
+    });
+    let theirs = ending.phases.iter().map(|phase| Moment {
+        name: phase.name.clone(),
+        at_ns: phase.at_ns,
+    });
+    let first = ending.first_byte_ns.map(|at_ns| Moment {
+        name: "first byte here".to_owned(),
+        at_ns,
+    });
+    let last = Moment {
+        name: "supervisor gone".to_owned(),
+        at_ns: ending.gone_ns,
+    };
+    let waterfall = Waterfall::new(
+        started_ns,
+        ours.chain(theirs).chain(first).chain([last]).collect(),
+    );
+    let write = |text: String| out::stderr(&text);
+    match target {
+        Timings::Picture => {
+            let width = terminal::stderr_columns().unwrap_or(100);
+            write(waterfall.picture(width, terminal::speaks_utf8()))
+        }
+        Timings::Json => write(format!("{}\n", waterfall.json(ending.code))),
+        Timings::File(path) => std::fs::write(path, format!("{}\n", waterfall.json(ending.code)))
+            .map_err(|source| Failure::Timings {
+                path: path.clone(),
+                source,
+            }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timings_targets() {
+        let check =
+            |text: &str, expect: Option<Timings>| assert_eq!(Timings::parse(text).ok(), expect);
+        check("picture", Some(Timings::Picture));
+        check("json", Some(Timings::Json));
+        check("out/t.json", Some(Timings::File("out/t.json".into())));
+        check("yaml", None);
+        check("", None);
+    }
+}

@@ -1,0 +1,63 @@
+//! `gourd start`.
+
+use engine::{AttachOptions, Engine, Error, StartMode};
+
+use super::run::{exit_code, foreground};
+use crate::app::App;
+use crate::args::container::Start;
+use crate::failure::{Failure, Tally};
+use crate::render::out;
+use crate::session::{self, Plan};
+
+/// Starts each and prints the names of those that run; with `-a` or `-i`, joins the one.
+pub async fn start(app: &App, args: &Start) -> Result<u8, Failure> {
+    let engine = app.engine()?;
+    if args.attach || args.interactive {
+        return match args.containers.as_slice() {
+            [one] => join(&engine, one, args.interactive).await,
+            many => Err(Failure::AttachToMany { count: many.len() }),
+        };
+    }
+    let mut tally = Tally::default();
+    for name in &args.containers {
+        match engine.start(name, StartMode::Detached).await {
+            // Docker's habit: what runs is started.
+            Ok(_) | Err(Error::Running { .. }) => out::line(name)?,
+            Err(error) => tally.failed(error),
+        }
+    }
+    tally.end()
+}
+
+async fn join(engine: &Engine, name: &str, interactive: bool) -> Result<u8, Failure> {
+    let spec = engine.inspect(name).await?;
+    let is = |path: &str| {
+        spec.pointer(path)
+            .and_then(serde_json::Value::as_bool)
+            .unwrap_or(false)
+    };
+    let plan = Plan {
+        container: name.to_owned(),
+        stdin: interactive && is("/Config/OpenStdin"),
+        tty: is("/Config/Tty"),
+        ends_with_reader: is("/HostConfig/AutoRemove"),
+    };
+    plan.check()?;
+    let ending = if is("/State/Running") {
+        let options = AttachOptions {
+            stdin: plan.stdin,
+            stdout: true,
+            stderr: true,
+            size: plan.size(),
+        };
+        // Somebody else's container: a reader who leaves does not end it.
+        let plan = Plan {
+            ends_with_reader: false,
+            ..plan
+        };
+        session::join(engine.attach(name, options).await?, &plan).await?
+    } else {
+        foreground(engine, name, &plan).await?.1
+    };
+    Ok(exit_code(ending.code))
+}
