@@ -1,10 +1,11 @@
 //! The kernel is the oracle: confined children try what they must not, and their end or errno is looked at.
 
 use std::fs::File;
+use std::io::Write;
 use std::net::UdpSocket;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use super::*;
 
@@ -153,6 +154,49 @@ fn spawned_program_reads_what_it_may_and_no_more() {
     rules.read_write.push(folder.path().into());
     let touch = spawn(&rules, "/bin/sh", &["-c", &format!("echo > {secret}")]);
     assert!(touch.status.success(), "{touch:?}");
+}
+
+/// The deny-list leaves what QEMU needs: it starts its threads, its accelerator and its firmware, and answers.
+#[test]
+fn qemu_runs_confined() {
+    const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+    assert!(
+        std::path::Path::new(QEMU).exists(),
+        "{QEMU} is missing; the test needs it"
+    );
+    let prepared = for_spawn(&system_folders()).unwrap();
+    let mut command = Command::new(QEMU);
+    command.args([
+        "-M",
+        "q35",
+        "-accel",
+        "tcg,thread=multi",
+        "-smp",
+        "2",
+        "-nodefaults",
+        "-display",
+        "none",
+    ]);
+    command
+        .args(["-monitor", "stdio"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    // SAFETY: `apply` makes system calls only.
+    unsafe { command.pre_exec(move || prepared.apply()) };
+    let mut child = command.spawn().unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(b"info status\nquit\n")
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("VM status: running"),
+        "{output:?}"
+    );
 }
 
 /// The child tries calls itself between exec-preparation and exec, where no program is needed for each.
