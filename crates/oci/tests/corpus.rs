@@ -109,7 +109,7 @@ fn references() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn random_references(text in "([a-zA-Z0-9_./:@\\[\\]-]{0,40}|\\PC{0,20})") {

@@ -120,7 +120,7 @@ fn bad_configurations_say_why() {
     );
     check(
         "{}",
-        "the image configuration is not valid: missing field `os`",
+        "the image configuration is not valid: missing field `rootfs` at line 1 column 2",
     );
     check(
         r#"{"os":"linux","architecture":"amd64","rootfs":{"type":"tarfs","diff_ids":[]}}"#,

@@ -45,6 +45,16 @@ struct Before {
     long_link: Option<Vec<u8>>,
 }
 
+/// What decides an entry's kind.
+struct Shape {
+    kind: u8,
+    is_named_as_directory: bool,
+    size: i128,
+    link: Vec<u8>,
+    device: (i128, i128),
+    sparse: PaxSparse,
+}
+
 impl<R: Read> Archive<R> {
     pub(crate) fn new(reader: R) -> Self {
         Self {
@@ -263,13 +273,6 @@ impl<R: Read> Archive<R> {
         if !is_path(&path) {
             return Err(self.error_at(offset, TarProblem::Name { what: "name" }));
         }
-        let link = extended.link.or(before.long_link).unwrap_or(header.link);
-        let size = match extended.size {
-            Some(size) => i128::from(size),
-            None => header.size,
-        };
-        let uid = extended.uid.map_or(header.uid, i128::from);
-        let gid = extended.gid.map_or(header.gid, i128::from);
         let mtime = match extended.mtime {
             Some(mtime) => mtime,
             None => Timestamp {
@@ -277,53 +280,69 @@ impl<R: Read> Archive<R> {
                 nanos: 0,
             },
         };
-        let device = |this: &Self| {
-            let major = this.in_range("major device number", header.major)?;
-            Ok((major, this.in_range("minor device number", header.minor)?))
-        };
-        let kind = match header.kind {
+        let uid = extended.uid.map_or(header.uid, i128::from);
+        let gid = extended.gid.map_or(header.gid, i128::from);
+        let shape = Shape {
+            kind: header.kind,
             // V7 has no type for directories.
-            b'0' | 0 | b'7' if path.ends_with(b"/") && !extended.sparse.is_present() => {
-                // As other readers do: what a directory's content might be, nobody knows.
-                let size = self.size(size)?;
-                self.start_content(size);
-                EntryKind::Directory
-            }
-            b'0' | 0 | b'7' => self.file(size, extended.sparse)?,
-            b'S' => self.old_gnu_sparse(block, size)?,
-            b'1' => EntryKind::HardLink(self.link_target(link, offset)?),
-            b'2' => EntryKind::Symlink(self.link_target(link, offset)?),
-            b'3' => {
-                let (major, minor) = device(self)?;
-                EntryKind::CharDevice { major, minor }
-            }
-            b'4' => {
-                let (major, minor) = device(self)?;
-                EntryKind::BlockDevice { major, minor }
-            }
-            b'5' => EntryKind::Directory,
-            b'6' => EntryKind::Fifo,
-            // GNU's directory with a list of names as its content.
-            b'D' => {
-                let size = self.size(size)?;
-                self.start_content(size);
-                EntryKind::Directory
-            }
-            other => {
-                let problem = TarProblem::Type(char::from(other));
-                return Err(self.error_at(offset, problem));
-            }
+            is_named_as_directory: path.ends_with(b"/"),
+            size: extended.size.map_or(header.size, i128::from),
+            link: extended.link.or(before.long_link).unwrap_or(header.link),
+            device: (header.major, header.minor),
+            sparse: extended.sparse,
         };
         Ok(Entry {
-            path,
             offset,
-            kind,
+            kind: self.kind(block, shape, offset)?,
             mode: header.mode,
             uid: self.in_range("user ID", uid)?,
             gid: self.in_range("group ID", gid)?,
             mtime,
             xattrs: extended.xattrs.into_iter().collect(),
+            path,
         })
+    }
+
+    /// What an entry is; starts its content.
+    fn kind(&mut self, block: &Block, shape: Shape, offset: u64) -> Result<EntryKind, TarError> {
+        let is_sparse = shape.sparse.is_present();
+        match shape.kind {
+            // As other readers do: what a directory's content might be, nobody knows. GNU's
+            // type D has a list of names there.
+            b'0' | 0 | b'7' if shape.is_named_as_directory && !is_sparse => {
+                self.directory_with_content(shape.size)
+            }
+            b'D' => self.directory_with_content(shape.size),
+            b'0' | 0 | b'7' => self.file(shape.size, shape.sparse),
+            b'S' => self.old_gnu_sparse(block, shape.size),
+            b'1' => Ok(EntryKind::HardLink(self.link_target(shape.link, offset)?)),
+            b'2' => Ok(EntryKind::Symlink(self.link_target(shape.link, offset)?)),
+            b'3' => {
+                let (major, minor) = self.device(shape.device)?;
+                Ok(EntryKind::CharDevice { major, minor })
+            }
+            b'4' => {
+                let (major, minor) = self.device(shape.device)?;
+                Ok(EntryKind::BlockDevice { major, minor })
+            }
+            b'5' => Ok(EntryKind::Directory),
+            b'6' => Ok(EntryKind::Fifo),
+            other => {
+                let problem = TarProblem::Type(char::from(other));
+                Err(self.error_at(offset, problem))
+            }
+        }
+    }
+
+    fn directory_with_content(&mut self, size: i128) -> Result<EntryKind, TarError> {
+        let size = self.size(size)?;
+        self.start_content(size);
+        Ok(EntryKind::Directory)
+    }
+
+    fn device(&self, (major, minor): (i128, i128)) -> Result<(u32, u32), TarError> {
+        let major = self.in_range("major device number", major)?;
+        Ok((major, self.in_range("minor device number", minor)?))
     }
 
     fn in_range<T: TryFrom<i128>>(&self, what: &'static str, value: i128) -> Result<T, TarError> {
