@@ -18,8 +18,7 @@ use std::collections::VecDeque;
 use std::pin::pin;
 
 use bytes::Bytes;
-use engine::{AttachInput, AttachOutput, Attachment, Event, Phase, TerminalSize};
-use tokio::sync::Notify;
+use engine::{AttachInput, AttachOutput, Attachment, Event, Exit, Phase, TerminalSize};
 
 use crate::clock;
 use crate::failure::Failure;
@@ -72,30 +71,60 @@ pub struct Ending {
 
 /// Joins a process until it ends, everything it wrote is written, and its supervisor is gone (of a foreground start).
 pub async fn join(attachment: Attachment, plan: &Plan) -> Result<Ending, Failure> {
-    let (input, output) = attachment.split();
+    let (input, mut output) = attachment.split();
     let raw = match plan.stdin && plan.tty {
         true => Some(RawMode::enter().map_err(Failure::Terminal)?),
         false => None,
     };
-    let signals = Signals::catch().map_err(|source| Failure::SetUp {
+    let mut signals = Signals::catch().map_err(|source| Failure::SetUp {
         what: "signal handlers",
         source,
     })?;
-    let ended = Notify::new();
     let pump = async {
         if plan.stdin {
-            // Keys that are typed after the end are the shell's.
-            tokio::select! {
-                sent = stdin::pump(&input) => sent?,
-                () = ended.notified() => {}
-            }
+            stdin::pump(&input).await?;
         }
         std::future::pending().await
     };
-    tokio::select! {
-        ending = receive(output, &input, plan, &ended) => ending,
-        failure = heed(signals, &input, plan, raw.as_ref()) => Err(failure),
-        failure = unless_ended(pump) => Err(failure),
+    let received = tokio::select! {
+        received = receive(&mut output, &input, plan) => received?,
+        failure = heed(&mut signals, &input, plan, raw.as_ref()) => return Err(failure),
+        failure = unless_ended(pump) => return Err(failure),
+    };
+    drop(raw);
+    // The supervisor leaves when its clients have left.
+    drop(input);
+    let gone = tokio::select! {
+        gone = output.finish() => gone,
+        failure = impatience(&mut signals, plan) => return Err(failure),
+    };
+    // How the process ended matters more than what became of its output, and that more than a late wait.
+    let exit = received.last?;
+    received.written?;
+    gone?;
+    if let Some(trouble) = exit.error {
+        out::stderr(&format!("gourd: {}: {trouble}\n", plan.container))?;
+    }
+    Ok(Ending {
+        code: exit.code,
+        phases: exit.phases,
+        first_byte_ns: received.first_byte_ns,
+        gone_ns: clock::monotonic_ns(),
+    })
+}
+
+/// Signals after the process's end: there is nobody to pass them on to, but one may still want to leave.
+async fn impatience(signals: &mut Signals, plan: &Plan) -> Failure {
+    loop {
+        match signals.next().await {
+            Wish::End(number) => return Failure::Signal { number },
+            Wish::GiveUp => {
+                return Failure::GaveUp {
+                    container: plan.container.clone(),
+                };
+            }
+            Wish::PassOn(_) | Wish::Resize | Wish::Continue => {}
+        }
     }
 }
 
@@ -121,7 +150,7 @@ async fn resize(input: &AttachInput, plan: &Plan) -> Result<(), engine::Error> {
 /// Does what signals ask for; comes back only when they end the session. A supervisor that does not answer does not
 /// keep the third interrupt from being heard.
 async fn heed(
-    mut signals: Signals,
+    signals: &mut Signals,
     input: &AttachInput,
     plan: &Plan,
     raw: Option<&RawMode>,
@@ -212,13 +241,19 @@ impl Outlet<'_> {
     }
 }
 
+/// What came until the last event, all of it written.
+struct Received {
+    last: Result<Exit, engine::Error>,
+    written: Result<(), Failure>,
+    first_byte_ns: Option<u64>,
+}
+
 /// Writes what comes until the end.
 async fn receive(
-    mut output: AttachOutput,
+    output: &mut AttachOutput,
     input: &AttachInput,
     plan: &Plan,
-    ended: &Notify,
-) -> Result<Ending, Failure> {
+) -> Result<Received, Failure> {
     let writer = Writer::start().map_err(|source| Failure::SetUp {
         what: "the output thread",
         source,
@@ -239,23 +274,12 @@ async fn receive(
             Ok(Event::Failed(error)) | Err(error) => break Err(error),
         }
     };
-    ended.notify_one();
-    let written = outlet.finish().await;
-    terminal::restore();
-    let gone = output.finish().await;
-    // How the process ended matters more than what became of its output, and that more than a late wait.
-    let exit = last?;
-    outlet.broken.map_or(Ok(()), Err)?;
-    written?;
-    gone?;
-    if let Some(trouble) = exit.error {
-        out::stderr(&format!("gourd: {}: {trouble}\n", plan.container))?;
-    }
-    Ok(Ending {
-        code: exit.code,
-        phases: exit.phases,
+    let finished = outlet.finish().await;
+    let written = outlet.broken.map_or(finished, Err);
+    Ok(Received {
+        last,
+        written,
         first_byte_ns: outlet.first_byte_ns,
-        gone_ns: clock::monotonic_ns(),
     })
 }
 
