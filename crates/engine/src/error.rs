@@ -92,7 +92,7 @@ pub enum Error {
     Reference(#[from] oci::ReferenceError),
     /// A registry.
     #[error(transparent)]
-    Registry(#[from] registry::Error),
+    Registry(Box<registry::Error>),
     /// Blobs.
     #[error(transparent)]
     Content(#[from] content::Error),
@@ -130,7 +130,7 @@ pub enum Error {
         image: String,
         /// What it has.
         #[source]
-        source: oci::NoMatchingPlatform,
+        source: Box<oci::NoMatchingPlatform>,
     },
     /// The image is for another processor or operating system.
     #[error("image {image} is for {found}, this host runs {wanted}")]
@@ -260,6 +260,12 @@ pub enum Error {
     /// The runtime is being shut down.
     #[error("interrupted: the runtime is shutting down")]
     Interrupted,
+}
+
+impl From<registry::Error> for Error {
+    fn from(error: registry::Error) -> Self {
+        Self::Registry(Box::new(error))
+    }
 }
 
 impl Error {

@@ -1,10 +1,16 @@
 //! Kernels, `info` and `doctor`.
 
+mod doctor;
+
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use serde::Serialize;
+use serde_json::Value;
+use store::kernels::{self, Kernel};
+use store::locate;
 
-use crate::{Engine, Error};
+use crate::{Engine, Error, Status, blocking};
 
 /// An installed kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -79,17 +85,24 @@ pub struct Info {
     /// Installed kernels.
     pub kernels: Vec<KernelInfo>,
     /// As `gourd-vm probe` answers.
-    pub probe: serde_json::Value,
+    pub probe: Value,
 }
 
-#[allow(clippy::todo, unused_variables, clippy::unused_async)]
 impl Engine {
     /// The installed kernels, by name.
     ///
     /// # Errors
     /// One that cannot be read.
     pub fn kernels(&self) -> Result<Vec<KernelInfo>, Error> {
-        todo!()
+        let default = kernels::resolve(&self.root, "").ok();
+        let infos = kernels::list(&self.root)?
+            .into_iter()
+            .map(|kernel| KernelInfo {
+                default: default.as_ref() == Some(&kernel),
+                ..describe(kernel)
+            })
+            .collect();
+        Ok(infos)
     }
 
     /// Installs a kernel: a vmlinux or bzImage, and a folder of modules with their `load` list. `replace` takes the
@@ -105,7 +118,12 @@ impl Engine {
         release: &str,
         replace: bool,
     ) -> Result<KernelInfo, Error> {
-        todo!()
+        let kernel = kernels::add(&self.root, name, file, modules, release, replace)?;
+        let default = kernels::resolve(&self.root, "").ok();
+        Ok(KernelInfo {
+            default: default.as_ref() == Some(&kernel),
+            ..describe(kernel)
+        })
     }
 
     /// Removes an installed kernel.
@@ -113,7 +131,7 @@ impl Engine {
     /// # Errors
     /// No such kernel.
     pub fn kernel_remove(&self, name: &str) -> Result<(), Error> {
-        todo!()
+        Ok(kernels::remove(&self.root, name)?)
     }
 
     /// What this engine is.
@@ -121,11 +139,72 @@ impl Engine {
     /// # Errors
     /// State that cannot be read.
     pub async fn info(&self) -> Result<Info, Error> {
-        todo!()
+        let mut containers = Counts::default();
+        for container in self.list(true).await? {
+            *match container.status {
+                Status::Running => &mut containers.running,
+                Status::Created => &mut containers.created,
+                Status::Exited => &mut containers.exited,
+                Status::Dead => &mut containers.dead,
+            } += 1;
+        }
+        let system = rustix::system::sysinfo();
+        Ok(Info {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            root: self.root.path().to_owned(),
+            platform: oci::Platform::host().to_string(),
+            cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            memory: system.totalram * u64::from(system.mem_unit),
+            containers,
+            images: self.images()?.len(),
+            kernels: self.kernels()?,
+            probe: match self.probe().await {
+                Ok(report) => report,
+                Err(error) => serde_json::json!({ "error": error.to_string() }),
+            },
+        })
     }
 
-    /// Whether containers can start here, and what to do when they can't.
-    pub async fn doctor(&self) -> Vec<Check> {
-        todo!()
+    /// What `gourd-vm probe` says.
+    pub(crate) async fn probe(&self) -> Result<Value, Error> {
+        const COMMAND: &str = "probe";
+        let path = self.programs.find(locate::VM)?;
+        let program = path.display().to_string();
+        let mut command = Command::new(path);
+        command
+            .arg(COMMAND)
+            .env("GOURD_ROOT", self.root.path())
+            .stdin(Stdio::null());
+        let output = blocking({
+            let program = program.clone();
+            move || {
+                command.output().map_err(|source| Error::Spawn {
+                    operation: "run",
+                    program,
+                    source,
+                })
+            }
+        })
+        .await?;
+        let failed = |reason: String| Error::Probe {
+            program,
+            command: COMMAND,
+            reason,
+        };
+        if !output.status.success() {
+            let words = String::from_utf8_lossy(&output.stderr);
+            return Err(failed(format!("{}: {}", output.status, words.trim())));
+        }
+        serde_json::from_slice(&output.stdout).map_err(|error| failed(error.to_string()))
+    }
+}
+
+fn describe(kernel: Kernel) -> KernelInfo {
+    KernelInfo {
+        name: kernel.name,
+        release: kernel.release,
+        path: kernel.file,
+        modules: kernel.modules.len(),
+        default: false,
     }
 }

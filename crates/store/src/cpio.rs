@@ -114,7 +114,7 @@ impl<W: Write> Writer<W> {
         }
         header.push_str(entry.name);
         header.push('\0');
-        while header.len() % 4 != 0 {
+        while !header.len().is_multiple_of(4) {
             header.push('\0');
         }
         self.to.write_all(header.as_bytes())?;

@@ -116,3 +116,82 @@ fn remove_rootfs(root: &Root, key: &str) -> Result<bool, Error> {
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci::{Descriptor, MediaType, Platform, Reference};
+
+    fn image(root: &Root, name: &str, shared: &Descriptor) -> images::Record {
+        let blob = |what: &str| {
+            let bytes = format!("{what} of {name}");
+            content::put(root, bytes.as_bytes()).unwrap();
+            Descriptor::of(MediaType::OciLayer, bytes.as_bytes())
+        };
+        let config = blob("config");
+        let record = images::Record {
+            schema: images::SCHEMA,
+            id: config.digest,
+            config,
+            manifest: blob("manifest"),
+            index: None,
+            platform: Platform::host(),
+            layers: vec![shared.clone(), blob("layer")],
+            rootfs: format!("{name}-w1"),
+            added_ns: 0,
+        };
+        images::put(root, &record).unwrap();
+        file::make_dir(&root.rootfs().join(&record.rootfs)).unwrap();
+        let reference: Reference = name.parse().unwrap();
+        refs::set(root, &reference, record.id, None).unwrap();
+        record
+    }
+
+    #[test]
+    fn what_is_referred_to_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        content::put(&root, b"shared").unwrap();
+        let shared = Descriptor::of(MediaType::OciLayer, b"shared");
+        let kept = image(&root, "kept", &shared);
+        let gone = image(&root, "gone", &shared);
+        let leased = image(&root, "leased", &shared);
+        let stray = content::put(&root, b"stray").unwrap();
+        std::fs::write(root.content().join("ingest/.part"), "x").unwrap();
+        let exclusive = content::lease(&root, Mode::Exclusive).unwrap();
+        let first = collect(&root, &exclusive).unwrap();
+        assert_eq!(first.blobs, [stray]);
+        assert_eq!((first.images.len(), first.rootfs.len()), (0, 0));
+        assert!(!root.content().join("ingest/.part").exists());
+
+        for name in ["gone", "leased"] {
+            refs::remove(&root, &name.parse().unwrap()).unwrap();
+        }
+        // As a dying container's monitor has it.
+        let lease = Lock::acquire(&root.rootfs().join(&leased.rootfs), Mode::Shared).unwrap();
+        let second = collect(&root, &exclusive).unwrap();
+        let mut ids = vec![gone.id, leased.id];
+        ids.sort();
+        assert_eq!(second.images, ids);
+        assert_eq!(second.blobs.len(), 6);
+        assert_eq!(second.rootfs, [gone.rootfs]);
+        assert!(content::has(&root, &shared));
+        assert_eq!(images::list(&root).unwrap(), [kept]);
+        drop(lease);
+        assert_eq!(collect(&root, &exclusive).unwrap().rootfs, [leased.rootfs]);
+    }
+
+    #[test]
+    fn a_container_that_cannot_be_read_stops_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let stray = content::put(&root, b"stray").unwrap();
+        let container = root.containers().join("0".repeat(64));
+        std::fs::create_dir(&container).unwrap();
+        std::fs::write(container.join("spec.json"), "{").unwrap();
+        let exclusive = content::lease(&root, Mode::Exclusive).unwrap();
+        let error = collect(&root, &exclusive).unwrap_err();
+        assert!(error.to_string().ends_with("what it uses is not known"));
+        assert_eq!(content::list(&root).unwrap(), [stray]);
+    }
+}

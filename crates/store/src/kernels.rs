@@ -121,7 +121,7 @@ pub fn resolve(root: &Root, wanted: &str) -> Result<Kernel, Error> {
             Err(_) if Path::new(wanted).is_file() => by_path(root, Path::new(wanted)),
             Err(_) => Err(Error::NotFound {
                 name: wanted.to_owned(),
-                installed: file::names(&dir)?,
+                installed: installed(&dir)?,
             }),
         };
     }
@@ -131,7 +131,7 @@ pub fn resolve(root: &Root, wanted: &str) -> Result<Kernel, Error> {
             other => return other,
         }
     }
-    let mut names = file::names(&dir)?;
+    let mut names = installed(&dir)?;
     match names.len() {
         0 => Err(Error::None(dir)),
         1 => load(&dir.join(names.remove(0))),
@@ -145,7 +145,7 @@ pub fn resolve(root: &Root, wanted: &str) -> Result<Kernel, Error> {
 /// The first that cannot be read.
 pub fn list(root: &Root) -> Result<Vec<Kernel>, Error> {
     let dir = root.kernels();
-    file::names(&dir)?
+    installed(&dir)?
         .iter()
         .map(|name| load(&dir.join(name)))
         .collect()
@@ -218,13 +218,20 @@ pub fn remove(root: &Root, name: &str) -> Result<(), Error> {
     if check_name(name).is_err() || !dir.join(name).exists() {
         return Err(Error::NotFound {
             name: name.to_owned(),
-            installed: file::names(&dir)?,
+            installed: installed(&dir)?,
         });
     }
     let old = dir.join(format!(".old-{name}"));
     file::remove_tree(&old)?;
     file::rename(&dir.join(name), &old, Durability::Synced)?;
     Ok(file::remove_tree(&old)?)
+}
+
+/// The names of the kernels in `dir`, beside which is the lock.
+fn installed(dir: &Path) -> Result<Vec<String>, file::Error> {
+    let mut names = file::names(dir)?;
+    names.retain(|name| name != lock::LOCK);
+    Ok(names)
 }
 
 impl Error {

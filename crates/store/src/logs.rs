@@ -315,3 +315,6 @@ impl<I: Iterator<Item = Result<Record, Error>>> Iterator for Lines<I> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

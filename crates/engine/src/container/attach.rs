@@ -180,7 +180,7 @@ type Answer = Pin<Box<dyn Future<Output = Result<Streaming<Output>, Error>> + Se
 enum Source {
     /// The call is under way; the answer may take until the supervisor is up.
     Calling(Answer),
-    Streaming(Streaming<Output>),
+    Streaming(Box<Streaming<Output>>),
     /// It broke off without a last event.
     Broken,
     Ended,
@@ -215,7 +215,7 @@ impl AttachOutput {
             match &mut self.source {
                 Source::Calling(answer) => {
                     self.source = match answer.await {
-                        Ok(stream) => Source::Streaming(stream),
+                        Ok(stream) => Source::Streaming(Box::new(stream)),
                         Err(error @ Error::Version { .. }) => {
                             self.source = Source::Ended;
                             return Err(error);

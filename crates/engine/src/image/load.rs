@@ -169,7 +169,7 @@ fn open(root: &Root, entry: &Descriptor, platform: &Platform) -> Result<Complete
             Document::Index(index) => {
                 let chosen = index.select(platform).map_err(|source| Error::NoPlatform {
                     image: entry.digest.to_string(),
-                    source,
+                    source: Box::new(source),
                 })?;
                 let chosen = chosen.clone();
                 outermost = outermost.or(Some(descriptor));

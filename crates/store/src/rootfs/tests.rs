@@ -1,1 +1,159 @@
+use std::io::{Cursor, Write};
+use std::process::Command;
 
+use oci::MediaType;
+
+use super::*;
+use crate::content::Ingest;
+
+fn setup() -> (tempfile::TempDir, Root) {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::open(&dir.path().join("root")).unwrap();
+    (dir, root)
+}
+
+/// A tar of files, by the `tar` crate, which the merger does not use.
+fn tar(files: &[(&str, &str)]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, content.as_bytes())
+            .unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn keep(root: &Root, tar: &[u8], packed: &[u8]) -> Layer {
+    let blob = Descriptor::of(MediaType::OciLayer, packed);
+    let mut ingest = Ingest::begin(root, Some(&blob)).unwrap();
+    ingest.write(packed).unwrap();
+    ingest.finish().unwrap();
+    Layer {
+        blob,
+        diff_id: Digest::of(tar),
+    }
+}
+
+/// Oracles: e2fsck and debugfs.
+fn cat(image: &Path, file: &str) -> String {
+    let check = Command::new("e2fsck").arg("-fn").arg(image).output();
+    let check = check.expect("this test needs e2fsck (Debian: e2fsprogs)");
+    assert!(
+        check.status.success(),
+        "{}",
+        String::from_utf8_lossy(&check.stdout)
+    );
+    let output = Command::new("debugfs")
+        .args(["-R", &format!("cat {file}")])
+        .arg(image)
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn layers_of_every_packing_become_one_file_system() {
+    let (_dir, root) = setup();
+    let tars = [
+        tar(&[("etc/a", "lowest"), ("etc/b", "lowest")]),
+        tar(&[("etc/b", "middle"), ("big", &"x".repeat(1 << 20))]),
+        tar(&[("etc/.wh.a", ""), ("top", "yes")]),
+    ];
+    let layers = [
+        keep(&root, &tars[0], &gzip(&tars[0])),
+        keep(
+            &root,
+            &tars[1],
+            &zstd::encode_all(Cursor::new(&tars[1]), 1).unwrap(),
+        ),
+        keep(&root, &tars[2], &tars[2]),
+    ];
+    let path = build(&root, &layers).unwrap();
+    assert!(path.starts_with(root.rootfs()));
+    assert_eq!(cat(&path, "/etc/b"), "middle");
+    assert_eq!(cat(&path, "/etc/a"), "");
+    assert_eq!(cat(&path, "/top"), "yes");
+    assert_eq!(cat(&path, "/big").len(), 1 << 20);
+    // The same again, elsewhere, is the same bytes.
+    let (_other, elsewhere) = setup();
+    for (tar, layer) in tars.iter().zip(&layers) {
+        let packed = crate::content::path(&root, &layer.blob.digest);
+        keep(&elsewhere, tar, &std::fs::read(packed).unwrap());
+    }
+    let again = build(&elsewhere, &layers).unwrap();
+    assert_eq!(std::fs::read(path).unwrap(), std::fs::read(again).unwrap());
+}
+
+#[test]
+fn bad_layers_are_named_and_leave_nothing() {
+    let (_dir, root) = setup();
+    let good = tar(&[("a", &"a".repeat(100_000))]);
+    let packed = gzip(&good);
+    let check = |layer: Layer, expect: &str| {
+        let error = build(&root, std::slice::from_ref(&layer)).unwrap_err();
+        let mut text = error.to_string();
+        assert!(text.contains(&layer.blob.digest.to_string()), "{text}");
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        assert!(text.contains(expect), "{text}");
+        assert_eq!(
+            std::fs::read_dir(root.rootfs()).unwrap().count(),
+            0,
+            "{text}"
+        );
+    };
+    check(keep(&root, b"other", &packed), "unpacks to the diff ID");
+    check(
+        keep(&root, &good, &packed[..packed.len() / 2]),
+        "cannot be decompressed",
+    );
+    check(keep(&root, &good, &good[..70_000]), "cannot be merged");
+    check(keep(&root, b"no tar", b"no tar"), "cannot be merged");
+    let missing = Layer {
+        blob: Descriptor::of(MediaType::OciLayer, b"missing"),
+        diff_id: Digest::of(b"missing"),
+    };
+    check(missing, "is missing");
+}
+
+#[test]
+fn without_layers_it_is_empty() {
+    let (_dir, root) = setup();
+    let path = build(&root, &[]).unwrap();
+    assert_eq!(cat(&path, "/nothing"), "");
+    assert!(lease(&root, &key(&[])).is_ok());
+    assert!(matches!(lease(&root, "absent"), Err(lock::Error::Gone(_))));
+}
+
+#[test]
+fn two_that_build_the_same_get_the_same() {
+    let (_dir, root) = setup();
+    let bytes = tar(&[("a", &"a".repeat(3 << 20))]);
+    let layer = keep(&root, &bytes, &gzip(&bytes));
+    let paths: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| build(&root, std::slice::from_ref(&layer)).unwrap()))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    assert!(paths.iter().all(|path| *path == paths[0]));
+    assert_eq!(cat(&paths[0], "/a").len(), 3 << 20);
+    let left = std::fs::read_dir(paths[0].parent().unwrap())
+        .unwrap()
+        .count();
+    assert_eq!(left, 2, "the file system and the lock");
+}
