@@ -282,6 +282,9 @@ pub(crate) fn parse_block(block: &[u8]) -> Option<Vec<Entry<'_>>> {
             return None;
         }
         if get32(rest, 0) != 0 {
+            if name_len == 0 {
+                return None;
+            }
             entries.push(Entry {
                 name: &rest[8..8 + name_len],
                 ino: get32(rest, 0),

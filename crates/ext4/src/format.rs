@@ -209,10 +209,19 @@ impl Layout {
         for (flex, part) in (0..).zip(places.chunks_mut(GROUPS_PER_FLEX as usize)) {
             let mut cursor = Cursor::new(flex * GROUPS_PER_FLEX * BLOCKS_PER_GROUP);
             for (kind, size) in sizes.into_iter().enumerate() {
-                for place in part.iter_mut() {
-                    place[kind] = cursor.take_contiguous(size);
-                    let fresh = self.used.mark(place[kind], size);
+                let mut rest = &mut part[..];
+                while !rest.is_empty() {
+                    // as many as lie in one piece, and at least one
+                    let fit = cursor.run(rest.len() as u64 * size) / size;
+                    let count = fit.max(1) as usize;
+                    let start = cursor.take_contiguous(count as u64 * size);
+                    let (now, later) = rest.split_at_mut(count);
+                    for (place, at) in now.iter_mut().zip((start..).step_by(size as usize)) {
+                        place[kind] = at;
+                    }
+                    let fresh = self.used.mark(start, count as u64 * size);
                     debug_assert!(fresh, "tables do not overlap");
+                    rest = later;
                 }
             }
             if flex == 0 {

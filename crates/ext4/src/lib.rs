@@ -26,6 +26,7 @@ mod extent;
 mod format;
 mod group;
 mod inode;
+mod inodes;
 mod journal;
 mod layout;
 mod le;

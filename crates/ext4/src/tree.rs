@@ -12,7 +12,8 @@ use crate::extent::Extent;
 
 /// A moment: seconds since 1970, and nanoseconds (below 10⁹) after that second.
 ///
-/// ext4 holds 1901-12-13 to 2446-05-10; what lies outside is moved to the nearest of the two.
+/// ext4 holds 1901-12-13 to 2446-05-10, but e2fsck takes what lies after 2310-04-04 for a mistake
+/// of old kernels and mends it. What lies outside of 1901 to 2310 is moved to the nearer of the two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp {
     /// Whole seconds, negative before 1970.
@@ -22,10 +23,10 @@ pub struct Timestamp {
 }
 
 impl Timestamp {
-    /// The earliest second that an inode holds.
+    /// The earliest second that is written.
     pub const MIN_SECS: i64 = i32::MIN as i64;
-    /// The latest second that an inode holds.
-    pub const MAX_SECS: i64 = (3 << 32) + i32::MAX as i64;
+    /// The latest second that is written.
+    pub const MAX_SECS: i64 = (2 << 32) + i32::MAX as i64;
 
     pub(crate) fn clamped(self) -> Self {
         if self.secs < Self::MIN_SECS {

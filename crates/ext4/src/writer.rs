@@ -8,28 +8,19 @@
 //! Only the few blocks at the start of some groups that [`layout`](crate::layout) reserves
 //! interrupt that order. Nothing is written twice, and what is zero is not written.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read};
 
-use crate::block_map::BlockMap;
-use crate::directory::{self, Entry, Place};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::extent::{self, Extent, ExtentList};
+use crate::extent::ExtentList;
 use crate::group;
-use crate::inode::{
-    self, EXT4_EXTENTS_FL, EXT4_INDEX_FL, RawInode, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK,
-    S_IFREG, S_IFSOCK,
-};
-use crate::layout::{
-    BLOCK, BLOCK_SIZE, EXT4_GOOD_OLD_FIRST_INO, EXT4_ROOT_INO, INODE_SIZE, ZERO_BLOCK,
-};
-use crate::plan::{LOST_FOUND, Plan, Planned};
+use crate::inodes::Inodes;
+use crate::layout::{BLOCK, BLOCK_SIZE, EXT4_GOOD_OLD_FIRST_INO, INODE_SIZE, ZERO_BLOCK};
+use crate::plan::Plan;
 use crate::sink::Sink;
-use crate::superblock::{NewSuperblock, checksum_seed, hash_seed};
+use crate::superblock::{NewSuperblock, checksum_seed};
 use crate::tables::Tables;
-use crate::tree::{Data, Kind, Node, NodeId, Timestamp, Tree};
-use crate::xattr::{self, Refusal};
+use crate::tree::{Data, Timestamp, Tree};
 
 /// What a [`Writer`] cannot know from the tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -128,33 +119,22 @@ impl<D: Disk> Writer<D> {
     /// a file system.
     pub fn finish(self, tree: &Tree) -> Result<Summary> {
         let plan = Plan::new(tree)?;
-        let data_end = self.sink.cursor().next();
-        let mut inodes = Inodes {
-            sink: self.sink,
-            tree,
-            plan: &plan,
-            data: self.first_block..data_end,
-            seed: checksum_seed(&self.options.uuid),
-            hash_seed: hash_seed(&self.options.uuid),
-            created: self.options.created,
-            used: BlockMap::default(),
-            table: vec![0; (EXT4_GOOD_OLD_FIRST_INO - 1) as usize * INODE_SIZE],
-            directories: Vec::new(),
-        };
-        inodes.table.reserve((plan.order.len() + 1) * INODE_SIZE);
+        let data = self.first_block..self.sink.cursor().next();
+        let (uuid, created) = (self.options.uuid, self.options.created);
+        let mut inodes = Inodes::new(self.sink, tree, &plan, data, &uuid, created);
         inodes.add_all()?;
         let Inodes {
             mut sink,
             mut used,
             table,
             directories,
-            seed,
             ..
         } = inodes;
 
         let count = (table.len() / INODE_SIZE) as u32;
         let tables = Tables::plan(sink.cursor(), count, &mut used);
-        let descriptors = tables.write(&mut sink, &used, &table, &directories, seed)?;
+        let descriptors =
+            tables.write(&mut sink, &used, &table, &directories, checksum_seed(&uuid))?;
         let free_blocks = descriptors.iter().map(|d| u64::from(d.free_blocks)).sum();
         let superblock = NewSuperblock {
             inodes_per_group: tables.inodes_per_group,
@@ -163,9 +143,9 @@ impl<D: Disk> Writer<D> {
             free_blocks,
             free_inodes: descriptors.iter().map(|d| d.free_inodes).sum(),
             overhead: tables.overhead(),
-            uuid: self.options.uuid,
+            uuid,
             label: self.label,
-            created: self.options.created,
+            created,
             journal: None,
         };
         let size = tables.blocks * BLOCK;
@@ -210,259 +190,4 @@ pub(crate) fn encode_label(label: &str) -> Result<[u8; 16]> {
     }
     encoded[..bytes.len()].copy_from_slice(bytes);
     Ok(encoded)
-}
-
-/// The inodes in the making, and the blocks that they need beside file contents.
-struct Inodes<'a, D> {
-    sink: Sink<D>,
-    tree: &'a Tree,
-    plan: &'a Plan,
-    /// The blocks where contents may lie.
-    data: std::ops::Range<u64>,
-    seed: u32,
-    hash_seed: [u32; 4],
-    created: Timestamp,
-    used: BlockMap,
-    /// All inodes from number 1 on, encoded.
-    table: Vec<u8>,
-    /// The numbers of those that are directories.
-    directories: Vec<u32>,
-}
-
-impl<D: Disk> Inodes<'_, D> {
-    fn add_all(&mut self) -> Result<()> {
-        for planned in &self.plan.order {
-            let raw = self.inode(planned)?;
-            self.put(planned.ino, &raw);
-            if planned.ino == EXT4_ROOT_INO && self.plan.add_lost_found {
-                self.add_lost_found()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts an inode into the table: the root into its place, any other at the end.
-    fn put(&mut self, ino: u32, raw: &RawInode) {
-        let at = (ino - 1) as usize * INODE_SIZE;
-        let seed = inode::inode_seed(self.seed, ino, 0);
-        if self.table.len() < at + INODE_SIZE {
-            self.table.resize(at + INODE_SIZE, 0);
-        }
-        self.table[at..at + INODE_SIZE].copy_from_slice(&raw.encode(seed));
-        if raw.mode & inode::S_IFMT == S_IFDIR {
-            self.directories.push(ino);
-        }
-    }
-
-    fn add_lost_found(&mut self) -> Result<()> {
-        let ino = EXT4_GOOD_OLD_FIRST_INO;
-        let mut raw = RawInode::new(S_IFDIR | 0o700, self.created, self.created);
-        raw.links = 2;
-        self.directory(&mut raw, &[], ino, EXT4_ROOT_INO)?;
-        self.put(ino, &raw);
-        Ok(())
-    }
-
-    fn inode(&mut self, planned: &Planned) -> Result<RawInode> {
-        let node = &self.tree[planned.id];
-        let mode = type_bits(&node.kind) | (node.mode & 0o7777);
-        let mut raw = RawInode::new(mode, node.mtime, self.created);
-        raw.uid = node.uid;
-        raw.gid = node.gid;
-        raw.links = self.plan.links(planned.id);
-        match &node.kind {
-            Kind::Directory(entries) => {
-                let entries = self.entries(planned.ino, entries);
-                let whole = self.directory(&mut raw, &entries, planned.ino, planned.parent)?;
-                if !whole {
-                    return Err(Error::DirectoryTooLarge {
-                        path: self.tree.path_of(planned.id),
-                        entries: entries.len(),
-                    });
-                }
-            }
-            Kind::File(data) => self.contents(&mut raw, data, planned)?,
-            Kind::Symlink(target) => self.symlink(&mut raw, target, planned)?,
-            Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => {
-                raw.i_block =
-                    inode::encode_device(*major, *minor).ok_or_else(|| Error::DeviceNumber {
-                        path: self.tree.path_of(planned.id),
-                        major: *major,
-                        minor: *minor,
-                    })?;
-            }
-            Kind::Fifo | Kind::Socket => {}
-        }
-        self.xattrs(&mut raw, node, planned.id)?;
-        Ok(raw)
-    }
-
-    fn entries<'a>(&self, ino: u32, names: &'a BTreeMap<Vec<u8>, NodeId>) -> Vec<Entry<'a>> {
-        let lost_found = (ino == EXT4_ROOT_INO && self.plan.add_lost_found).then_some(Entry {
-            name: LOST_FOUND,
-            ino: EXT4_GOOD_OLD_FIRST_INO,
-            file_type: directory::EXT4_FT_DIR,
-        });
-        let named = names.iter().map(|(name, id)| Entry {
-            name,
-            ino: self.plan.ino(*id),
-            file_type: file_type(&self.tree[*id].kind),
-        });
-        lost_found.into_iter().chain(named).collect()
-    }
-
-    /// False when the directory has too many entries.
-    fn directory(
-        &mut self,
-        raw: &mut RawInode,
-        entries: &[Entry<'_>],
-        ino: u32,
-        parent: u32,
-    ) -> Result<bool> {
-        let place = Place {
-            ino,
-            parent,
-            inode_seed: inode::inode_seed(self.seed, ino, 0),
-            hash_seed: self.hash_seed,
-        };
-        let Some(encoded) = directory::encode(entries, &place) else {
-            return Ok(false);
-        };
-        let mut extents = ExtentList::default();
-        for (logical, block) in (0..).zip(&encoded.blocks) {
-            extents.push(logical, self.sink.append(block)?, 1);
-        }
-        raw.size = encoded.blocks.len() as u64 * BLOCK;
-        if encoded.indexed {
-            raw.flags |= EXT4_INDEX_FL;
-        }
-        let shared = self.map(raw, &extents.into_vec(), ino)?;
-        debug_assert!(!shared, "new blocks have one owner");
-        Ok(true)
-    }
-
-    fn contents(&mut self, raw: &mut RawInode, data: &Data, planned: &Planned) -> Result<()> {
-        let known = |e: &Extent| {
-            let end = e.physical + u64::from(e.len);
-            self.data.contains(&e.physical) && end <= self.data.end
-        };
-        if !data.extents.iter().all(known) {
-            return Err(Error::ForeignData {
-                path: self.tree.path_of(planned.id),
-            });
-        }
-        raw.size = data.len;
-        if self.map(raw, &data.extents, planned.ino)? {
-            return Err(Error::SharedData {
-                path: self.tree.path_of(planned.id),
-            });
-        }
-        Ok(())
-    }
-
-    /// Short targets lie in the inode, with at least one zero byte behind them.
-    fn symlink(&mut self, raw: &mut RawInode, target: &[u8], planned: &Planned) -> Result<()> {
-        if !(1..BLOCK_SIZE).contains(&target.len()) || target.contains(&0) {
-            return Err(Error::SymlinkTarget {
-                path: self.tree.path_of(planned.id),
-                len: target.len(),
-            });
-        }
-        raw.size = target.len() as u64;
-        if target.len() < raw.i_block.len() {
-            raw.i_block[..target.len()].copy_from_slice(target);
-            return Ok(());
-        }
-        let mut block = ZERO_BLOCK;
-        block[..target.len()].copy_from_slice(target);
-        let mut extents = ExtentList::default();
-        extents.push(0, self.sink.append(&block)?, 1);
-        self.map(raw, &extents.into_vec(), planned.ino)?;
-        Ok(())
-    }
-
-    /// Gives the inode an extent tree and counts its blocks. True when some block has an owner
-    /// already.
-    fn map(&mut self, raw: &mut RawInode, extents: &[Extent], ino: u32) -> Result<bool> {
-        let (sink, used) = (&mut self.sink, &mut self.used);
-        let mut shared = false;
-        for extent in extents {
-            shared |= !used.mark(extent.physical, extent.len.into());
-            raw.blocks += u64::from(extent.len);
-        }
-        let seed = inode::inode_seed(self.seed, ino, 0);
-        let root = extent::build_tree(extents, seed, |block| {
-            let at = sink.append(block)?;
-            shared |= !used.mark(at, 1);
-            Ok(at)
-        })?;
-        raw.i_block = root.i_block;
-        raw.blocks += root.nodes;
-        raw.flags |= EXT4_EXTENTS_FL;
-        Ok(shared)
-    }
-
-    fn xattrs(&mut self, raw: &mut RawInode, node: &Node, id: NodeId) -> Result<()> {
-        let encoded =
-            xattr::encode(&node.xattrs).map_err(|refusal| self.xattr_error(refusal, node, id))?;
-        raw.xattrs = encoded.in_inode;
-        if let Some(mut block) = encoded.block {
-            let at = self.sink.cursor().next();
-            xattr::seal(&mut block, at, self.seed);
-            let at = self.sink.append(&block)?;
-            let fresh = self.used.mark(at, 1);
-            debug_assert!(fresh, "a new block has no owner yet");
-            raw.file_acl = at;
-            raw.blocks += 1;
-        }
-        Ok(())
-    }
-
-    fn xattr_error(&self, refusal: Refusal, node: &Node, id: NodeId) -> Error {
-        let path = self.tree.path_of(id);
-        let name = |at: usize| String::from_utf8_lossy(&node.xattrs[at].0).into_owned();
-        match refusal {
-            Refusal::Name(at) => Error::XattrName {
-                path,
-                name: name(at),
-            },
-            Refusal::Duplicate(at) => Error::XattrDuplicate {
-                path,
-                name: name(at),
-            },
-            Refusal::Acl(at) => Error::XattrAcl {
-                path,
-                name: name(at),
-            },
-            Refusal::Space(at) => Error::XattrSpace {
-                path,
-                name: name(at),
-                len: node.xattrs[at].1.len(),
-            },
-        }
-    }
-}
-
-fn type_bits(kind: &Kind) -> u16 {
-    match kind {
-        Kind::Directory(_) => S_IFDIR,
-        Kind::File(_) => S_IFREG,
-        Kind::Symlink(_) => S_IFLNK,
-        Kind::CharDevice { .. } => S_IFCHR,
-        Kind::BlockDevice { .. } => S_IFBLK,
-        Kind::Fifo => S_IFIFO,
-        Kind::Socket => S_IFSOCK,
-    }
-}
-
-fn file_type(kind: &Kind) -> u8 {
-    match kind {
-        Kind::Directory(_) => directory::EXT4_FT_DIR,
-        Kind::File(_) => directory::EXT4_FT_REG_FILE,
-        Kind::Symlink(_) => directory::EXT4_FT_SYMLINK,
-        Kind::CharDevice { .. } => directory::EXT4_FT_CHRDEV,
-        Kind::BlockDevice { .. } => directory::EXT4_FT_BLKDEV,
-        Kind::Fifo => directory::EXT4_FT_FIFO,
-        Kind::Socket => directory::EXT4_FT_SOCK,
-    }
 }

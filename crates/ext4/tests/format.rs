@@ -138,3 +138,22 @@ fn what_cannot_be_is_refused() {
         ));
     }
 }
+
+/// The kernel grows mounted file systems with the same code paths on disk; see `tests/kernel.rs`.
+#[test]
+fn resize2fs_grows_and_e2fsck_is_clean() {
+    for (before, after) in [
+        (20 * MIB, GIB),
+        (GIB, 70 * GIB),
+        (64 * GIB + 7 * MIB, 600 * GIB),
+    ] {
+        let image = check(&options(before));
+        image.as_file().set_len(after).unwrap();
+        let output = oracle::run("resize2fs", &[image.path().to_str().unwrap()], "");
+        assert!(output.status.success(), "{before} to {after}: {output:?}");
+        oracle::assert_e2fsck_clean(image.path());
+        let reader = Reader::open(File::open(image.path()).unwrap()).unwrap();
+        let blocks = reader.superblock().blocks;
+        assert!(blocks * 4096 > after - 130 * MIB, "{blocks} blocks");
+    }
+}

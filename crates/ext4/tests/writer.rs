@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Read;
 
 use ext4::read::Reader;
-use ext4::{Data, Kind, Node, Summary, Timestamp, Tree, Writer, WriterOptions};
+use ext4::{Data, Error, Kind, Node, Summary, Timestamp, Tree, Writer, WriterOptions};
 use tempfile::NamedTempFile;
 
 fn options() -> WriterOptions {
@@ -76,6 +76,38 @@ fn e2fsck_accepts_a_directory_of_50_000_entries_and_debugfs_finds_some() {
 }
 
 #[test]
+fn e2fsck_accepts_directories_at_the_borders_of_their_index() {
+    // 12 bytes an entry: the most that is linear, then one leaf, then two; at last two levels
+    for (count, width, levels) in [
+        (253, 8, None),
+        (254, 8, Some(0)),
+        (255, 8, Some(0)),
+        (256, 8, Some(0)),
+        (9000, 255, Some(1)),
+    ] {
+        let (image, _) = check(|_, tree| {
+            let directory = tree.add(directory());
+            let root = tree.root();
+            tree.link(root, "dir", directory).unwrap();
+            let file = tree.add(node(Kind::File(Data::empty())));
+            for i in 0..count {
+                tree.link(directory, format!("{i:0width$}"), file).unwrap();
+            }
+        });
+        if let Some(levels) = levels {
+            let text = oracle::debugfs_text(image.path(), "htree /dir");
+            assert!(
+                text.contains(&format!("Indirect levels: {levels}")),
+                "{text}"
+            );
+        }
+        let name = format!("stat /dir/{:0width$}", count - 1);
+        let stat = oracle::debugfs_text(image.path(), &name);
+        assert!(stat.contains(&format!("Links: {count}")), "{stat}");
+    }
+}
+
+#[test]
 fn debugfs_and_the_reader_give_back_contents_with_holes() {
     let mut bytes = vec![0u8; 3_000_000];
     for (i, byte) in bytes.iter_mut().enumerate() {
@@ -100,4 +132,203 @@ fn debugfs_and_the_reader_give_back_contents_with_holes() {
     contents.read_to_end(&mut found).unwrap();
     assert!(found == expect);
     assert_eq!(reader.extents(&inode).unwrap().len(), 367);
+}
+
+/// Every second block of `blocks` is a hole: as many extents as an extent tree can need.
+struct Stripes {
+    blocks: u64,
+    position: u64,
+}
+
+impl Read for Stripes {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let left = self.blocks * 4096 - self.position;
+        let len = left.min(buf.len() as u64).min(4096 - self.position % 4096) as usize;
+        buf[..len].fill((self.position / 4096 % 2) as u8 * 3);
+        self.position += len as u64;
+        Ok(len)
+    }
+}
+
+#[test]
+fn e2fsck_accepts_extent_trees_of_every_depth() {
+    // 4 in the inode, 340 a node, 4 nodes in the inode
+    for extents in [4u64, 5, 340, 341, 1360, 1361, 3000] {
+        let (image, _) = check(|writer, tree| {
+            let mut stripes = Stripes {
+                blocks: extents * 2,
+                position: 0,
+            };
+            let data = writer.write_data(&mut stripes, extents * 8192).unwrap();
+            assert_eq!(data.allocated(), extents * 4096);
+            let file = tree.add(node(Kind::File(data)));
+            let root = tree.root();
+            tree.link(root, "stripes", file).unwrap();
+        });
+        let reader = Reader::open(File::open(image.path()).unwrap()).unwrap();
+        let inode = reader.lookup(b"/stripes").unwrap().unwrap();
+        assert_eq!(reader.extents(&inode).unwrap().len() as u64, extents);
+    }
+}
+
+/// 5 GiB with one byte at the end, then 300 MiB of contents across three groups.
+#[test]
+fn e2fsck_and_debugfs_accept_files_beyond_4_gib_and_across_groups() {
+    const LEN: u64 = (5 << 30) + 1;
+    const FULL: u64 = 300 << 20;
+    let (image, summary) = check(|writer, tree| {
+        let root = tree.root();
+        let data = writer.write_data(&mut std::io::repeat(0).take(LEN - 1).chain(&b"!"[..]), LEN);
+        let file = tree.add(node(Kind::File(data.unwrap())));
+        tree.link(root, "sparse", file).unwrap();
+        let data = writer
+            .write_data(&mut std::io::repeat(7).take(FULL), FULL)
+            .unwrap();
+        let file = tree.add(node(Kind::File(data)));
+        tree.link(root, "full", file).unwrap();
+    });
+    assert!(summary.size < FULL + (1 << 20), "{summary:?}");
+    let stat = oracle::debugfs_text(image.path(), "stat /sparse");
+    assert!(stat.contains(&format!("Size: {LEN}\n")), "{stat}");
+    let reader = Reader::open(File::open(image.path()).unwrap()).unwrap();
+    let inode = reader.lookup(b"/sparse").unwrap().unwrap();
+    let contents = reader.contents(&inode).unwrap();
+    let mut end = [1; 2];
+    assert_eq!(contents.read_at(&mut end, LEN - 2).unwrap(), 2);
+    assert_eq!(end, *b"\0!");
+    let inode = reader.lookup(b"/full").unwrap().unwrap();
+    let mut bytes = Vec::new();
+    let mut contents = reader.contents(&inode).unwrap();
+    contents.read_to_end(&mut bytes).unwrap();
+    assert!(bytes.len() as u64 == FULL && bytes.iter().all(|byte| *byte == 7));
+    assert!(reader.extents(&inode).unwrap().len() <= 4);
+}
+
+#[test]
+fn e2fsck_accepts_contents_that_nobody_refers_to_as_free_space() {
+    let (_, summary) = check(|writer, _| {
+        writer
+            .write_data(&mut &[1u8; 100_000][..], 100_000)
+            .unwrap();
+    });
+    assert_eq!(summary.blocks - summary.used_blocks, 25);
+}
+
+#[test]
+fn e2fsck_accepts_a_lost_found_of_the_tree_and_70_000_subdirectories() {
+    let (image, summary) = check(|_, tree| {
+        let root = tree.root();
+        let lost_found = tree.add(directory());
+        tree.link(root, "lost+found", lost_found).unwrap();
+        let many = tree.add(directory());
+        tree.link(root, "many", many).unwrap();
+        for i in 0..70_000 {
+            let child = tree.add(directory());
+            tree.link(many, format!("{i}"), child).unwrap();
+        }
+    });
+    assert_eq!(summary.directories, 70_003);
+    // more than 64,998 subdirectories cannot be counted
+    let stat = oracle::debugfs_text(image.path(), "stat /many");
+    assert!(stat.contains("Links: 1 "), "{stat}");
+}
+
+#[test]
+fn the_same_calls_give_the_same_bytes() {
+    let bytes = || {
+        let mut disk = Vec::new();
+        let mut writer = Writer::new(&mut disk, options()).unwrap();
+        let mut tree = Tree::new(directory());
+        for i in 0..300u32 {
+            let contents = vec![(i % 255) as u8 + 1; i as usize * 50];
+            let data = writer
+                .write_data(&mut &contents[..], contents.len() as u64)
+                .unwrap();
+            let file = tree.add(node(Kind::File(data)));
+            let root = tree.root();
+            tree.link(root, format!("file {i}"), file).unwrap();
+        }
+        writer.finish(&tree).unwrap();
+        disk
+    };
+    assert!(bytes() == bytes());
+}
+
+#[test]
+fn a_reader_that_ends_early_leaves_a_writer_that_works() {
+    check(|writer, tree| {
+        let early = writer.write_data(&mut &[1u8; 5000][..], 9000);
+        assert!(matches!(early, Err(Error::ShortFile { len: 9000 })));
+        let data = writer.write_data(&mut &[2u8; 5000][..], 5000).unwrap();
+        let file = tree.add(node(Kind::File(data)));
+        let root = tree.root();
+        tree.link(root, "file", file).unwrap();
+    });
+}
+
+/// What a tree must not hold, and the message that says so.
+#[test]
+fn what_ext4_cannot_hold_is_refused_by_path() {
+    let refuse = |expect: &str, build: &dyn Fn(&mut Writer<Vec<u8>>, &mut Tree)| {
+        let mut writer = Writer::new(Vec::new(), options()).unwrap();
+        let mut tree = Tree::new(directory());
+        build(&mut writer, &mut tree);
+        let error = writer.finish(&tree).unwrap_err().to_string();
+        assert!(error.contains(expect), "{error}");
+    };
+    let add = |tree: &mut Tree, name: &[u8], node: Node| {
+        let (root, id) = (tree.root(), tree.add(node));
+        tree.link(root, name, id).unwrap();
+        id
+    };
+    for name in [&b""[..], b".", b"..", b"a/b", b"zero\0", &[b'n'; 256]] {
+        refuse("is not a name", &|_, tree| {
+            add(tree, name, node(Kind::Fifo));
+        });
+    }
+    for target in [Vec::new(), vec![b't'; 4096], b"a\0b".to_vec()] {
+        refuse("symbolic link /link has a target", &|_, tree| {
+            add(tree, b"link", node(Kind::Symlink(target.clone())));
+        });
+    }
+    refuse("device /d has numbers 4096:0", &|_, tree| {
+        let kind = Kind::BlockDevice {
+            major: 4096,
+            minor: 0,
+        };
+        add(tree, b"d", node(kind));
+    });
+    refuse(
+        "/x: extended attribute \"user.big\" of 65536 bytes",
+        &|_, tree| {
+            let mut file = node(Kind::Fifo);
+            file.xattrs.push((b"user.big".to_vec(), vec![1; 65_536]));
+            add(tree, b"x", file);
+        },
+    );
+    refuse("directory /a/again has a second name", &|_, tree| {
+        let a = add(tree, b"a", directory());
+        tree.link(a, "again", a).unwrap();
+    });
+    refuse("/second shares its contents", &|writer, tree| {
+        let data = writer.write_data(&mut &b"x"[..], 1).unwrap();
+        add(tree, b"first", node(Kind::File(data.clone())));
+        add(tree, b"second", node(Kind::File(data)));
+    });
+    refuse(" has 65001 hard links", &|_, tree| {
+        let id = add(tree, b"many", node(Kind::Fifo));
+        let root = tree.root();
+        for i in 0..65_000 {
+            tree.link(root, format!("{i}"), id).unwrap();
+        }
+    });
+    refuse("contents of /foreign are not on this disk", &|_, tree| {
+        let mut other = Writer::new(Vec::new(), options()).unwrap();
+        let data = other.write_data(&mut &b"x"[..], 1).unwrap();
+        add(tree, b"foreign", node(Kind::File(data)));
+    });
+    let not_a_directory = Tree::new(node(Kind::Fifo));
+    let writer = Writer::new(Vec::new(), options()).unwrap();
+    let error = writer.finish(&not_a_directory).unwrap_err();
+    assert!(matches!(error, Error::RootNotDirectory));
 }

@@ -1,6 +1,6 @@
 //! The names in a directory.
 
-use super::{Error, Reader, Result, Source, check, read_exact};
+use super::{Error, Extent, Reader, Result, Source, check, read_exact};
 use crate::directory::{
     self, EXT4_FT_BLKDEV, EXT4_FT_CHRDEV, EXT4_FT_DIR, EXT4_FT_FIFO, EXT4_FT_REG_FILE,
     EXT4_FT_SOCK, EXT4_FT_SYMLINK,
@@ -56,6 +56,16 @@ impl FileType {
     }
 }
 
+/// Whether two extents share a block of the disk.
+fn overlap(extents: &[Extent]) -> bool {
+    let mut runs: Vec<(u64, u64)> = extents
+        .iter()
+        .map(|extent| (extent.physical, extent.physical + u64::from(extent.len)))
+        .collect();
+    runs.sort_unstable();
+    runs.windows(2).any(|pair| pair[0].1 > pair[1].0)
+}
+
 /// One name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirEntry {
@@ -87,9 +97,9 @@ impl<S: Source> Reader<S> {
         let extents = self.extents(inode)?;
         let mapped: u64 = extents.iter().map(|extent| u64::from(extent.len)).sum();
         let blocks = inode.size / block_size;
-        // extents may repeat blocks of the disk; a directory as large as the disk does
-        if mapped > self.superblock.blocks {
-            return Err(damaged("more blocks than the file system has"));
+        // one block shown many times would be a directory larger than what is really there
+        if overlap(&extents) {
+            return Err(damaged("a directory that has a block twice"));
         }
         if !inode.size.is_multiple_of(block_size) || blocks > mapped {
             return Err(damaged("the length of a directory"));
