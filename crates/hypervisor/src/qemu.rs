@@ -133,7 +133,7 @@ struct Handed {
     fds: Fds,
     keep: Vec<OwnedFd>,
     qmp: UnixStream,
-    consoles: Vec<UnixStream>,
+    consoles: Vec<(UnixStream, Option<std::fs::File>)>,
 }
 
 impl Handed {
@@ -167,10 +167,14 @@ impl Handed {
             fds.disks.push(number(open(path, !read_only)?));
         }
         let mut consoles = Vec::new();
-        for _ in &config.consoles {
+        for console in &config.consoles {
+            let log = match &console.output {
+                ConsoleOutput::Log(path) => Some(console::open(path).map_err(open_error(path))?),
+                ConsoleOutput::Stream => None,
+            };
             let (ours, theirs) = StdStream::pair().map_err(system("socketpair"))?;
             fds.consoles.push(number(theirs.into()));
-            consoles.push(watched(ours)?);
+            consoles.push((watched(ours)?, log));
         }
         Ok(Handed {
             fds,
@@ -205,30 +209,21 @@ impl Driver for Qemu {
         let qemu = Process::spawn("QEMU", command, &keep, Some(confinement))
             .map_err(spawn_error(&self.program))?;
         drop(keep);
-        Ok(assemble(config, qemu, beside, handed)?)
+        Ok(assemble(config, qemu, beside, handed))
     }
 }
 
 /// Sets the tasks of a VM going whose processes run.
-fn assemble(
-    config: &VmConfig,
-    qemu: Process,
-    beside: Option<Beside>,
-    handed: Handed,
-) -> Result<Started, Error> {
+fn assemble(config: &VmConfig, qemu: Process, beside: Option<Beside>, handed: Handed) -> Started {
     let mut streams = Vec::new();
     let mut logs = Vec::new();
-    for (console, stream) in config.consoles.iter().zip(handed.consoles) {
-        match &console.output {
-            ConsoleOutput::Log(path) => {
-                let log = console::open(path).map_err(|source| Error::Open {
-                    path: path.clone(),
-                    source,
-                })?;
+    for (stream, log) in handed.consoles {
+        match log {
+            Some(log) => {
                 logs.push(tokio::spawn(console::copy(stream, log)));
                 streams.push(None);
             }
-            ConsoleOutput::Stream => streams.push(Some(stream)),
+            None => streams.push(Some(stream)),
         }
     }
     let (reader, writer) = handed.qmp.into_split();
@@ -265,10 +260,10 @@ fn assemble(
         streams: Mutex::new(streams),
         processes,
     };
-    Ok(Started {
+    Started {
         vm: Box::new(vm),
         listeners,
-    })
+    }
 }
 
 struct QemuVm {
@@ -383,10 +378,12 @@ impl Vm for QemuVm {
 fn open(path: &Path, write: bool) -> Result<OwnedFd, Error> {
     let mut options = std::fs::OpenOptions::new();
     let file = options.read(true).write(write).open(path);
-    file.map(OwnedFd::from).map_err(|source| Error::Open {
-        path: path.to_owned(),
-        source,
-    })
+    file.map(OwnedFd::from).map_err(open_error(path))
+}
+
+fn open_error(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Open { path, source }
 }
 
 fn watched(stream: StdStream) -> Result<UnixStream, Error> {
