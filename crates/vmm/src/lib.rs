@@ -10,11 +10,11 @@ pub mod control;
 
 #[cfg(target_os = "linux")]
 pub mod confine;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod kvm_probe;
 #[cfg(target_os = "linux")]
 pub mod spawn;
 #[cfg(target_os = "linux")]
 pub mod vhost_user;
 #[cfg(target_os = "linux")]
 pub mod vsock;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-pub mod kvm_probe;
