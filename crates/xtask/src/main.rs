@@ -3,6 +3,7 @@
 //! It runs on a developer's machine and trusts what it finds there: the checkout, Debian's packages, the cache.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
@@ -11,7 +12,18 @@ mod debian_kernel;
 mod images;
 mod tidy;
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        // A backtrace would bury what was found.
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let mut args = std::env::args().skip(1);
     let verb = args.next().unwrap_or_default();
     let mut next = |what: &str| args.next().with_context(|| format!("{verb} wants {what}"));
