@@ -1,0 +1,136 @@
+//! `-t`: a terminal in the guest, and the caller's own one raw while it lasts. tmux is the terminal that nobody here wrote.
+
+use crate::harness::{Home, eventually, programs, tool};
+
+struct Tmux<'a> {
+    socket: String,
+    home: &'a Home,
+}
+
+impl<'a> Tmux<'a> {
+    fn start(home: &'a Home) -> Self {
+        let socket = home.path("tmux").display().to_string();
+        let tmux = Tmux { socket, home };
+        let root = format!("GOURD_ROOT={}", home.root().display());
+        tmux.tell(&[
+            "-f",
+            "/dev/null",
+            "new-session",
+            "-d",
+            "-s",
+            "t",
+            "-x",
+            "100",
+            "-y",
+            "30",
+            "-e",
+            &root,
+            "sh",
+        ]);
+        tmux.type_line("PS1='host> '");
+        tmux
+    }
+
+    fn tell(&self, args: &[&str]) -> String {
+        let mut line: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&"-S", &self.socket];
+        line.extend(args.iter().map(|arg| arg as &dyn AsRef<std::ffi::OsStr>));
+        tool("tmux", &line).ok().text()
+    }
+
+    fn type_line(&self, line: &str) {
+        self.tell(&["send-keys", "-t", "t", "-l", line]);
+        self.tell(&["send-keys", "-t", "t", "Enter"]);
+    }
+
+    fn screen(&self) -> String {
+        self.tell(&["capture-pane", "-p", "-t", "t"])
+    }
+
+    #[track_caller]
+    fn shows(&self, text: &str) {
+        eventually(
+            &format!("{text:?} on the screen:\n{}", self.screen()),
+            || self.screen().contains(text),
+        );
+    }
+
+    fn gourd(&self, line: &str) {
+        self.type_line(&format!("{}/gourd {line}", programs().display()));
+    }
+}
+
+impl Drop for Tmux<'_> {
+    fn drop(&mut self) {
+        self.tell(&["kill-server"]);
+        let _ = self.home;
+    }
+}
+
+#[test]
+fn a_shell_in_the_guest_under_tmux() {
+    let home = Home::new();
+    let tmux = Tmux::start(&home);
+    tmux.gourd("run -it --rm --name box busybox sh");
+    tmux.shows("/ #");
+    tmux.type_line("tty; stty size; echo term=$TERM");
+    tmux.shows("/dev/pts/0");
+    tmux.shows("30 100");
+    // Line editing: the guest's echo and its own erase key.
+    tmux.tell(&["send-keys", "-t", "t", "-l", "echo wrongX"]);
+    tmux.tell(&["send-keys", "-t", "t", "BSpace"]);
+    tmux.tell(&["send-keys", "-t", "t", "Enter"]);
+    tmux.shows("\nwrong\n");
+    // Resize follows.
+    tmux.tell(&["resize-window", "-t", "t", "-x", "80", "-y", "24"]);
+    eventually("the new size", || {
+        tmux.type_line("clear; stty size");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        tmux.screen().contains("24 80")
+    });
+    // ctrl-c ends the guest's process, not the shell.
+    tmux.type_line("clear; sleep 1000");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    tmux.tell(&["send-keys", "-t", "t", "C-c"]);
+    tmux.type_line("echo still=$((40+2))");
+    tmux.shows("still=42");
+    tmux.type_line("exit 4");
+    tmux.shows("host>");
+    tmux.type_line("echo code=$?; stty -a | tr ' ' '\\n' | grep -cE '^(icanon|echo|isig)$'");
+    tmux.shows("code=4");
+    tmux.shows("\n3\n");
+    drop(tmux);
+    home.assert_nothing_left();
+}
+
+#[test]
+fn exec_with_a_terminal_in_a_running_container() {
+    let home = Home::new();
+    home.sleeper(&["--name", "box"]);
+    let tmux = Tmux::start(&home);
+    tmux.gourd("exec -it box sh");
+    tmux.shows("/ #");
+    tmux.type_line("stty size; exit");
+    tmux.shows("30 100");
+    tmux.shows("host>");
+}
+
+#[test]
+fn a_terminal_is_asked_for_where_there_is_none() {
+    let home = Home::new();
+    home.gourd(&["run", "--rm", "-it", "busybox", "true"])
+        .exits(125)
+        .says(&["not a TTY"]);
+    // Without -i only the guest has one.
+    let out = home
+        .gourd(&[
+            "run",
+            "--rm",
+            "-t",
+            "busybox",
+            "sh",
+            "-c",
+            "test -t 1 && echo terminal",
+        ])
+        .ok();
+    assert_eq!(out.stdout, b"terminal\r\n");
+}
