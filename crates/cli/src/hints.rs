@@ -50,11 +50,13 @@ pub fn engine(error: &Error) -> Option<String> {
                 "stop {name} with the gourd that started it, or end its supervisor (`gourd inspect {name}` has its pid)"
             )
         }
-        Error::Lost { name, .. } => {
-            format!(
-                "`gourd logs {name}` shows what it wrote, `gourd start {name}` starts it again with its disk"
-            )
+        Error::Lost { reason, .. } if is_about_qemu(reason) => {
+            missing_program("qemu-system-x86_64").into_owned()
         }
+        Error::Lost { name, .. } => format!(
+            "unless it was run with --rm, `gourd logs {name}` shows what it wrote and `gourd start {name}` starts it again \
+             with its disk"
+        ),
         Error::Invalid { what, .. } => return Some(invalid(what).to_owned()),
         Error::Reference(_) => REFERENCE.to_owned(),
         Error::SeveralReferences { .. } => {
@@ -114,6 +116,13 @@ fn kind(kind: ErrorKind, subject: &Subject, said: &str) -> Option<Text> {
             "`gourd rm NAME` removes the one that has the name; or choose another with --name".into()
         }
         (ErrorKind::Conflict, Subject::Kernel) => "--replace takes its place".into(),
+        (ErrorKind::Invalid, Subject::Kernel) => {
+            "a kernel is a vmlinux or a bzImage; `gourd system kernel ls` lists those that are installed".into()
+        }
+        (ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::Io, Subject::Kernel) => {
+            "check the path, and that you may read it; `gourd system kernel ls` lists the kernels that are installed".into()
+        }
+        (ErrorKind::Invalid, Subject::Container) => "`gourd ps -a` lists the containers with names and ids".into(),
         (ErrorKind::InUse, _) => "`gourd ps -a` lists the containers; remove those that use it first".into(),
         (ErrorKind::Platform, _) => {
             "choose an image that has this machine's platform, or one of the image's with --platform".into()
@@ -240,7 +249,8 @@ mod tests {
                 reason: "the monitor died (signal 9)".to_owned(),
             },
             "gourd: container box was lost: the monitor died (signal 9)\n  \
-             hint: `gourd logs box` shows what it wrote, `gourd start box` starts it again with its disk\n",
+             hint: unless it was run with --rm, `gourd logs box` shows what it wrote and `gourd start box` starts it again \
+             with its disk\n",
         );
         check(
             Error::Invalid {
@@ -290,6 +300,9 @@ mod tests {
         check(K::Conflict, S::Container, "--name");
         check(K::Conflict, S::Kernel, "--replace");
         check(K::InUse, S::Other, "gourd ps -a");
+        check(K::Invalid, S::Kernel, "vmlinux");
+        check(K::NotFound, S::Kernel, "check the path");
+        check(K::Invalid, S::Container, "gourd ps -a");
         check(K::Platform, S::Other, "--platform");
         check(K::Unreachable, S::Other, "registry runs");
         check(K::Unauthorized, S::Other, "config.json");

@@ -54,7 +54,7 @@ fn text(info: &Info) -> String {
             format!("{}{default}", kernel.release),
         );
     }
-    text.push_str("Drivers:\n");
+    text.push_str("Probe:\n");
     indented(&info.probe, 1, &mut text);
     text
 }

@@ -34,6 +34,12 @@ pub async fn ps(app: &App, args: &List) -> Result<u8, Failure> {
             .iter()
             .any(|(key, _)| key == "status" || key == "exited");
     let containers = app.engine()?.list(all).await?;
+    for dead in containers
+        .iter()
+        .filter(|container| container.status == Status::Dead)
+    {
+        out::stderr(&unreadable(dead))?;
+    }
     let chosen = containers
         .iter()
         .filter(|container| matches(container, &args.filter));
@@ -58,6 +64,15 @@ pub async fn ps(app: &App, args: &List) -> Result<u8, Failure> {
         .collect();
     out::print(&COLUMNS.render(&rows, args.format.as_deref())?)?;
     Ok(0)
+}
+
+/// A container whose files cannot be read: its row has no room for what is wrong.
+fn unreadable(container: &ContainerSummary) -> String {
+    let id = human::short_id(&container.id);
+    let reason = container.error.as_deref().unwrap_or("it cannot be read");
+    format!(
+        "gourd: container {id}: {reason}\n  hint: `gourd rm -f {id}` removes it with all its files\n"
+    )
 }
 
 /// Of filters with one key, one must match; of each key.
@@ -93,6 +108,10 @@ const fn state(status: Status) -> &'static str {
 /// Docker's field names.
 fn row(container: &ContainerSummary, now_ns: u64, whole: bool) -> Value {
     let command = container.command.join(" ");
+    let when = |show: &dyn Fn(u64) -> String| match container.created_ns {
+        0 => "N/A".to_owned(),
+        then => show(then),
+    };
     let labels: Vec<String> = container
         .labels
         .iter()
@@ -107,8 +126,8 @@ fn row(container: &ContainerSummary, now_ns: u64, whole: bool) -> Value {
         "ID": id,
         "Image": container.image,
         "Command": human::quote(&command, (!whole).then_some(COMMAND)),
-        "CreatedAt": human::created_at(container.created_ns),
-        "RunningFor": human::ago(container.created_ns, now_ns),
+        "CreatedAt": when(&human::created_at),
+        "RunningFor": when(&|then| human::ago(then, now_ns)),
         "State": state(container.status),
         "Status": status(container, now_ns, whole),
         "Error": container.error.clone().unwrap_or_default(),
@@ -135,7 +154,7 @@ fn status(container: &ContainerSummary, now_ns: u64, whole: bool) -> String {
         Status::Dead => "Dead".to_owned(),
     };
     match &container.error {
-        Some(reason) if !reason.is_empty() => {
+        Some(reason) if !reason.is_empty() && container.status != Status::Dead => {
             let short: String = reason.chars().take(REASON).collect();
             let cut = !whole && short.len() < reason.len();
             let shown = if cut {
