@@ -5,8 +5,10 @@
 //! └─ container               limits; root of the container's cgroup namespace
 //! ```
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountFlags;
 
 use crate::failure::{Failed, Step};
@@ -19,7 +21,7 @@ const HIERARCHY: &str = "/sys/fs/cgroup";
 const OPTIONS: &std::ffi::CStr = c"nsdelegate,memory_recursiveprot";
 
 /// The container's group.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Cgroup {
     path: PathBuf,
 }
@@ -47,9 +49,11 @@ impl Cgroup {
         Ok(group)
     }
 
-    /// The file to which a process writes "0" to become a member.
-    pub(crate) fn members(&self) -> PathBuf {
-        self.path.join("cgroup.procs")
+    /// Opens the group, for a child to be born in it.
+    pub(crate) fn open(&self) -> Result<OwnedFd, Failed> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(&self.path, flags, Mode::empty())
+            .step("open control group", self.path.display())
     }
 
     /// Kills every process in the group.

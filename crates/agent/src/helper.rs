@@ -1,9 +1,9 @@
 //! The helper: a process with one thread that makes itself the container's process.
 //!
 //! ```text
-//! agent                                   helper (spawned in the container's PID namespace)
+//! agent                                   helper (born in the container's PID namespace and control group)
 //!   |  length, Instructions  ------------>  |
-//!   |                                       |  cgroup, namespaces, mounts, root, session, user, limits, capabilities
+//!   |                                       |  namespaces, mounts, root, session, user, limits, capabilities
 //!   |  <------------  length, Failure   or  |
 //!   |  <------------  READY, end of file    |  execve closed the socket: the process runs
 //! ```
@@ -39,14 +39,11 @@ pub(crate) struct Instructions {
     /// The container's root in the VM's mount namespace.
     #[prost(string, tag = "2")]
     pub(crate) rootfs: String,
-    /// The file that takes new members of the container's control group.
-    #[prost(string, tag = "3")]
-    pub(crate) cgroup_members: String,
     /// Host name of the new UTS namespace; a joining process keeps the namespace's.
-    #[prost(string, tag = "4")]
+    #[prost(string, tag = "3")]
     pub(crate) hostname: String,
     /// An inherited pidfd of the container's first process, whose namespaces to join; 0 makes new ones.
-    #[prost(int32, tag = "5")]
+    #[prost(int32, tag = "4")]
     pub(crate) join: i32,
 }
 
@@ -93,7 +90,7 @@ fn run(control: &mut UnixStream) -> Result<std::convert::Infallible, Failed> {
         .map_err(|name| Failed::invalid("look up capability", name, "no such capability"))?;
     let limits = limits(&process)?;
 
-    join_cgroup(&instructions.cgroup_members)?;
+    let_oom_killer_choose()?;
     if instructions.join == 0 {
         namespaces::create(&instructions, capabilities)?;
     } else {
@@ -144,11 +141,9 @@ fn limits(process: &Process) -> Result<Vec<Limit<'_>>, Failed> {
         .collect()
 }
 
-/// Before the new cgroup namespace, whose root is the group that the process is in then. The OOM killer may choose what
-/// runs in the container, unlike the agent.
-fn join_cgroup(members: &str) -> Result<(), Failed> {
+/// The OOM killer may choose what runs in the container, unlike the agent.
+fn let_oom_killer_choose() -> Result<(), Failed> {
     const SCORE: &str = "/proc/self/oom_score_adj";
-    std::fs::write(members, "0").step("join control group", members)?;
     std::fs::write(SCORE, "0").step("write", SCORE)
 }
 

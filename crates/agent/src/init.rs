@@ -8,6 +8,8 @@
 //! The agent asks for the power to go by ending with status 0. Any other end is a crash: its reason goes to the console,
 //! and the power goes all the same.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -41,7 +43,7 @@ fn run(started_ns: u64) -> Result<(), Failed> {
     for failed in &failures {
         eprintln!("gourd-init: {failed}");
     }
-    let mut command = Command::new(crate::SELF);
+    let mut command = Command::new(OsStr::from_bytes(crate::SELF.to_bytes()));
     command.arg0(crate::AGENT).env_clear();
     command.env(agent::INIT_STARTED, started_ns.to_string());
     if let Some(failed) = failures.first() {

@@ -32,20 +32,21 @@ mod rlimits;
 mod sys;
 mod users;
 
+use std::ffi::CStr;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 /// `argv[0]` of the agent's role.
 const AGENT: &str = "gourd-agent";
 /// `argv[0]` of the helper's role.
-const HELPER: &str = "gourd-helper";
+const HELPER: &CStr = c"gourd-helper";
 /// What each role is started from.
-const SELF: &str = "/proc/self/exe";
+const SELF: &CStr = c"/proc/self/exe";
 
 /// Plays the role that `argv[0]` and the process id name.
 pub fn main() -> ExitCode {
     let name = std::env::args_os().next().unwrap_or_default();
-    if name.as_bytes() == HELPER.as_bytes() {
+    if name.as_bytes() == HELPER.to_bytes() {
         helper::main()
     } else if name.as_bytes() == AGENT.as_bytes() {
         agent::main()

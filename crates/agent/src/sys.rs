@@ -1,7 +1,7 @@
 //! The system calls that neither std nor rustix offers safely. The only file of this crate with `unsafe` in it.
 #![allow(unsafe_code)]
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -178,23 +178,81 @@ pub(crate) fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// The array that `execve` takes: pointers to the strings, then a null.
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings
+        .iter()
+        .map(|string| string.as_ptr())
+        .chain([std::ptr::null()])
+        .collect()
+}
+
 /// Becomes `program`. Comes back only with an error.
-pub(crate) fn execve(
-    program: &CString,
-    arguments: &[CString],
-    environment: &[CString],
-) -> io::Error {
-    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
-        strings
-            .iter()
-            .map(|string| string.as_ptr())
-            .chain([std::ptr::null()])
-            .collect()
-    };
+pub(crate) fn execve(program: &CStr, arguments: &[CString], environment: &[CString]) -> io::Error {
     let (arguments, environment) = (pointers(arguments), pointers(environment));
     // SAFETY: both arrays end with a null, and they and the strings that they point to outlive the call.
     unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
     io::Error::last_os_error()
+}
+
+/// Of `linux/sched.h`; libc's constant is too narrow for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Where a child is born.
+pub(crate) struct Birth<'a> {
+    /// Its stdin, stdout and stderr.
+    pub(crate) stdio: [BorrowedFd<'a>; 3],
+    /// Its control group. A later move (`cgroup.procs`) would wait for every CPU to pass through an RCU grace period.
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
+    /// As PID 1 of a new PID namespace.
+    pub(crate) new_pid_namespace: bool,
+}
+
+/// Starts `program` with an empty environment. Returns its id and a pidfd; the caller collects its status.
+pub(crate) fn spawn(
+    program: &CStr,
+    arguments: &[CString],
+    birth: &Birth<'_>,
+) -> io::Result<(u32, OwnedFd)> {
+    let (arguments, environment) = (pointers(arguments), pointers(&[]));
+    let mut pidfd: RawFd = -1;
+    // SAFETY: clone_args is integers, for which all zeros is a value.
+    let mut clone: libc::clone_args = unsafe { std::mem::zeroed() };
+    clone.flags = libc::CLONE_PIDFD as u64;
+    clone.pidfd = (&raw mut pidfd) as u64;
+    clone.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = birth.cgroup {
+        clone.flags |= CLONE_INTO_CGROUP;
+        clone.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    if birth.new_pid_namespace {
+        clone.flags |= libc::CLONE_NEWPID as u64;
+    }
+    // SAFETY: without CLONE_VM the child has memory of its own, as after fork. The structure lives for the call and its
+    // size is given.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw mut clone,
+            size_of::<libc::clone_args>(),
+        )
+    };
+    if pid == 0 {
+        // SAFETY: in the child: system calls on numbers and on memory that was prepared before, so that it matters to
+        // nobody whether another thread held a lock. `_exit` does not come back.
+        unsafe {
+            for (to, from) in birth.stdio.iter().enumerate() {
+                if libc::dup2(from.as_raw_fd(), to as c_int) < 0 {
+                    libc::_exit(126);
+                }
+            }
+            libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr());
+            libc::_exit(127)
+        }
+    }
+    let pid = u32::try_from(pid).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: the kernel made the descriptor for this call (close-on-exec), and nobody else owns it.
+    Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
 }
 
 /// Has the runtime tell when `fd`, which must not block, is ready.

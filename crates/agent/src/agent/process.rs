@@ -76,11 +76,11 @@ impl Process {
         pid: u32,
         pidfd: OwnedFd,
         terminal: Option<Terminal>,
-        cgroup: Option<&Cgroup>,
+        cgroup: &Cgroup,
     ) -> io::Result<Self> {
         let pidfd = Arc::new(crate::sys::watch(pidfd, Interest::READABLE)?);
         let (sender, receiver) = watch::channel(None);
-        let oom_kills = cgroup.map(|group| (group.clone(), group.oom_kills()));
+        let oom_kills = (cgroup.clone(), cgroup.oom_kills());
         let weak = Arc::downgrade(&pidfd);
         tokio::spawn(reap(pidfd, oom_kills, sender));
         Ok(Self {
@@ -112,7 +112,7 @@ impl Process {
 /// Drops the pidfd when it is done.
 async fn reap(
     pidfd: Arc<AsyncFd<OwnedFd>>,
-    oom_kills: Option<(Cgroup, u64)>,
+    (group, oom_kills): (Cgroup, u64),
     sender: watch::Sender<Option<Exit>>,
 ) {
     let status = loop {
@@ -142,7 +142,7 @@ async fn reap(
     let exit = Exit {
         code,
         signal,
-        oom_killed: oom_kills.is_some_and(|(group, before)| group.oom_kills() > before),
+        oom_killed: group.oom_kills() > oom_kills,
         exited_ns: clock::boottime_ns(),
     };
     drop(pidfd);

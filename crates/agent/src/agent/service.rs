@@ -50,6 +50,8 @@ pub(super) struct Service<D> {
 
 #[derive(Default)]
 struct State {
+    /// Whether `Boot` was called: a second one would find half of its work done.
+    boot_tried: bool,
     container: Option<Container>,
     mounts: Mounts,
 }
@@ -124,7 +126,7 @@ impl<D: Dial> Service<D> {
                 .of_kind(proto::agent::failure::Kind::Other));
         }
         let mut state = self.state();
-        if state.container.is_some() {
+        if std::mem::replace(&mut state.boot_tried, true) {
             return Err(Failed::invalid(
                 "boot",
                 &request.container,
@@ -234,7 +236,6 @@ async fn launch<D: Dial>(
         let instructions = Instructions {
             process: Some(spec),
             rootfs: container.booted.rootfs.display().to_string(),
-            cgroup_members: container.booted.cgroup.members().display().to_string(),
             hostname: container.hostname.clone(),
             join: 0,
         };

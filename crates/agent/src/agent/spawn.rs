@@ -1,17 +1,17 @@
 //! Starts a helper in the right PID namespace, and learns whether it became the process.
 
+use std::ffi::CString;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use prost::Message;
 use proto::agent::Failure;
 use proto::agent::failure::Kind;
-use rustix::process::{Pid, PidfdFlags};
-use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
+use rustix::io::Errno;
+use rustix::process::PidfdFlags;
+use rustix::thread::ThreadNameSpaceType;
 
 use super::process::Process;
 use super::stream::Stream;
@@ -19,7 +19,7 @@ use super::terminal::Terminal;
 use crate::cgroup::Cgroup;
 use crate::failure::{Failed, Step};
 use crate::helper::{Instructions, READY};
-use crate::sys;
+use crate::sys::{self, Birth};
 
 /// stdin, stdout and stderr of a process.
 pub(super) struct ChildEnds {
@@ -44,7 +44,7 @@ pub(super) fn spawn(
     terminal: Option<Terminal>,
     cgroup: &Cgroup,
 ) -> Result<Starting, Failed> {
-    let (ours, theirs) = UnixStream::pair().step("make", "a socket for the helper")?;
+    let (mut ours, theirs) = UnixStream::pair().step("make", "a socket for the helper")?;
     // Inherited on purpose: nothing else is started between here and the drop of these.
     let theirs = inheritable(theirs.as_fd())?;
     let first = first
@@ -53,25 +53,23 @@ pub(super) fn spawn(
     let first = first.as_ref().map(|first| first.get_ref().as_fd());
     let join = first.map(inheritable).transpose()?;
     instructions.join = join.as_ref().map_or(0, AsRawFd::as_raw_fd);
-    let mut command = Command::new(crate::SELF);
-    command
-        .arg0(crate::HELPER)
-        .arg(theirs.as_raw_fd().to_string())
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::from(ends.stdin))
-        .stdout(Stdio::from(ends.stdout))
-        .stderr(Stdio::from(ends.stderr));
-    let child = in_pid_namespace(first, || command.spawn())?;
-    drop((command, theirs, join));
 
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| Failed::invalid("start", "a helper", "it has no process id"))?;
-    // The id can't be used for another process before this one is reaped, which is `Process`'s to do.
-    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).step("open", "a helper")?;
-    let process =
-        Process::adopt(child.id(), pidfd, terminal, Some(cgroup)).step("watch", "a helper")?;
-    let mut ours = ours;
+    let socket = CString::new(theirs.as_raw_fd().to_string()).unwrap_or_default();
+    let arguments = [CString::from(crate::HELPER), socket];
+    let group = cgroup.open()?;
+    let birth = Birth {
+        stdio: [&ends.stdin, &ends.stdout, &ends.stderr].map(AsFd::as_fd),
+        cgroup: Some(group.as_fd()),
+        new_pid_namespace: first.is_none(),
+    };
+    let born = || sys::spawn(crate::SELF, &arguments, &birth);
+    let (pid, pidfd) = match first {
+        None => born().step("start", "a helper")?,
+        Some(first) => in_pid_namespace(first, born)?,
+    };
+    drop((ends, theirs, join));
+
+    let process = Process::adopt(pid, pidfd, terminal, cgroup).step("watch", "a helper")?;
     send(&mut ours, &instructions).step("instruct", "a helper")?;
     ours.set_nonblocking(true).step("watch", "a helper")?;
     Ok(Starting {
@@ -92,34 +90,26 @@ fn send(control: &mut UnixStream, instructions: &Instructions) -> std::io::Resul
     control.write_all(&bytes)
 }
 
-/// Has children be born in another PID namespace while `spawn` runs. Both calls change where this thread's children go,
-/// never the thread itself, so the way back is `setns` to its own.
+/// Has children be born in the PID namespace of `first` while `spawn` runs. `setns` changes where this thread's children
+/// go, never the thread itself, so the way back is `setns` to its own.
 fn in_pid_namespace<T>(
-    first: Option<BorrowedFd<'_>>,
+    first: BorrowedFd<'_>,
     spawn: impl FnOnce() -> std::io::Result<T>,
 ) -> Result<T, Failed> {
     let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
         .step("open", "the agent itself")?;
-    match first {
-        None => sys::unshare(UnshareFlags::NEWPID).step("make", "a PID namespace")?,
-        Some(first) => {
-            let kind = ThreadNameSpaceType::PROCESS_ID;
-            rustix::thread::move_into_thread_name_spaces(first, kind).map_err(|errno| {
-                if errno == rustix::io::Errno::SRCH {
-                    not_running()
-                } else {
-                    Failed::os("join", "the PID namespace", errno)
-                }
-            })?;
-        }
-    }
+    let enter = |pidfd| {
+        rustix::thread::move_into_thread_name_spaces(pidfd, ThreadNameSpaceType::PROCESS_ID)
+    };
+    enter(first).map_err(|errno| match errno {
+        Errno::SRCH => not_running(),
+        errno => Failed::os("join", "the PID namespace", errno),
+    })?;
     let spawned = spawn();
-    let back = ThreadNameSpaceType::PROCESS_ID;
-    rustix::thread::move_into_thread_name_spaces(own.as_fd(), back)
-        .step("leave", "the PID namespace")?;
+    enter(own.as_fd()).step("leave", "the PID namespace")?;
     spawned.map_err(|error| match error.raw_os_error() {
         // The namespace's PID 1 is gone: no process can be born in it.
-        Some(libc::ENOMEM) if first.is_some() => not_running(),
+        Some(libc::ENOMEM) => not_running(),
         _ => Failed::os("start", "a helper", error),
     })
 }

@@ -1,6 +1,7 @@
 //! The container's namespaces: made for its first process, joined by the others.
 //!
-//! The PID namespace is the agent's doing (`agent::spawn`): a process enters one by being born in it.
+//! The PID namespace and the control group are the agent's doing (`agent::spawn`): the process is born in them, and the
+//! new cgroup namespace has that group as its root.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
