@@ -50,6 +50,13 @@ pub(crate) fn set_bits(bits: &mut [u8], first: usize, end: usize) -> bool {
     let mut fresh = true;
     let mut bit = first;
     while bit < end {
+        if bit.is_multiple_of(8) && end - bit >= 8 {
+            let bytes = &mut bits[bit / 8..end / 8];
+            fresh &= bytes.iter().all(|byte| *byte == 0);
+            bytes.fill(0xff);
+            bit = end / 8 * 8;
+            continue;
+        }
         let byte = &mut bits[bit / 8];
         let count = (8 - bit % 8).min(end - bit);
         let mask = (0xffu8 >> (8 - count)) << (bit % 8);

@@ -45,7 +45,7 @@ pub enum Journal {
     Bytes(u64),
 }
 
-/// What [`format`] makes.
+/// What [`format`](fn@format) makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FormatOptions {
     /// Length of the disk in bytes. What is left over after whole blocks, or in a group at the end
