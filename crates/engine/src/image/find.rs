@@ -3,8 +3,9 @@
 use oci::{Digest, ImageConfig, Platform, Reference};
 use store::images::{self, Record};
 use store::lock::{Lock, Mode};
-use store::{Root, content, refs};
+use store::{Root, content, refs, rootfs};
 
+use super::keep::Complete;
 use crate::container::Pull;
 use crate::{Engine, Error, PullEvent, blocking};
 
@@ -48,12 +49,24 @@ impl Engine {
                 (record, reference.familiar())
             }
         };
+        let config = config(&self.root, &record)?;
+        let record = self.with_rootfs(record, &config).await?;
         Ok(Resolved {
-            config: config(&self.root, &record)?,
             record,
+            config,
             reference,
             lease,
         })
+    }
+
+    /// Makes the rootfs image anew when it is gone, or when an older writer made it.
+    async fn with_rootfs(&self, record: Record, config: &ImageConfig) -> Result<Record, Error> {
+        let key = rootfs::key(&config.rootfs.diff_ids);
+        if record.rootfs == key && rootfs::path(&self.root, &key).is_file() {
+            return Ok(record);
+        }
+        let (root, config) = (self.root.clone(), config.clone());
+        blocking(move || Complete::again(&root, record, config)?.keep(&root)).await
     }
 
     /// A shared lease on all images.

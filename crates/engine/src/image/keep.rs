@@ -1,6 +1,9 @@
 //! The last step of every pull and load: blobs that are here become an image.
 
-use oci::{Descriptor, Digest, ImageConfig, Manifest, Platform, Reference};
+use oci::{
+    Descriptor, Digest, Document, DocumentError, ImageConfig, Manifest, Platform, Reference,
+    parse_document,
+};
 use store::images::{self, Record, SCHEMA};
 use store::rootfs::{self, Layer};
 use store::{Root, content, now_ns, refs};
@@ -37,6 +40,24 @@ impl Complete {
             index,
             manifest,
             parsed,
+            config,
+        })
+    }
+
+    /// One that is kept already.
+    pub(super) fn again(root: &Root, record: Record, config: ImageConfig) -> Result<Self, Error> {
+        let digest = record.manifest.digest;
+        let bytes = content::read(root, &digest)?;
+        let document = parse_document(Some(&record.manifest.media_type), &bytes)
+            .map_err(|source| Error::Document { digest, source })?;
+        let Document::Manifest(parsed) = document else {
+            let source = DocumentError::MediaType(record.manifest.media_type.to_string());
+            return Err(Error::Document { digest, source });
+        };
+        Ok(Self {
+            index: record.index,
+            manifest: record.manifest,
+            parsed: *parsed,
             config,
         })
     }

@@ -128,7 +128,8 @@ impl Engine {
         let mut ingest = Ingest::begin(&self.root, Some(layer))?;
         let mut blob = client.blob(reference, layer, 0).await?;
         while let Some(bytes) = blob.next().await {
-            ingest.write(&bytes?)?;
+            let bytes = bytes.map_err(|error| truncated(error, layer, ingest.len()))?;
+            ingest.write(&bytes)?;
             progress(PullEvent::LayerProgress {
                 digest: digest.clone(),
                 done: ingest.len(),
@@ -138,5 +139,21 @@ impl Engine {
         blocking(move || ingest.finish()).await?;
         progress(PullEvent::LayerDone { digest });
         Ok(())
+    }
+}
+
+/// A registry that lost the end of a blob breaks off, and has nothing to offer where we go on.
+fn truncated(error: registry::Error, layer: &Descriptor, found: u64) -> Error {
+    const RANGE_NOT_SATISFIABLE: u16 = 416;
+    match error {
+        registry::Error::Status { status, .. } if status == RANGE_NOT_SATISFIABLE => {
+            content::Error::Size {
+                digest: layer.digest,
+                expected: layer.size,
+                found,
+            }
+            .into()
+        }
+        error => error.into(),
     }
 }

@@ -1,0 +1,224 @@
+//! Archives of images: those that skopeo writes, and those that a stranger does.
+
+mod support;
+
+use std::process::Command;
+
+use engine::{ErrorKind, Removed};
+use support::{cat, image, setup, text};
+use testkit::image::{Entry, ImageBuilder, Layer};
+
+#[tokio::test]
+async fn an_oci_archive_becomes_an_image_and_goes_again() {
+    let setup = setup();
+    let (path, image) = setup.archive(&image(), "localhost:5000/team/app:V1");
+    let id = image.config.digest.to_string();
+    let loaded = setup.load(&path).await.unwrap();
+    assert_eq!(loaded.len(), 1);
+    assert_eq!(
+        loaded[0].reference.as_deref(),
+        Some("localhost:5000/team/app:V1")
+    );
+    assert_eq!(loaded[0].id, id);
+    let images = setup.engine.images().unwrap();
+    assert_eq!((images.len(), &images[0].id), (1, &id));
+    assert_eq!(images[0].references, ["localhost:5000/team/app:V1"]);
+    for name in ["localhost:5000/team/app:V1", &id, &id[7..19]] {
+        let inspected = setup.engine.image_inspect(name).unwrap();
+        assert_eq!(inspected["Id"], id.as_str());
+        assert_eq!(inspected["Config"]["Cmd"][0], "sh");
+        assert_eq!(
+            cat(inspected["RootfsImage"].as_str().unwrap(), "/etc/motd"),
+            "upper"
+        );
+    }
+    let container = setup
+        .create("localhost:5000/team/app:V1", "box")
+        .await
+        .unwrap();
+    let error = setup.engine.image_remove(&id, false).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InUse);
+    assert!(
+        error.to_string().ends_with("is used by container box"),
+        "{error}"
+    );
+    setup.engine.remove(&container.id, false).await.unwrap();
+    let removed = setup.engine.image_remove(&id[7..15], false).unwrap();
+    assert_eq!(
+        removed[0],
+        Removed::Untagged("localhost:5000/team/app:V1".to_owned())
+    );
+    assert_eq!(removed[1], Removed::Deleted(id.clone()));
+    assert_eq!(removed.len(), 4, "the reference, the image, two layers");
+    for dir in [
+        "content/blobs/sha256",
+        "content/ingest",
+        "images",
+        "refs",
+        "rootfs",
+    ] {
+        let left = std::fs::read_dir(setup.engine.root().join(dir))
+            .unwrap()
+            .count();
+        assert_eq!(left, 0, "{dir}");
+    }
+    let error = setup.engine.image_inspect(&id).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_rootfs_image_that_is_gone_is_made_again() {
+    let setup = setup();
+    let (path, _) = setup.archive(&image(), "app");
+    setup.load(&path).await.unwrap();
+    let rootfs = setup.engine.root().join("rootfs");
+    std::fs::remove_dir_all(&rootfs).unwrap();
+    std::fs::create_dir(&rootfs).unwrap();
+    setup.create("app", "box").await.unwrap();
+    let inspected = setup.engine.image_inspect("app").unwrap();
+    assert_eq!(
+        cat(inspected["RootfsImage"].as_str().unwrap(), "/etc/motd"),
+        "upper"
+    );
+}
+
+/// Writer: skopeo.
+#[tokio::test]
+async fn a_docker_archive_is_the_same_image() {
+    let setup = setup();
+    let (path, image) = setup.archive(&image(), "app");
+    let docker = setup.path("docker.tar");
+    let copied = Command::new("skopeo")
+        .args(["--insecure-policy", "copy", "--quiet"])
+        .arg(format!("oci-archive:{}", path.display()))
+        .arg(format!("docker-archive:{}:app:one", docker.display()))
+        .output()
+        .expect("this test needs skopeo");
+    assert!(
+        copied.status.success(),
+        "{}",
+        String::from_utf8_lossy(&copied.stderr)
+    );
+    let zipped = Command::new("gzip")
+        .arg("-k")
+        .arg(&docker)
+        .status()
+        .unwrap();
+    assert!(zipped.success());
+    for path in [docker.clone(), docker.with_extension("tar.gz")] {
+        let loaded = setup.load(&path).await.unwrap();
+        assert_eq!(loaded[0].reference.as_deref(), Some("app:one"));
+        let inspected = setup.engine.image_inspect("app:one").unwrap();
+        let layers: Vec<String> = image.diff_ids.iter().map(ToString::to_string).collect();
+        assert_eq!(inspected["RootFS"]["Layers"], serde_json::json!(layers));
+        assert_eq!(
+            cat(inspected["RootfsImage"].as_str().unwrap(), "/etc/motd"),
+            "upper"
+        );
+    }
+}
+
+#[tokio::test]
+async fn strangers_archives_are_errors() {
+    let setup = setup();
+    let (path, good) = setup.archive(&image(), "app");
+    let bytes = std::fs::read(&path).unwrap();
+    let check = async |archive: Vec<u8>, kind: ErrorKind, expect: &str| {
+        let path = setup.path("bad.tar");
+        std::fs::write(&path, archive).unwrap();
+        let error = setup.load(&path).await.unwrap_err();
+        assert!(text(&error).contains(expect), "{}", text(&error));
+        assert_eq!(error.kind(), kind, "{}", text(&error));
+        assert!(setup.engine.images().unwrap().is_empty());
+    };
+    let corrupt = ErrorKind::Corrupt;
+    let tar = |entries: &[Entry]| {
+        let layer = entries.iter().cloned().fold(Layer::new(), Layer::entry);
+        layer.finish()
+    };
+    check(
+        tar(&[Entry::file("../evil", b"x")]),
+        corrupt,
+        "which leaves it",
+    )
+    .await;
+    check(
+        tar(&[Entry::file("/etc/evil", b"x")]),
+        corrupt,
+        "which leaves it",
+    )
+    .await;
+    check(
+        tar(&[Entry::symlink("a/b", "../../evil")]),
+        corrupt,
+        "which leaves it",
+    )
+    .await;
+    check(tar(&[Entry::file("x", b"x")]), corrupt, "has no images").await;
+    check(b"no tar at all".to_vec(), corrupt, "cannot be read").await;
+    check(Vec::new(), corrupt, "has no images").await;
+    check(vec![0x1f, 0x8b, 8, 0, 0], corrupt, "cannot be read").await;
+    check(
+        tar(&[Entry::file("index.json", b"{")]),
+        corrupt,
+        "index.json",
+    )
+    .await;
+    check(
+        tar(&[Entry::file(
+            "index.json",
+            br#"{"schemaVersion":2,"manifests":[]}"#,
+        )]),
+        corrupt,
+        "names no image",
+    )
+    .await;
+    check(
+        tar(&[Entry::file(
+            "manifest.json",
+            br#"[{"Config":"c","Layers":[]}]"#,
+        )]),
+        corrupt,
+        "lacks \"c\"",
+    )
+    .await;
+    let name = format!("blobs/sha256/{}", good.config.digest.hex());
+    check(
+        tar(&[Entry::file(&name, b"other")]),
+        corrupt,
+        "the content has the digest",
+    )
+    .await;
+    check(bytes[..bytes.len() / 2].to_vec(), corrupt, "").await;
+}
+
+#[tokio::test]
+async fn another_processors_image_names_both() {
+    let setup = setup();
+    let other = if cfg!(target_arch = "x86_64") {
+        "arm64"
+    } else {
+        "amd64"
+    };
+    let ours = oci::Platform::host().to_string();
+    let (path, _) = setup.archive(&image().architecture(other), "app");
+    let error = setup.load(&path).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Platform);
+    let text = text(&error);
+    assert!(
+        text.contains(&format!("linux/{other}")) && text.contains(&ours),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_layer_that_cannot_be_merged_is_named() {
+    let setup = setup();
+    let bad = Layer::new().entry(Entry::hard_link("a", "nowhere"));
+    let (path, image) = setup.archive(&ImageBuilder::new().layer(bad).cmd(["a"]), "app");
+    let error = setup.load(&path).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let text = text(&error);
+    assert!(text.contains(&image.layers[0].digest.to_string()), "{text}");
+    assert!(text.contains("\"nowhere\" does not exist"), "{text}");
+}
