@@ -71,10 +71,13 @@ impl Hub {
         self.send(message, |_| true).await;
     }
 
-    /// The last message; then every client's stream ends.
-    pub async fn finish(&self, message: output::Output) {
+    /// The last message; then every client's stream ends. True when there was a client.
+    pub async fn finish(&self, message: output::Output) -> bool {
         self.send(message, |_| true).await;
-        self.clients().clear();
+        let mut clients = self.clients();
+        let told = !clients.is_empty();
+        clients.clear();
+        told
     }
 
     async fn send(&self, message: output::Output, wants: impl Fn(&Client) -> bool) {

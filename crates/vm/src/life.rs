@@ -53,6 +53,8 @@ pub struct Shared {
     pub started: watch::Sender<Option<Result<(), Failure>>>,
     /// Set once, at the very end.
     pub ended: watch::Sender<Option<Exited>>,
+    /// Somebody was told how it went: the supervisor may leave.
+    pub told: watch::Sender<bool>,
     /// The primary client is there.
     pub primary: watch::Sender<bool>,
     /// The agent, from the hand-shake on.

@@ -136,11 +136,17 @@ async fn supervise(run: Run) -> Result<(), Error> {
     exited.phases = shared.timeline.phases();
     shared.ended.send_replace(Some(exited.clone()));
     let farewell = async {
-        shared.hub.finish(life::last_message(exited)).await;
+        if shared.hub.finish(life::last_message(exited)).await {
+            shared.told.send_replace(true);
+        }
+        // A life that was over before its client's first call still has something to say to it.
+        let _ = shared.told.subscribe().wait_for(|told| *told).await;
         over.send_replace(true);
         let _ = server.await;
     };
-    let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
+        tracing::debug!("nobody asked how it went");
+    }
     Ok(())
 }
 
@@ -150,6 +156,7 @@ fn shared(container: &Container, timeline: Arc<Timeline>) -> Result<Arc<Shared>,
         spec: container.spec().clone(),
         started: watch::Sender::default(),
         ended: watch::Sender::default(),
+        told: watch::Sender::default(),
         primary: watch::Sender::default(),
         guest: watch::Sender::default(),
         stdin: tokio::sync::Mutex::default(),

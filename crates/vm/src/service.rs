@@ -63,12 +63,15 @@ impl Service {
         }
     }
 
+    /// Waits for the end; whoever asks is told.
     async fn ended(&self) -> Exited {
         let mut ended = self.shared.ended.subscribe();
-        match ended.wait_for(Option::is_some).await {
+        let exited = match ended.wait_for(Option::is_some).await {
             Ok(exited) => exited.clone().unwrap_or_default(),
             Err(_) => Exited::default(),
-        }
+        };
+        self.shared.told.send_replace(true);
+        exited
     }
 
     /// Ends the container without grace: its owner is gone.
@@ -243,6 +246,7 @@ impl Supervisor for Service {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let over = self.shared.ended.borrow().clone();
         if let Some(exited) = over {
+            self.shared.told.send_replace(true);
             let _ = sender.send(Ok(message(last_message(exited)))).await;
             return Ok(Response::new(Box::pin(ReceiverStream::new(receiver))));
         }

@@ -4,27 +4,45 @@ use testkit::registry::Registry;
 
 use crate::harness::{Home, cache, names, tool};
 
-/// Debian's registry with the cached Debian image in it, pushed by skopeo.
-fn registry_with_debian() -> (Registry, String) {
-    let registry = Registry::start().expect("docker-registry starts");
-    let reference = format!("{}/debian:e2e", registry.addr);
-    let archive = format!(
-        "oci-archive:{}",
-        cache().join("images/debian.tar").display()
-    );
-    let target = format!("docker://{reference}");
+/// The cached Debian image as an OCI layout with the tag `it`. (skopeo can read the archive itself, but as root only.)
+fn debian_layout(home: &Home) -> String {
+    let unpacked = home.path("unpacked");
+    std::fs::create_dir(&unpacked).expect("a folder");
+    let archive = cache().join("images/debian.tar");
     tool(
-        "skopeo",
-        &[
-            &"--insecure-policy",
-            &"copy",
-            &"-q",
-            &"--dest-tls-verify=false",
-            &archive,
-            &target,
-        ],
+        "tar",
+        &[&"--no-same-owner", &"-C", &unpacked, &"-xf", &archive],
     )
     .ok();
+    let layout = format!("{}:it", home.path("layout").display());
+    copy(
+        &format!("oci:{}", unpacked.display()),
+        &format!("oci:{layout}"),
+    );
+    layout
+}
+
+/// skopeo, in the clear: the registry is on loopback.
+fn copy(source: &str, target: &str) {
+    let flags: [&dyn AsRef<std::ffi::OsStr>; 6] = [
+        &"--insecure-policy",
+        &"copy",
+        &"-q",
+        &"--dest-tls-verify=false",
+        &source,
+        &target,
+    ];
+    tool("skopeo", &flags).ok();
+}
+
+/// Debian's registry with the cached Debian image in it, pushed by skopeo.
+fn registry_with_debian(home: &Home) -> (Registry, String) {
+    let registry = Registry::start().expect("docker-registry starts");
+    let reference = format!("{}/debian:e2e", registry.addr);
+    copy(
+        &format!("oci:{}", debian_layout(home)),
+        &format!("docker://{reference}"),
+    );
     (registry, reference)
 }
 
@@ -33,7 +51,7 @@ fn a_debian_root_is_pulled_from_a_real_registry_and_runs() {
     let home = Home::new();
     // Only the kernels are wanted of the template.
     home.gourd(&["rmi", "-f", "debian", "busybox"]).ok();
-    let (_registry, reference) = registry_with_debian();
+    let (_registry, reference) = registry_with_debian(&home);
     // `run` pulls what is missing.
     let out = home
         .gourd(&["run", "--rm", &reference, "cat", "/etc/os-release"])
@@ -75,19 +93,8 @@ fn a_debian_root_is_pulled_from_a_real_registry_and_runs() {
 fn the_tree_in_the_guest_is_the_tree_in_the_archive() {
     let home = Home::new();
     // The oracle is umoci: it unpacks the same archive by its own code.
-    let layout = home.path("layout");
-    let archive = format!(
-        "oci-archive:{}",
-        cache().join("images/debian.tar").display()
-    );
-    let target = format!("oci:{}:it", layout.display());
-    tool(
-        "skopeo",
-        &[&"--insecure-policy", &"copy", &"-q", &archive, &target],
-    )
-    .ok();
+    let image = debian_layout(&home);
     let bundle = home.path("bundle");
-    let image = format!("{}:it", layout.display());
     tool(
         "umoci",
         &[&"unpack", &"--rootless", &"--image", &image, &bundle],
