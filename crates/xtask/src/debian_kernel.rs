@@ -17,7 +17,6 @@ const PACKAGE: &str = "linux-image-cloud-amd64";
 /// A kernel that has one built in needs no module for it.
 const WANTED: &[&str] = &[
     "virtio_pci",
-    "virtio_mmio",
     "virtio_blk",
     "crc32c_generic",
     "ext4",
