@@ -341,6 +341,8 @@ pub fn tool(program: &str, args: &[&dyn AsRef<OsStr>]) -> Out {
     let out = Command::new(program)
         .args(args)
         .env("PATH", path)
+        // tmux starts its commands by the user's shell, and this user has none.
+        .env("SHELL", "/bin/sh")
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|error| {

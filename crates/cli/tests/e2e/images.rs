@@ -75,7 +75,7 @@ fn a_debian_root_is_pulled_from_a_real_registry_and_runs() {
             "stat",
             "-c",
             "%a %u:%g",
-            "/usr/bin/passwd",
+            "/usr/bin/su",
             "/tmp",
         ])
         .ok();
