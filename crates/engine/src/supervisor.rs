@@ -159,6 +159,15 @@ impl Client {
         }
     }
 
+    /// Returns when the supervisor has written down what it knows, or is gone.
+    pub(crate) async fn settled(&self) {
+        let protocol = proto::SUPERVISOR_PROTOCOL;
+        let mut rpc = self.rpc.clone();
+        if let Err(status) = rpc.hello(HelloRequest { protocol }).await {
+            tracing::debug!(%status, name = self.name, "no answer to hello");
+        }
+    }
+
     /// Makes a call and, at the same time, sees whether we understand each other.
     pub(crate) async fn call<T>(
         &self,
@@ -204,11 +213,13 @@ impl Client {
 
 /// A failure that came over the wire.
 pub(crate) fn failure(name: &str, failure: Failure) -> Error {
+    let remedy = Some(failure.remedy.clone()).filter(|remedy| !remedy.is_empty());
     let kind = match failure.kind() {
         Kind::VmLost => {
             return Error::Lost {
                 name: name.to_owned(),
                 reason: failure.message,
+                remedy,
             };
         }
         Kind::NotFound => StartFailure::NotFound,
@@ -219,6 +230,8 @@ pub(crate) fn failure(name: &str, failure: Failure) -> Error {
     Error::Start {
         failure: kind,
         message: describe(&failure),
+        step: failure.step,
+        remedy,
     }
 }
 
@@ -282,8 +295,11 @@ pub(crate) async fn aftermath(container: &Container) -> Aftermath {
             Some(words) => format!("{reason}; its last words: {words}"),
             None => reason,
         };
-        let name = name.clone();
-        Aftermath::Lost(Error::Lost { name, reason })
+        Aftermath::Lost(Error::Lost {
+            name: name.clone(),
+            reason,
+            remedy: None,
+        })
     };
     match find(container).await {
         Err(error) => Aftermath::Lost(error),

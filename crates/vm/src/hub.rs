@@ -66,9 +66,10 @@ impl Hub {
         .await;
     }
 
-    /// An event for every client.
-    pub async fn tell(&self, message: output::Output) {
+    /// An event for every client. True when there was one.
+    pub async fn tell(&self, message: output::Output) -> bool {
         self.send(message, |_| true).await;
+        !self.clients().is_empty()
     }
 
     /// The last message; then every client's stream ends. True when there was a client.

@@ -12,7 +12,7 @@
 //! one owner: whoever wants it waits for the milestone.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -53,7 +53,11 @@ pub struct Shared {
     pub started: watch::Sender<Option<Result<(), Failure>>>,
     /// Set once, at the very end.
     pub ended: watch::Sender<Option<Exited>>,
-    /// Somebody was told how it went: the supervisor may leave.
+    /// The monitors' process ids, from the VM's start on.
+    pub monitors: std::sync::Mutex<Vec<u32>>,
+    /// The end is written to `state.json`.
+    pub settled: watch::Sender<bool>,
+    /// Somebody was told that it runs, or how it went: the supervisor need not wait for a first call.
     pub told: watch::Sender<bool>,
     /// The primary client is there.
     pub primary: watch::Sender<bool>,
@@ -69,6 +73,32 @@ pub struct Shared {
     pub streams: Arc<Streams>,
     /// Moments.
     pub timeline: Arc<Timeline>,
+}
+
+impl Shared {
+    /// Returns at once while the monitors live; when one is dead, when its death is written down. So whoever asks a
+    /// supervisor before reading the state never reads that a dead VM runs.
+    pub async fn settle(&self) {
+        let dead = {
+            let monitors = self.monitors.lock();
+            let monitors = monitors.unwrap_or_else(PoisonError::into_inner);
+            monitors.iter().any(|pid| !alive(*pid))
+        };
+        if dead {
+            let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
+        }
+    }
+}
+
+/// Whether a child runs. One whose first thread has ended does not, though its others may still be on their way out; `waitid`
+/// would not tell before they are.
+fn alive(pid: u32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return false;
+    };
+    // proc(5): the state follows the name, which is in brackets and may hold anything.
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+    state.is_some_and(|state| !state.starts_with(['Z', 'X']))
 }
 
 /// What one run of a container owns.
@@ -149,6 +179,12 @@ impl Life {
 
     async fn with_vm(&mut self, started: Started, state: &mut State) -> Outcome {
         let Started { vm, mut listeners } = started;
+        *self
+            .shared
+            .monitors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) =
+            vm.processes().into_iter().map(|(_, pid)| pid).collect();
         let (Some(stdio), Some(agent)) = (listeners.pop(), listeners.pop()) else {
             vm.stop(Duration::ZERO).await;
             return never_ran(failure::own("start the VM", "", "it came without listeners"));
@@ -210,7 +246,9 @@ impl Life {
             tracing::error!(%error, "the state can't be written");
         }
         shared.started.send_replace(Some(Ok(())));
-        shared.hub.tell(output::Output::Started(true)).await;
+        if shared.hub.tell(output::Output::Started(true)).await {
+            shared.told.send_replace(true);
+        }
         let (reply, (), ()) = tokio::join!(
             guest.wait(MAIN),
             self.pump(Some(running.stdout), Stream::Stdout),
@@ -231,7 +269,7 @@ impl Life {
 
     fn size(&self) -> Option<proto::agent::TerminalSize> {
         let size = self.shared.size.lock();
-        let size = size.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let size = size.unwrap_or_else(PoisonError::into_inner);
         size.map(|size| proto::agent::TerminalSize {
             rows: size.rows,
             columns: size.columns,
@@ -266,8 +304,11 @@ impl Life {
 
     /// How the VM ended, and what its kernel said last.
     fn epitaph(&self, exit: &hypervisor::VmExit) -> String {
-        let console = self.container.console_log();
-        match crate::console::last_words(&console) {
+        // A kernel that panics resets the machine; a monitor's death has nothing to do with what the guest said.
+        if exit.reason != hypervisor::ExitReason::Reset {
+            return exit.to_string();
+        }
+        match crate::console::last_words(&self.container.console_log()) {
             Some(words) => format!("{exit}; the guest's console ends with: {words}"),
             None => exit.to_string(),
         }
@@ -306,6 +347,7 @@ impl Life {
         if let Err(error) = self.write_state(state) {
             tracing::error!(%error, "the state can't be written");
         }
+        self.shared.settled.send_replace(true);
     }
 
     fn write_state(&self, state: &State) -> Result<(), store::container::Error> {

@@ -213,6 +213,7 @@ impl Supervisor for Service {
                 proto::SUPERVISOR_PROTOCOL
             )));
         }
+        self.shared.settle().await;
         Ok(Response::new(HelloReply {
             protocol: asked,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -229,6 +230,7 @@ impl Supervisor for Service {
             // A container that could not start is told of when it is out of the way: the next start must not collide.
             self.ended().await;
         }
+        self.shared.told.send_replace(true);
         Ok(Response::new(StartedReply { failure }))
     }
 

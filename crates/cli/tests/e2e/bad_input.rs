@@ -57,7 +57,9 @@ fn archives_that_lie() {
         layer[middle] ^= 1;
     });
     refused(home.gourd(&["load", "-i", &path]), &["sha256:"]);
-    let path = archive(&home, "short", &image(), |layer| layer.truncate(layer.len() / 2));
+    let path = archive(&home, "short", &image(), |layer| {
+        layer.truncate(layer.len() / 2)
+    });
     refused(home.gourd(&["load", "-i", &path]), &["sha256:"]);
     let path = archive(&home, "foreign", &image().architecture("s390x"), |_| {});
     let loaded = home.gourd(&["load", "-i", &path]);

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::harness::{Home, Processes, assert_ext4_clean, eventually, finish, kill, tool};
+use crate::harness::{Home, Processes, assert_ext4_clean, dead, eventually, finish, kill, tool};
 
 /// Writes, fsyncs, says so, and waits to be killed.
 const SCRIPT: &str = "if [ -f /kept ]; then echo again; cat /kept; else echo precious > /kept; sync; echo synced; sleep 1000; fi";
@@ -25,8 +25,10 @@ fn victim(home: &Home) -> (String, Processes) {
 fn check(name: &str, reason: &[&str], pick: impl Fn(Processes) -> u32) {
     let home = Home::new();
     let (id, processes) = victim(&home);
-    kill(pick(processes), "-9");
-    // At once: no waiting here.
+    let pid = pick(processes);
+    kill(pid, "-9");
+    eventually("the kernel has killed it", || dead(pid));
+    // At once: no waiting from here on.
     let table = home.gourd(&["ps", "-a", "--no-trunc"]).ok().text();
     assert!(table.contains("Exited (255)"), "{name}: {table}");
     assert_eq!(home.gourd(&["ps", "-q"]).ok().text(), "", "{name}");
@@ -58,7 +60,7 @@ fn the_supervisor_killed() {
 
 #[test]
 fn qemu_killed() {
-    check("qemu", &["qemu", "signal 9"], |processes| processes.qemu);
+    check("qemu", &["QEMU", "signal 9"], |processes| processes.qemu);
 }
 
 #[test]

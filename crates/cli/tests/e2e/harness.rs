@@ -274,6 +274,11 @@ pub fn kill(pid: u32, signal: &str) {
     assert!(status.expect("kill runs").success(), "kill {signal} {pid}");
 }
 
+/// Whether a process has ended; a zombie has.
+pub fn dead(pid: u32) -> bool {
+    all_processes().iter().all(|process| process.pid != pid)
+}
+
 /// Waits for a condition that the kernel brings about soon (a killed process's end).
 #[track_caller]
 pub fn eventually(what: &str, condition: impl Fn() -> bool) {

@@ -17,7 +17,7 @@ impl Engine {
             let summary = match container {
                 Ok(container) => match summarize(&container).await {
                     Ok(summary) => summary,
-                    Err(error) => Some(dead(container.id(), &error)),
+                    Err(error) => Some(unreadable(&container, &error)),
                 },
                 Err((id, error)) => Some(dead(&id, &error.into())),
             };
@@ -66,9 +66,28 @@ pub(super) async fn current(
         return Ok(Some(state));
     }
     match supervisor::find(container).await? {
-        Found::Alive(_) => Ok(Some(state)),
-        Found::Removed => Ok(None),
-        Found::Idle(_) => Ok(Some(container.state()?)),
+        // It answers when what it knows is written down: its VM may have died a moment ago.
+        Found::Alive(client) => client.settled().await,
+        Found::Removed => return Ok(None),
+        Found::Idle(_) => {}
+    }
+    match container.state() {
+        Err(container::Error::NotFound(_)) => Ok(None),
+        other => Ok(Some(other?)),
+    }
+}
+
+/// One whose state cannot be read, but its spec.
+fn unreadable(container: &container::Container, error: &Error) -> ContainerSummary {
+    let spec = container.spec();
+    ContainerSummary {
+        name: spec.name.clone(),
+        image: spec.image.reference.clone(),
+        image_id: spec.image.id.clone(),
+        command: spec.process.args.clone(),
+        created_ns: spec.created_ns,
+        labels: spec.labels.clone(),
+        ..dead(container.id(), error)
     }
 }
 
@@ -84,7 +103,18 @@ fn dead(id: &str, error: &Error) -> ContainerSummary {
         started_ns: None,
         finished_ns: None,
         exit_code: None,
-        error: Some(error.to_string()),
+        error: Some(chain(error)),
         labels: std::collections::BTreeMap::new(),
     }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

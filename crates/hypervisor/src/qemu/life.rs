@@ -169,10 +169,33 @@ impl Life {
 
     /// QEMU is about to end, or is made to.
     async fn qemu_ends(&mut self, blame: &mut Option<String>) -> (String, bool) {
-        let status = match tokio::time::timeout(PATIENCE, self.qemu.ended()).await {
-            Ok(status) => status,
-            Err(_) => {
+        let Life { qemu, vmm, .. } = self;
+        // A gourd-vmm that was killed closes its sockets a moment before it can be waited for.
+        let vmm_failed = async {
+            let Some(vmm) = vmm else {
+                return std::future::pending().await;
+            };
+            let status = vmm.ended().await;
+            if matches!(&status, Ok(status) if status.success()) {
+                return std::future::pending().await;
+            }
+            obituary(vmm, status).await
+        };
+        let ended = tokio::select! {
+            biased;
+            status = qemu.ended() => Some(status),
+            obituary = vmm_failed => {
+                blame.get_or_insert(obituary);
+                None
+            }
+            () = tokio::time::sleep(PATIENCE) => {
                 blame.get_or_insert_with(|| "QEMU closed its monitor and did not end".into());
+                None
+            }
+        };
+        let status = match ended {
+            Some(status) => status,
+            None => {
                 self.qemu.killer().kill();
                 self.qemu.ended().await
             }
