@@ -40,6 +40,9 @@ fn subject(error: &Error) -> Subject {
 
 /// The remedy for an engine's failure.
 pub fn engine(error: &Error) -> Option<String> {
+    if let Some(remedy) = error.remedy() {
+        return Some(remedy.to_owned());
+    }
     let hint = match error {
         Error::Running { name } => {
             format!("`gourd stop {name}` ends it; `gourd rm -f {name}` kills and removes it")
@@ -50,15 +53,13 @@ pub fn engine(error: &Error) -> Option<String> {
                 "stop {name} with the gourd that started it, or end its supervisor (`gourd inspect {name}` has its pid)"
             )
         }
-        Error::Lost { reason, .. } if is_about_qemu(reason) => {
-            missing_program("qemu-system-x86_64").into_owned()
-        }
         Error::Lost { name, .. } => format!(
             "unless it was run with --rm, `gourd logs {name}` shows what it wrote and `gourd start {name}` starts it again \
              with its disk"
         ),
         Error::Invalid { what, .. } => return Some(invalid(what).to_owned()),
-        Error::Reference(_) => REFERENCE.to_owned(),
+        Error::Start { failure, step, .. } => start(*failure, step).to_owned(),
+        Error::Reference { .. } => REFERENCE.to_owned(),
         Error::SeveralReferences { .. } => {
             "-f removes all of them; or remove one by its name".to_owned()
         }
@@ -71,22 +72,37 @@ pub fn engine(error: &Error) -> Option<String> {
             )
         }
         _ => {
-            return kind(error.kind(), &subject(error), &said(error)).map(|hint| hint.into_owned());
+            return kind(error.kind(), &subject(error)).map(|hint| hint.into_owned());
         }
     };
     Some(hint)
 }
 
-/// All that a failure says, causes included: some remedies depend on which program or cause it names.
-fn said(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push('\n');
-        text.push_str(&error.to_string());
-        cause = error.source();
+/// Why the process did not start; `step` is what the guest or the supervisor was doing.
+fn start(failure: StartFailure, step: &str) -> &'static str {
+    match failure {
+        StartFailure::NotFound => {
+            "is it in the image? `gourd image inspect IMAGE` shows its entry point and PATH; a script's #! line names a \
+             program too"
+        }
+        StartFailure::NotExecutable => {
+            "it needs execute permission, and must be a program for this machine or a script with a #! line"
+        }
+        StartFailure::Invalid | StartFailure::Other if step.contains("user") => {
+            "-u takes a name of the image's /etc/passwd, or a number, which need not be there"
+        }
+        StartFailure::Invalid | StartFailure::Other if step.contains("group") => {
+            "-u USER:GROUP takes a name of the image's /etc/group, or a number, which need not be there"
+        }
+        StartFailure::Invalid | StartFailure::Other if step.contains("directory") => {
+            "-w takes an absolute path; a directory that is missing is made, but nothing on the way may be a file"
+        }
+        StartFailure::Invalid => "`gourd run --help` says what each flag takes",
+        StartFailure::Other => {
+            "`gourd system doctor` checks what containers need here; unless it was run with --rm, \
+             `gourd inspect CONTAINER` names its logs"
+        }
     }
-    text
 }
 
 /// The form of a reference.
@@ -106,7 +122,7 @@ fn invalid(what: &str) -> &'static str {
 
 type Text = std::borrow::Cow<'static, str>;
 
-fn kind(kind: ErrorKind, subject: &Subject, said: &str) -> Option<Text> {
+fn kind(kind: ErrorKind, subject: &Subject) -> Option<Text> {
     let hint: Text = match (kind, subject) {
         (ErrorKind::NotFound, Subject::Container) => "`gourd ps -a` lists the containers".into(),
         (ErrorKind::NotFound, Subject::Other) => {
@@ -155,37 +171,41 @@ fn kind(kind: ErrorKind, subject: &Subject, said: &str) -> Option<Text> {
              `gourd system kernel ls` lists them"
                 .into()
         }
-        (ErrorKind::StartFailed(StartFailure::Other) | ErrorKind::VmLost, _) if is_about_qemu(said) => {
-            missing_program("qemu-system-x86_64")
-        }
-        (ErrorKind::StartFailed(StartFailure::Other) | ErrorKind::VmLost, _) => {
+        (ErrorKind::StartFailed(_) | ErrorKind::VmLost, _) => {
             "`gourd system doctor` checks what containers need here".into()
         }
+        (ErrorKind::Io | ErrorKind::NotFound, _) => {
+            "check the path and its disk; `gourd system doctor` checks what gourd needs here".into()
+        }
+        (ErrorKind::Corrupt, _) => "the file is damaged: remove what it belongs to and make it anew".into(),
+        (ErrorKind::Conflict | ErrorKind::Invalid, _) => {
+            "`gourd ps -a` and `gourd images` list what there is; `gourd COMMAND --help` says what each flag takes".into()
+        }
+        (ErrorKind::Version, _) => {
+            "two programs of gourd are of different builds: install all of them together (`./dev build`)".into()
+        }
+        // Kinds that a newer engine may have.
         _ => return None,
     };
     Some(hint)
 }
 
-fn is_about_qemu(said: &str) -> bool {
-    said.contains("qemu-system")
-        && ["not found", "missing", "not installed", "No such file"]
-            .iter()
-            .any(|words| said.contains(words))
-}
-
 fn missing_program(name: &str) -> Text {
-    if name.starts_with("qemu") {
-        "install QEMU: `sudo apt install qemu-system-x86`; `gourd system doctor` checks the rest"
-            .into()
-    } else {
-        format!("{name} belongs beside gourd: `./dev build` builds all programs; `gourd system doctor` checks the rest").into()
-    }
+    format!("{name} belongs beside gourd: `./dev build` builds all programs; `gourd system doctor` checks the rest").into()
 }
 
 /// The remedy for a failure of the command itself.
 pub fn command(failure: &Failure) -> Option<String> {
     Some(
         match failure {
+            Failure::Stdin(_) | Failure::Output(_) | Failure::Terminal(_) => {
+                "check where the command's input and output go: a file's disk may be full, a terminal gone"
+            }
+            Failure::Timings { .. } => "check that the directory is there and that you may write to it",
+            Failure::SetUp { .. } => "the limits of processes and open files may be reached: see `ulimit -a`",
+            Failure::NoStreams { .. } => "`gourd logs` shows what it wrote",
+            Failure::GaveUp { .. } => "`gourd ps` says whether it runs; `gourd rm -f` ends it",
+
             Failure::NotATty => "leave out -t when input comes from a pipe or a file",
             Failure::NoSuchObject { .. } => {
                 "`gourd ps -a` lists the containers, `gourd images` the images"
@@ -212,7 +232,9 @@ mod tests {
     fn codes() {
         let start = |failure| Error::Start {
             failure,
+            step: "execve".to_owned(),
             message: "execve /x".to_owned(),
+            remedy: None,
         };
         assert_eq!(code(&start(StartFailure::NotFound)), 127);
         assert_eq!(code(&start(StartFailure::NotExecutable)), 126);
@@ -247,6 +269,7 @@ mod tests {
             Error::Lost {
                 name: "box".to_owned(),
                 reason: "the monitor died (signal 9)".to_owned(),
+                remedy: None,
             },
             "gourd: container box was lost: the monitor died (signal 9)\n  \
              hint: unless it was run with --rm, `gourd logs box` shows what it wrote and `gourd start box` starts it again \
@@ -263,17 +286,24 @@ mod tests {
         check(
             Error::Start {
                 failure: StartFailure::NotFound,
+                step: "execve".to_owned(),
                 message: "execve /bin/nope: no such file".to_owned(),
+                remedy: None,
             },
-            "gourd: execve /bin/nope: no such file\n",
+            "gourd: execve /bin/nope: no such file\n  \
+             hint: is it in the image? `gourd image inspect IMAGE` shows its entry point and PATH; a script's #! line \
+             names a program too\n",
         );
         check(
             Error::Start {
                 failure: StartFailure::Other,
-                message: "driver qemu: the program qemu-system-x86_64 is missing".to_owned(),
+                step: "choose a driver".to_owned(),
+                message: "the driver qemu does not work here: qemu-system-x86_64 is not in PATH"
+                    .to_owned(),
+                remedy: Some("sudo apt install qemu-system-x86".to_owned()),
             },
-            "gourd: driver qemu: the program qemu-system-x86_64 is missing\n  \
-             hint: install QEMU: `sudo apt install qemu-system-x86`; `gourd system doctor` checks the rest\n",
+            "gourd: the driver qemu does not work here: qemu-system-x86_64 is not in PATH\n  \
+             hint: sudo apt install qemu-system-x86\n",
         );
         check(
             Error::Version {
@@ -286,13 +316,28 @@ mod tests {
         );
     }
 
+    #[test]
+    fn starts() {
+        use StartFailure as F;
+        let check = |failure, step: &str, expect: &str| {
+            let hint = start(failure, step);
+            assert!(hint.contains(expect), "{failure:?} {step}: {hint}");
+        };
+        check(F::Invalid, "look up user", "/etc/passwd");
+        check(F::Invalid, "look up group", "/etc/group");
+        check(F::Invalid, "enter directory", "-w");
+        check(F::Invalid, "limit", "--help");
+        check(F::Other, "start the VM", "doctor");
+        check(F::NotExecutable, "execve", "permission");
+    }
+
     /// Each kind that a user can do something about has a remedy.
     #[test]
     fn kinds() {
         use ErrorKind as K;
         use Subject as S;
         let check = |given: K, subject: S, expect: &str| {
-            let hint = kind(given, &subject, "").unwrap_or_default();
+            let hint = kind(given, &subject).unwrap_or_default();
             assert!(hint.contains(expect), "{given:?} {subject:?}: {hint:?}");
         };
         check(K::NotFound, S::Container, "gourd ps -a");
@@ -313,12 +358,38 @@ mod tests {
         check(K::Denied, S::Other, "who owns it");
         check(K::NoSpace, S::Other, "gourd rmi");
         check(K::MissingProgram("gourd-vm"), S::Other, "./dev build");
-        check(
-            K::MissingProgram("qemu-system-x86_64"),
-            S::Other,
-            "apt install",
-        );
         check(K::MissingKernel, S::Kernel, "./dev kernel");
         check(K::VmLost, S::Other, "system doctor");
+        // Whatever fails in the engine, with whatever it is about, there is something to do.
+        let kinds = [
+            K::NotFound,
+            K::Conflict,
+            K::InUse,
+            K::Invalid,
+            K::Platform,
+            K::Unreachable,
+            K::Unauthorized,
+            K::Corrupt,
+            K::NewerSchema,
+            K::Denied,
+            K::NoSpace,
+            K::MissingProgram("gourd-vm"),
+            K::MissingKernel,
+            K::StartFailed(StartFailure::Other),
+            K::VmLost,
+            K::Version,
+            K::Io,
+        ];
+        for given in kinds {
+            for subject in [
+                S::StateDirectory,
+                S::StateFile,
+                S::Container,
+                S::Kernel,
+                S::Other,
+            ] {
+                assert!(kind(given, &subject).is_some(), "{given:?} {subject:?}");
+            }
+        }
     }
 }

@@ -202,7 +202,7 @@ pub enum Status {
 pub struct ContainerSummary {
     /// 64 hexadecimal digits.
     pub id: String,
-    /// Empty for [`Status::Dead`].
+    /// Empty when the spec cannot be read.
     pub name: String,
     /// As the user named it.
     pub image: String,

@@ -88,8 +88,14 @@ pub enum Error {
     #[error(transparent)]
     File(#[from] file::Error),
     /// A reference that is none.
-    #[error(transparent)]
-    Reference(#[from] oci::ReferenceError),
+    #[error("{text:?} is no image reference")]
+    Reference {
+        /// As it was given.
+        text: String,
+        /// Which part is wrong.
+        #[source]
+        source: oci::ReferenceError,
+    },
     /// A registry.
     #[error(transparent)]
     Registry(Box<registry::Error>),
@@ -212,8 +218,12 @@ pub enum Error {
     Start {
         /// For the exit code.
         failure: StartFailure,
+        /// What was being done, for example `look up user`.
+        step: String,
         /// The step, the object, the errno.
         message: String,
+        /// What a person can do about it, where the supervisor knows.
+        remedy: Option<String>,
     },
     /// The monitor, the guest or the supervisor died.
     #[error("container {name} was lost: {reason}")]
@@ -222,6 +232,8 @@ pub enum Error {
         name: String,
         /// What is known.
         reason: String,
+        /// What a person can do about it, where the supervisor knows.
+        remedy: Option<String>,
     },
     /// The supervisor answers with an error, or not at all.
     #[error("the supervisor of container {name} failed at {call}")]
@@ -300,7 +312,7 @@ impl Error {
             Self::Running { .. } | Self::NotRunning { .. } | Self::SeveralReferences { .. } => {
                 ErrorKind::Conflict
             }
-            Self::Invalid { .. } | Self::Reference(_) | Self::AmbiguousImage { .. } => {
+            Self::Invalid { .. } | Self::Reference { .. } | Self::AmbiguousImage { .. } => {
                 ErrorKind::Invalid
             }
             Self::Stuck { .. } => ErrorKind::InUse,
@@ -310,6 +322,15 @@ impl Error {
             Self::Version { .. } => ErrorKind::Version,
             Self::Spawn { source, .. } => io_kind(source),
             Self::Interrupted => ErrorKind::Io,
+        }
+    }
+
+    /// What a person can do about it, where whoever found the failure knows better than its kind tells.
+    #[must_use]
+    pub fn remedy(&self) -> Option<&str> {
+        match self {
+            Self::Start { remedy, .. } | Self::Lost { remedy, .. } => remedy.as_deref(),
+            _ => None,
         }
     }
 

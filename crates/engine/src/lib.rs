@@ -32,6 +32,9 @@ use std::path::PathBuf;
 use store::Root;
 use store::locate::Programs;
 
+/// The version of the protocol between engines and supervisors that this build speaks. It also speaks the one before.
+pub const SUPERVISOR_PROTOCOL: u32 = proto::SUPERVISOR_PROTOCOL;
+
 /// How to open an engine.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {

@@ -37,6 +37,9 @@ use crate::error::StartFailure;
 /// How long a lock may be held after its supervisor died: the monitor dies with it.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// How long a supervisor may take to write down what it knows.
+const SETTLE: Duration = Duration::from_secs(1);
+
 /// What there is of a container.
 #[derive(Debug)]
 pub(crate) enum Found {
@@ -159,12 +162,17 @@ impl Client {
         }
     }
 
-    /// Returns when the supervisor has written down what it knows, or is gone.
+    /// Returns when the supervisor has written down what it knows, is gone, or does not answer: one that hangs does
+    /// not keep the others from being listed.
     pub(crate) async fn settled(&self) {
         let protocol = proto::SUPERVISOR_PROTOCOL;
         let mut rpc = self.rpc.clone();
-        if let Err(status) = rpc.hello(HelloRequest { protocol }).await {
-            tracing::debug!(%status, name = self.name, "no answer to hello");
+        match tokio::time::timeout(SETTLE, rpc.hello(HelloRequest { protocol })).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(status)) => {
+                tracing::debug!(%status, name = self.name, "no answer to hello");
+            }
+            Err(_) => tracing::warn!(name = self.name, "the supervisor does not answer"),
         }
     }
 

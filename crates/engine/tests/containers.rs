@@ -432,3 +432,51 @@ async fn a_damaged_container_is_dead_and_removable() {
     setup.engine.remove(&made.id, true).await.unwrap();
     assert!(setup.engine.list(true).await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_container_with_a_damaged_state_is_listed_beside_others_and_removable_by_name() {
+    let setup = with_image().await;
+    setup.create("app", "other").await.unwrap();
+    for (damage, kind) in [
+        ("{\"schema\": 9}", ErrorKind::NewerSchema),
+        ("{\"sch", ErrorKind::Corrupt),
+        ("", ErrorKind::Corrupt),
+    ] {
+        let made = setup.create("app", "box").await.unwrap();
+        let dir = setup.engine.root().join("containers").join(&made.id);
+        std::fs::write(dir.join("state.json"), damage).unwrap();
+        let listed = setup.engine.list(true).await.unwrap();
+        let find = |name: &str| listed.iter().find(|one| one.name == name).unwrap();
+        assert_eq!(find("other").status, Status::Created);
+        assert_eq!(find("box").status, Status::Dead);
+        let error = find("box").error.as_ref().unwrap();
+        assert!(error.contains("state.json"), "{error}");
+        let error = setup.engine.remove("box", false).await.unwrap_err();
+        assert_eq!(error.kind(), kind);
+        setup.engine.remove("box", true).await.unwrap();
+        assert!(!dir.exists());
+    }
+    // A newer spec: its name still leads to it.
+    let made = setup.create("app", "box").await.unwrap();
+    let dir = setup.engine.root().join("containers").join(&made.id);
+    std::fs::write(dir.join("spec.json"), r#"{"schema": 9, "name": "box"}"#).unwrap();
+    let error = setup.create("app", "box").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    setup.engine.remove("box", true).await.unwrap();
+    assert!(!dir.exists());
+}
+
+#[tokio::test]
+async fn a_bad_reference_is_quoted_whole_with_its_bad_part() {
+    let setup = with_image().await;
+    for (reference, part) in [
+        ("Not/Valid::x", "Valid:"),
+        ("a/b:-x", "tag \"-x\""),
+        ("a//b", "component"),
+    ] {
+        let error = setup.create(reference, "box").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        let text = text(&error);
+        assert!(text.contains(reference) && text.contains(part), "{text}");
+    }
+}

@@ -258,16 +258,22 @@ pub fn list(root: &Root) -> Result<Vec<Result<Container, (String, Error)>>, Erro
 /// # Errors
 /// [`Error::NotFound`], [`Error::Ambiguous`], or what is wrong with the one that was meant.
 pub fn resolve(root: &Root, wanted: &str) -> Result<Container, Error> {
+    let id = find(root, wanted)?;
+    Container::from_dir(root, &root.containers().join(id))
+}
+
+/// The id of a container, whether its files can be read or not.
+fn find(root: &Root, wanted: &str) -> Result<String, Error> {
     let ids = ids(root)?;
-    let open = |id: &str| Container::from_dir(root, &root.containers().join(id));
     if ids.iter().any(|id| id == wanted) {
-        return open(wanted);
+        return Ok(wanted.to_owned());
     }
-    // One whose spec cannot be read has no name that we know; it is found by its id.
-    for id in &ids {
-        if name_of(root, id).is_ok_and(|name| name == wanted) {
-            return open(id);
-        }
+    // One whose spec is no JSON has no name that we know; it is found by its id.
+    let named = ids
+        .iter()
+        .find(|id| name_of(root, id).as_deref() == Some(wanted));
+    if let Some(id) = named {
+        return Ok(id.clone());
     }
     let mut matches: Vec<_> = ids
         .into_iter()
@@ -275,7 +281,7 @@ pub fn resolve(root: &Root, wanted: &str) -> Result<Container, Error> {
         .collect();
     match matches.len() {
         0 => Err(Error::NotFound(wanted.to_owned())),
-        1 => open(&matches.remove(0)),
+        1 => Ok(matches.remove(0)),
         _ => Err(Error::Ambiguous {
             prefix: wanted.to_owned(),
             matches,
@@ -283,30 +289,19 @@ pub fn resolve(root: &Root, wanted: &str) -> Result<Container, Error> {
     }
 }
 
-/// Removes a container whose files cannot be read, by its id or the beginning of it.
+/// Removes a container whose files cannot be read. It is found as by [`resolve`].
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::Ambiguous`], [`lock::Error`]; [`Error::Running`] when somebody holds its lock.
 pub fn discard(root: &Root, wanted: &str) -> Result<(), Error> {
-    let mut matches = ids(root)?;
-    matches.retain(|id| !wanted.is_empty() && id.starts_with(wanted));
-    let id = match matches.as_slice() {
-        [] => return Err(Error::NotFound(wanted.to_owned())),
-        [id] => id,
-        _ => {
-            return Err(Error::Ambiguous {
-                prefix: wanted.to_owned(),
-                matches,
-            });
-        }
-    };
-    let dir = root.containers().join(id);
+    let id = find(root, wanted)?;
+    let dir = root.containers().join(&id);
     let Some(_lock) = Lock::try_acquire(&dir, Mode::Exclusive)? else {
-        return Err(Error::Running(id.clone()));
+        return Err(Error::Running(id));
     };
     let condemned = root.containers().join(format!(".del-{id}"));
     file::rename(&dir, &condemned, Durability::Synced)?;
-    file::remove(&root.socket(id, "sup"))?;
+    file::remove(&root.socket(&id, "sup"))?;
     Ok(file::remove_tree(&condemned)?)
 }
 
@@ -350,9 +345,11 @@ struct Named {
     name: String,
 }
 
-fn name_of(root: &Root, id: &str) -> Result<String, json::Error> {
-    let path = root.containers().join(id).join("spec.json");
-    json::read(&path, SCHEMA).map(|Named { name }| name)
+/// A newer spec's name counts too: it is taken, and it is what a person calls the container.
+fn name_of(root: &Root, id: &str) -> Option<String> {
+    let bytes = std::fs::read(root.containers().join(id).join("spec.json")).ok()?;
+    let Named { name } = serde_json::from_slice(&bytes).ok()?;
+    Some(name)
 }
 
 #[cfg(test)]

@@ -69,9 +69,13 @@ pub async fn ps(app: &App, args: &List) -> Result<u8, Failure> {
 /// A container whose files cannot be read: its row has no room for what is wrong.
 fn unreadable(container: &ContainerSummary) -> String {
     let id = human::short_id(&container.id);
+    let name = match container.name.as_str() {
+        "" => String::new(),
+        name => format!(" ({name})"),
+    };
     let reason = container.error.as_deref().unwrap_or("it cannot be read");
     format!(
-        "gourd: container {id}: {reason}\n  hint: `gourd rm -f {id}` removes it with all its files\n"
+        "gourd: container {id}{name}: {reason}\n  hint: `gourd rm -f {id}` removes it with all its files\n"
     )
 }
 

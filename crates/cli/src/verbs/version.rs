@@ -23,6 +23,7 @@ fn versions() -> Value {
             "Version": env!("CARGO_PKG_VERSION"),
             "Os": std::env::consts::OS,
             "Arch": std::env::consts::ARCH,
+            "SupervisorProtocol": engine::SUPERVISOR_PROTOCOL,
         },
     })
 }
@@ -34,9 +35,10 @@ fn text(versions: &Value) -> String {
         None => String::new(),
     };
     format!(
-        "Client:\n Version:   {}\n OS/Arch:   {}/{}\n",
+        "Client:\n Version:               {}\n OS/Arch:               {}/{}\n Supervisor protocol:   {}\n",
         field("/Client/Version"),
         field("/Client/Os"),
         field("/Client/Arch"),
+        field("/Client/SupervisorProtocol"),
     )
 }

@@ -168,13 +168,17 @@ impl Engine {
     pub async fn remove(&self, id: &str, force: bool) -> Result<(), Error> {
         let container = match self.container(id) {
             Err(Error::Container(container::Error::Json(error))) if force => {
-                tracing::warn!(%error, "removing a container that cannot be read");
-                let (root, id) = (self.root.clone(), id.to_owned());
-                return blocking(move || container::discard(&root, &id)).await;
+                return self.discard(id, &error).await;
             }
             other => other?,
         };
-        let lock = match supervisor::find(&container).await? {
+        let found = match supervisor::find(&container).await {
+            Err(Error::Container(container::Error::Json(error))) if force => {
+                return self.discard(container.id(), &error).await;
+            }
+            other => other?,
+        };
+        let lock = match found {
             Found::Removed => return Ok(()),
             Found::Idle(lock) => lock,
             Found::Alive(_) if !force => {
@@ -192,6 +196,13 @@ impl Engine {
             removed
         })
         .await
+    }
+
+    /// Removes a container of which `error` says why it cannot be read.
+    async fn discard(&self, id: &str, error: &store::json::Error) -> Result<(), Error> {
+        tracing::warn!(%error, "removing a container that cannot be read");
+        let (root, id) = (self.root.clone(), id.to_owned());
+        blocking(move || container::discard(&root, &id)).await
     }
 
     /// Finds a container by id, name, or the beginning of its id.
@@ -274,7 +285,8 @@ async fn stop(
 
 /// Ends a container without grace, its supervisor too when that does not do it. The lock, unless it is gone with it.
 async fn kill_all(container: &Container, client: &Client) -> Result<Option<Lock>, Error> {
-    let pid = container.state()?.pid;
+    // A state that cannot be read does not keep it alive.
+    let pid = container.state().ok().and_then(|state| state.pid);
     match tokio::time::timeout(FORCE, stop(container, client, KILL, Some(0))).await {
         Ok(stopped) => stopped?,
         Err(_) => {

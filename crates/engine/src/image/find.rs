@@ -82,7 +82,10 @@ pub(super) fn parse(name: &str) -> Result<Reference, Error> {
         Ok(reference) => Ok(reference),
         // It was not found among the images.
         Err(oci::ReferenceError::ImageId(_)) => Err(Error::NoSuchImage(name.to_owned())),
-        Err(error) => Err(error.into()),
+        Err(source) => Err(Error::Reference {
+            text: name.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -109,7 +112,10 @@ pub(super) fn find(root: &Root, name: &str) -> Result<(Record, Option<Reference>
     let hex = name.strip_prefix("sha256:").unwrap_or(name);
     let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     if hex.is_empty() || !hex.bytes().all(is_hex) {
-        parsed?;
+        if let Err(source) = parsed {
+            let text = name.to_owned();
+            return Err(Error::Reference { text, source });
+        }
         return Err(Error::NoSuchImage(name.to_owned()));
     }
     let mut matches: Vec<Digest> = images::ids(root)?

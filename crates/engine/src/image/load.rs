@@ -230,7 +230,12 @@ fn from_docker(
                 Descriptor::new(oci::MediaType::OciManifest, digest, bytes.len() as u64);
             let names = saved.repo_tags.iter().flatten();
             let references = names
-                .map(|name| name.parse::<Reference>())
+                .map(|name| {
+                    name.parse().map_err(|source| Error::Reference {
+                        text: name.clone(),
+                        source,
+                    })
+                })
                 .collect::<Result<_, _>>()?;
             let image = &saved.config;
             Ok(Found {

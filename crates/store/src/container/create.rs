@@ -81,7 +81,7 @@ fn fill(dir: &Path, spec: &Spec) -> Result<(), Error> {
 fn check_free(root: &Root, name: &str) -> Result<(), Error> {
     for id in ids(root)? {
         // One whose spec cannot be read must not keep others from being made.
-        if name_of(root, &id).is_ok_and(|taken| taken == name) {
+        if name_of(root, &id).as_deref() == Some(name) {
             return Err(Error::NameInUse {
                 name: name.to_owned(),
                 holder: id,
