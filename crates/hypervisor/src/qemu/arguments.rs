@@ -93,9 +93,12 @@ fn machine(words: &mut Words, config: &VmConfig, accel: Acceleration) {
             words.option("-cpu", "host");
         }
         Acceleration::Tcg => {
-            // Two processors translated at once crash now and then when the kernel patches its own code: one stays in a
-            // stale translation and meets the breakpoint that was there for a moment ("Oops: int3"). Measured with 7.2:
-            // 5 of 15 guests that flipped a static key 300 times, none of 9 on one thread, which boots no slower.
+            // QEMU before 8.1 reads the code that it translates without a lock on its page (mended by its commit
+            // deba78709a). So with a thread for each processor, one can translate the breakpoint that the kernel puts
+            // into its own code for a moment while another takes it out again, keep that translation, and meet it
+            // later: "Oops: int3". Measured with 7.2: one boot with two processors in 70 to 120 (the kernel patches
+            // `sched_clock_cpu` when it finds the TSC unstable), 5 of 15 guests that flipped a static key 300 times,
+            // none of 9 on one thread, which boots no slower. One processor has nobody to race with.
             let thread = if config.vcpus > 1 { "single" } else { "multi" };
             words.option("-accel", format!("tcg,thread={thread}"));
             words.option("-cpu", "max");
