@@ -32,7 +32,8 @@ pub struct Run {
 }
 
 /// How it is typed.
-pub const USAGE: &str = "usage: gourd-vm run DIR --socket-fd N --lease-fd N… [--attached] [--started-ns N]
+pub const USAGE: &str =
+    "usage: gourd-vm run DIR --socket-fd N --lease-fd N… [--attached] [--started-ns N]
        gourd-vm probe
        gourd-vm validate < CONFIG
        gourd-vm config DIR";
@@ -73,9 +74,8 @@ fn parse_run(mut words: impl Iterator<Item = String>) -> Result<Run, String> {
             text.parse()
                 .map_err(|_| format!("{word} needs a number, not {text:?}"))
         };
-        let descriptor = |number: u64| {
-            RawFd::try_from(number).map_err(|_| format!("{number} is no descriptor"))
-        };
+        let descriptor =
+            |number: u64| RawFd::try_from(number).map_err(|_| format!("{number} is no descriptor"));
         match word.as_str() {
             "--socket-fd" => socket = Some(descriptor(number()?)?),
             "--lease-fd" => run.leases.push(descriptor(number()?)?),
@@ -114,7 +114,10 @@ mod tests {
         );
         check("run /c --lease-fd 4", Err("--socket-fd is missing"));
         check("run /c --socket-fd 4", Err("--lease-fd is missing"));
-        check("run /c --socket-fd x", Err("--socket-fd needs a number, not \"x\""));
+        check(
+            "run /c --socket-fd x",
+            Err("--socket-fd needs a number, not \"x\""),
+        );
         check("run", Err("run needs a folder"));
     }
 

@@ -187,7 +187,11 @@ impl Life {
             vm.processes().into_iter().map(|(_, pid)| pid).collect();
         let (Some(stdio), Some(agent)) = (listeners.pop(), listeners.pop()) else {
             vm.stop(Duration::ZERO).await;
-            return never_ran(failure::own("start the VM", "", "it came without listeners"));
+            return never_ran(failure::own(
+                "start the VM",
+                "",
+                "it came without listeners",
+            ));
         };
         tokio::spawn(self.shared.streams.clone().serve(stdio));
         let outcome = tokio::select! {

@@ -184,7 +184,10 @@ async fn end_on_signal(shared: Arc<Shared>) {
     tracing::info!("told to end: stopping the container");
     let spec = &shared.spec;
     let mut guest = shared.guest.subscribe();
-    if let Ok(guest) = guest.wait_for(Option::is_some).await.map(|guest| guest.clone())
+    if let Ok(guest) = guest
+        .wait_for(Option::is_some)
+        .await
+        .map(|guest| guest.clone())
         && let Some(guest) = guest
     {
         let _ = guest.stop(spec.stop_signal, spec.stop_timeout_ms).await;

@@ -35,8 +35,8 @@ pub async fn serve(listener: UnixListener, service: Service, mut over: watch::Re
 
 async fn client(stream: UnixStream, service: Service, mut over: watch::Receiver<bool>) {
     let service = TowerToHyperService::new(SupervisorServer::new(service));
-    let connection = http2::Builder::new(TokioExecutor::new())
-        .serve_connection(TokioIo::new(stream), service);
+    let connection =
+        http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     // A client that goes away in the middle is its own affair: errors are not told.
     tokio::select! {

@@ -12,7 +12,8 @@ use proto::agent::WaitReply;
 use proto::supervisor::supervisor_server::Supervisor;
 use proto::supervisor::{
     AttachOptions, Exited, Failure, HelloReply, HelloRequest, Input, Output, Process, SignalReply,
-    SignalRequest, StartedReply, StartedRequest, StopReply, StopRequest, WaitRequest, input, output,
+    SignalRequest, StartedReply, StartedRequest, StopReply, StopRequest, WaitRequest, input,
+    output,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -142,11 +143,20 @@ impl Service {
         let with_stdin = asked.stdin;
         let spec = bill::exec_process(&self.shared.spec, asked);
         let running = process::start(&guest, &self.shared.streams, &name, spec, with_stdin).await?;
-        if sender.send(Ok(message(output::Output::Started(true)))).await.is_err() {
+        if sender
+            .send(Ok(message(output::Output::Started(true))))
+            .await
+            .is_err()
+        {
             // Docker leaves an exec'd process alone when its client goes; so do we.
             tracing::debug!("an exec's client went away at its start");
         }
-        let feed = tokio::spawn(exec_input(guest.clone(), name.clone(), inputs, running.stdin));
+        let feed = tokio::spawn(exec_input(
+            guest.clone(),
+            name.clone(),
+            inputs,
+            running.stdin,
+        ));
         let (reply, (), ()) = tokio::join!(
             guest.wait(&name),
             forward(Some(running.stdout), sender, output::Output::Stdout),
@@ -221,10 +231,7 @@ impl Supervisor for Service {
         }))
     }
 
-    async fn started(
-        &self,
-        _: Request<StartedRequest>,
-    ) -> Result<Response<StartedReply>, Status> {
+    async fn started(&self, _: Request<StartedRequest>) -> Result<Response<StartedReply>, Status> {
         let failure = Service::started(self).await.err();
         if failure.is_some() {
             // A container that could not start is told of when it is out of the way: the next start must not collide.
@@ -319,7 +326,11 @@ impl Supervisor for Service {
     async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopReply>, Status> {
         let asked = request.into_inner();
         let spec = &self.shared.spec;
-        let signal = if asked.signal == 0 { spec.stop_signal } else { asked.signal };
+        let signal = if asked.signal == 0 {
+            spec.stop_signal
+        } else {
+            asked.signal
+        };
         let timeout_ms = asked.timeout_ms.unwrap_or(spec.stop_timeout_ms);
         if let Ok(guest) = self.guest().await
             && let Err(failure) = guest.stop(signal, timeout_ms).await

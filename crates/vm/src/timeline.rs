@@ -71,7 +71,9 @@ pub fn now_ns() -> u64 {
 pub fn wall_ns() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+        .map_or(0, |since| {
+            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        })
 }
 
 #[cfg(test)]
@@ -93,7 +95,12 @@ mod tests {
         let names: Vec<_> = phases.iter().map(|phase| phase.name.as_str()).collect();
         assert_eq!(
             names,
-            ["kernel started", "init started", "agent started", "agent dialled"]
+            [
+                "kernel started",
+                "init started",
+                "agent started",
+                "agent dialled"
+            ]
         );
         assert!(phases[0].at_ns + 40 >= before);
         assert_eq!(phases[3].at_ns - phases[0].at_ns, 30);
@@ -107,7 +114,12 @@ mod tests {
             answered_ns: 40,
             ..HelloReply::default()
         });
-        assert!(timeline.phases().iter().all(|phase| phase.name != "init started"));
+        assert!(
+            timeline
+                .phases()
+                .iter()
+                .all(|phase| phase.name != "init started")
+        );
         timeline.mark_guest(&HelloReply {
             answered_ns: u64::MAX,
             ..HelloReply::default()

@@ -42,6 +42,13 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
     Ok(findings)
 }
 
+/// A crate that is Linux's, but for a few types: its roots say which.
+const LINUX_ONLY: [&str; 3] = [
+    "crates/vmm/src/lib.rs",
+    "crates/vmm/src/main.rs",
+    "crates/vmm/tests/process.rs",
+];
+
 fn check_text(name: &str, text: &str, private: &[String]) -> Vec<String> {
     let mut findings = Vec::new();
     for private in private.iter().filter(|private| text.contains(*private)) {
@@ -56,7 +63,8 @@ fn check_text(name: &str, text: &str, private: &[String]) -> Vec<String> {
             "{name} has {size} lines of code, more than {LIMIT}: it does two things"
         ));
     }
-    if !name.ends_with("/linux.rs") && !name.ends_with("/macos.rs") {
+    let allowed = name.ends_with("/linux.rs") || name.ends_with("/macos.rs");
+    if !allowed && !LINUX_ONLY.contains(&name) {
         for line in host_conditions(text) {
             findings.push(format!(
                 "{name}:{line}: a condition on the host outside of linux.rs and macos.rs"
