@@ -3,6 +3,7 @@
 mod attach;
 mod config;
 mod create;
+mod follow;
 mod inspect;
 mod life;
 mod list;
@@ -17,6 +18,7 @@ use serde::Serialize;
 
 pub use attach::{AttachInput, AttachOutput, Attachment};
 pub(crate) use create::platform;
+pub use follow::Follow;
 pub use logs::Logs;
 
 use crate::Error;

@@ -19,8 +19,8 @@ mod time;
 
 pub use container::{
     AttachInput, AttachOptions, AttachOutput, Attachment, Container, ContainerSummary,
-    CreateRequest, Event, ExecRequest, Exit, Logs, LogsOptions, Phase, Pull, Running, StartMode,
-    Status, TerminalSize,
+    CreateRequest, Event, ExecRequest, Exit, Follow, Logs, LogsOptions, Phase, Pull, Running,
+    StartMode, Status, TerminalSize,
 };
 pub use error::{Error, ErrorKind, StartFailure};
 pub use image::{ArchiveError, ImageSummary, LoadedImage, PullEvent, Removed};

@@ -1,9 +1,12 @@
 //! What needs `unsafe`: which descriptors a child inherits, its session; and a system call that nobody wraps.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Starts `command` as the leader of a new session. It inherits `descriptors` under their own numbers, and nothing
 /// else beyond stdio: not even what our own parent left open for us.
@@ -55,6 +58,13 @@ fn keep(fd: RawFd) -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// A descriptor whose readability the runtime tells of.
+pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open, and the same number, for as long as it lives; the `AsyncFd` owns it.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+    registered.map_err(Into::into)
 }
 
 /// The version of Landlock that the kernel has; `None` when it has none or it is turned off.

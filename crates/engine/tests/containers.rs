@@ -398,6 +398,15 @@ async fn logs_by_records_and_by_lines() {
     };
     assert_eq!(read(tail(2)), ["bb\n", "c\n"]);
     assert!(read(tail(0)).is_empty());
+    // Of one that does not run, following is the same.
+    for options in [LogsOptions::default(), lines, tail(2), tail(0)] {
+        let mut follow = setup.engine.follow("box", options).await.unwrap();
+        let mut followed = Vec::new();
+        while let Some(record) = follow.next().await.unwrap() {
+            followed.push(String::from_utf8(record.bytes).unwrap());
+        }
+        assert_eq!(followed, read(options), "{options:?}");
+    }
 }
 
 #[tokio::test]

@@ -150,11 +150,23 @@ impl Reader {
         })
     }
 
-    /// The next frame; `None` at the end, and at a frame that was torn or is being written.
+    /// The next frame; `None` at the end, and at a frame that was torn or is being written: asked again, it begins
+    /// at that frame again, so that what follows a half-read one is never taken for a frame.
     ///
     /// # Errors
     /// [`Error::Corrupt`] for what is no frame.
     pub fn next_record(&mut self) -> Result<Option<Record>, Error> {
+        let record = self.whole_record()?;
+        if record.is_none() {
+            // Also drops what is buffered: a writer may cut a torn frame off and write another one.
+            self.file
+                .seek(SeekFrom::Start(self.offset))
+                .map_err(file::Error::at("seek in", &self.path))?;
+        }
+        Ok(record)
+    }
+
+    fn whole_record(&mut self) -> Result<Option<Record>, Error> {
         let Some(header) = self.header()? else {
             return Ok(None);
         };
@@ -264,25 +276,43 @@ fn parse_number(word: &str) -> Option<u64> {
 #[derive(Debug)]
 pub struct Lines<I> {
     records: I,
-    /// A line that has begun, for each stream.
-    begun: [Option<Record>; 2],
-    ready: std::collections::VecDeque<Record>,
+    splitter: Splitter,
 }
-
-/// Docker's buffer for one line.
-const LINE: usize = 16 << 10;
 
 impl<I> Lines<I> {
     /// Lines of `records`.
     pub fn new(records: I) -> Self {
         Self {
             records,
-            begun: [None, None],
-            ready: std::collections::VecDeque::new(),
+            splitter: Splitter::default(),
         }
     }
+}
 
-    fn take(&mut self, record: &Record) {
+/// Docker's buffer for one line.
+const LINE: usize = 16 << 10;
+
+/// Makes lines of records that come one by one.
+#[derive(Debug, Default)]
+pub struct Splitter {
+    /// A line that has begun, for each stream.
+    begun: [Option<Record>; 2],
+    ready: std::collections::VecDeque<Record>,
+}
+
+impl Splitter {
+    /// The next whole line.
+    pub fn line(&mut self) -> Option<Record> {
+        self.ready.pop_front()
+    }
+
+    /// A line that has begun and will not be ended.
+    pub fn rest(&mut self) -> Option<Record> {
+        self.begun.iter_mut().find_map(Option::take)
+    }
+
+    /// One more record.
+    pub fn take(&mut self, record: &Record) {
         let begun = &mut self.begun[record.stream as usize];
         for piece in record.bytes.split_inclusive(|byte| *byte == b'\n') {
             for piece in piece.chunks(LINE) {
@@ -304,13 +334,13 @@ impl<I: Iterator<Item = Result<Record, Error>>> Iterator for Lines<I> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(line) = self.ready.pop_front() {
+            if let Some(line) = self.splitter.line() {
                 return Some(Ok(line));
             }
             match self.records.next() {
-                Some(Ok(record)) => self.take(&record),
+                Some(Ok(record)) => self.splitter.take(&record),
                 Some(Err(error)) => return Some(Err(error)),
-                None => return self.begun.iter_mut().find_map(Option::take).map(Ok),
+                None => return self.splitter.rest().map(Ok),
             }
         }
     }

@@ -225,6 +225,9 @@ pub struct List {
 #[derive(Debug, Args)]
 #[command(override_usage = "gourd exec [OPTIONS] CONTAINER PROGRAM [ARG]...")]
 pub struct Exec {
+    /// Leave when the program runs; what it writes is dropped
+    #[arg(short, long)]
+    pub detach: bool,
     /// Keep stdin open
     #[arg(short, long)]
     pub interactive: bool,

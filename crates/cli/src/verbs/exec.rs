@@ -1,6 +1,6 @@
 //! `gourd exec`.
 
-use engine::ExecRequest;
+use engine::{Event, ExecRequest};
 
 use super::run::exit_code;
 use crate::app::App;
@@ -15,7 +15,7 @@ pub async fn exec(app: &App, args: Exec) -> Result<u8, Failure> {
     let container = words.next().unwrap_or_default();
     let plan = Plan {
         container: container.clone(),
-        stdin: args.interactive,
+        stdin: args.interactive && !args.detach,
         tty: args.tty,
         ends_with_reader: true,
     };
@@ -27,8 +27,25 @@ pub async fn exec(app: &App, args: Exec) -> Result<u8, Failure> {
         workdir: args.workdir,
         tty: args.tty,
         size: plan.size(),
-        stdin: args.interactive,
+        stdin: plan.stdin,
     };
     let attachment = app.engine()?.exec(&container, request).await?;
+    if args.detach {
+        return started(attachment).await;
+    }
     Ok(exit_code(session::join(attachment, &plan).await?.code))
+}
+
+/// Leaves when the program runs; it goes on without us.
+async fn started(attachment: engine::Attachment) -> Result<u8, Failure> {
+    // Its input stays open until then: its end would be the call's.
+    let (_input, mut output) = attachment.split();
+    loop {
+        match output.next().await? {
+            // One that was over so soon has started, too.
+            Event::Started | Event::Exited(_) => return Ok(0),
+            Event::Failed(error) => return Err(error.into()),
+            Event::Stdout(_) | Event::Stderr(_) => {}
+        }
+    }
 }

@@ -141,3 +141,45 @@ fn lines_keep_streams_apart() {
         .collect();
     assert_eq!(lines, [(2, 2), (1, 3), (3, 2), (4, LINE), (4, 1), (2, 1)]);
 }
+
+/// A frame that is read in two halves, with bytes of the guest's in it that look like frames.
+#[test]
+fn a_frame_that_comes_in_halves_is_read_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("output.log");
+    let inner = b"9 stderr 4\nfake\n1 stdout 1\nx\n";
+    let records = [
+        record(Stream::Stdout, 1, b"one"),
+        record(Stream::Stdout, 2, inner),
+        record(Stream::Stderr, 3, b"three"),
+    ];
+    write(&path, &records);
+    let whole = std::fs::read(&path).unwrap();
+    for cut in 0..whole.len() {
+        std::fs::write(&path, &whole[..cut]).unwrap();
+        let mut reader = Reader::open(&path).unwrap();
+        let mut read = Vec::new();
+        let mut go_on = || read.extend(std::iter::from_fn(|| reader.next_record().unwrap()));
+        go_on();
+        go_on();
+        let mut file = std::fs::File::options().append(true).open(&path).unwrap();
+        file.write_all(&whole[cut..]).unwrap();
+        go_on();
+        assert_eq!(read, records, "cut at {cut}");
+    }
+}
+
+#[test]
+fn unended_lines_wait_for_their_end() {
+    let mut splitter = Splitter::default();
+    splitter.take(&record(Stream::Stdout, 1, b"a\nb"));
+    assert_eq!(splitter.line(), Some(record(Stream::Stdout, 1, b"a\n")));
+    assert_eq!(splitter.line(), None);
+    splitter.take(&record(Stream::Stderr, 2, b"e"));
+    splitter.take(&record(Stream::Stdout, 3, b"c\nd"));
+    assert_eq!(splitter.line(), Some(record(Stream::Stdout, 1, b"bc\n")));
+    assert_eq!(splitter.line(), None);
+    assert_eq!(splitter.rest(), Some(record(Stream::Stdout, 3, b"d")));
+    assert_eq!(splitter.rest(), Some(record(Stream::Stderr, 2, b"e")));
+    assert_eq!(splitter.rest(), None);
+}
