@@ -156,6 +156,10 @@ impl Handed {
         } = &config.boot
         {
             fds.kernel = number(open(kernel, false)?);
+            let firmware = FIRMWARE
+                .iter()
+                .find_map(|path| std::fs::File::open(path).ok());
+            fds.firmware = firmware.map(|file| number(file.into()));
             if let Some(initramfs) = initramfs {
                 fds.initramfs = Some(number(open(initramfs, false)?));
             }
@@ -374,6 +378,10 @@ impl Vm for QemuVm {
         self.processes.clone()
     }
 }
+
+/// Where distributions put qboot, which starts a Linux kernel and does nothing else. SeaBIOS looks for disks to boot from first:
+/// 0.15 s under translation.
+const FIRMWARE: [&str; 2] = ["/usr/share/qemu/qboot.rom", "/usr/share/qboot/bios.bin"];
 
 fn open(path: &Path, write: bool) -> Result<OwnedFd, Error> {
     let mut options = std::fs::OpenOptions::new();

@@ -41,7 +41,8 @@ fn choose(text: &str) -> Option<String> {
         .filter(|line| !line.is_empty())
         .collect();
     let panic = |line: &&str| line.contains("Kernel panic");
-    let telling = |line: &&str| panic(line) || line.contains("gourd-init:");
+    let telling =
+        |line: &&str| panic(line) || line.contains("gourd-init:") || line.contains("gourd-agent:");
     let words = match lines.iter().position(telling) {
         Some(index) if panic(&lines[index]) => {
             let causes = causes(&lines[..index]);

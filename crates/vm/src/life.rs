@@ -308,8 +308,10 @@ impl Life {
 
     /// How the VM ended, and what its kernel said last.
     fn epitaph(&self, exit: &hypervisor::VmExit) -> String {
-        // A kernel that panics resets the machine; a monitor's death has nothing to do with what the guest said.
-        if exit.reason != hypervisor::ExitReason::Reset {
+        // A kernel that panics resets the machine, an init that gives up powers it off, and both say why; a monitor's death
+        // has nothing to do with what the guest said.
+        use hypervisor::ExitReason::{PoweredOff, Reset};
+        if !matches!(exit.reason, PoweredOff | Reset) {
             return exit.to_string();
         }
         match crate::console::last_words(&self.container.console_log()) {

@@ -17,6 +17,8 @@ pub(super) struct Fds {
     pub kernel: RawFd,
     /// The initramfs, opened for reading.
     pub initramfs: Option<RawFd>,
+    /// The small firmware, opened for reading; without it QEMU's own SeaBIOS runs first.
+    pub firmware: Option<RawFd>,
     /// One for each disk, opened as the disk says.
     pub disks: Vec<RawFd>,
     /// A connected stream socket for each console.
@@ -73,6 +75,9 @@ pub(super) fn arguments(config: &VmConfig, accel: Acceleration, fds: &Fds) -> Ve
         );
     }
     if let BootLoader::Linux { command_line, .. } = &config.boot {
+        if let Some(fd) = fds.firmware {
+            words.option("-bios", format!("/proc/self/fd/{fd}"));
+        }
         words.option("-kernel", format!("/proc/self/fd/{}", fds.kernel));
         if let Some(fd) = fds.initramfs {
             words.option("-initrd", format!("/proc/self/fd/{fd}"));
@@ -101,7 +106,8 @@ fn machine(words: &mut Words, config: &VmConfig, accel: Acceleration) {
             // none of 9 on one thread, which boots no slower. One processor has nobody to race with.
             let thread = if config.vcpus > 1 { "single" } else { "multi" };
             words.option("-accel", format!("tcg,thread={thread}"));
-            words.option("-cpu", "max");
+            // Without SVM: emulating it costs the guest's kernel its set-up, and nothing here offers nested virtualization.
+            words.option("-cpu", "max,-svm");
         }
     }
     words.option(
@@ -224,6 +230,7 @@ mod tests {
             qmp: 5,
             kernel: 6,
             initramfs: Some(7),
+            firmware: Some(12),
             disks: vec![8, 9],
             consoles: vec![10],
             vsock: Some(11),
@@ -256,7 +263,7 @@ mod tests {
 -display none
 -machine q35,sata=off,smbus=off,usb=off,vmport=off,memory-backend=memory
 -accel tcg,thread=single
--cpu max
+-cpu max,-svm
 -smp cpus=2,sockets=1,cores=2,threads=1
 -m 128M
 -object memory-backend-memfd,id=memory,size=134217728,share=on
@@ -275,6 +282,7 @@ mod tests {
 -object rng-random,id=entropy,filename=/dev/urandom
 -device virtio-rng-pci,rng=entropy
 -device virtio-balloon-pci,id=balloon,free-page-reporting=on
+-bios /proc/self/fd/12
 -kernel /proc/self/fd/6
 -initrd /proc/self/fd/7
 -append quiet";
