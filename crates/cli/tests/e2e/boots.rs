@@ -42,6 +42,23 @@ fn any_kernel_by_its_path() {
     let path = cache().join("kernels/gourd/vmlinux").display().to_string();
     home.gourd(&["run", "--rm", "--kernel", &path, "busybox", "true"])
         .ok();
+    // A bzImage as well, with the distribution's modules.
+    let image = cache().join("kernels/debian/vmlinuz").display().to_string();
+    let modules = cache().join("kernels/debian/modules").display().to_string();
+    home.gourd(&[
+        "system",
+        "kernel",
+        "add",
+        "bz",
+        &image,
+        "--modules",
+        &modules,
+    ])
+    .ok();
+    let release = home
+        .gourd(&["run", "--rm", "--kernel", "bz", "busybox", "uname", "-r"])
+        .ok();
+    assert!(release.text().contains("cloud"), "{}", release.text());
     let listed = home.gourd(&["system", "kernel", "ls"]).ok().text();
     assert!(
         listed.contains("gourd") && listed.contains("debian"),
