@@ -49,7 +49,11 @@ pub enum Copied {
 /// The path exists, or a system call failed.
 pub fn create_sparse(path: &Path, size: u64) -> Result<File, Error> {
     let file = create(path)?;
-    if let Err(error) = file.set_len(size) {
+    // Not even to nothing when it is empty: ext4 on the host takes a file that was cut to nothing for one that is
+    // being replaced, and writes it out when it is closed (`auto_da_alloc`).
+    if size > 0
+        && let Err(error) = file.set_len(size)
+    {
         let _ = fs::remove_file(path);
         return Err(Error::at("size", path)(error));
     }
