@@ -158,6 +158,9 @@ fn kind(kind: ErrorKind, subject: &Subject) -> Option<Text> {
         (ErrorKind::NewerSchema, _) => {
             "a newer gourd wrote it: upgrade this one, or choose another state directory with --root or GOURD_ROOT".into()
         }
+        (ErrorKind::TooLarge, _) => {
+            "no honest image is so large: look at where it comes from".into()
+        }
         (ErrorKind::Denied, Subject::StateDirectory) | (ErrorKind::Io | ErrorKind::Invalid, Subject::StateDirectory) => {
             "make the directory writable, or choose another one with --root or GOURD_ROOT".into()
         }
@@ -370,6 +373,7 @@ mod tests {
             K::Unreachable,
             K::Unauthorized,
             K::Corrupt,
+            K::TooLarge,
             K::NewerSchema,
             K::Denied,
             K::NoSpace,

@@ -39,6 +39,8 @@ pub enum ErrorKind {
     Unauthorized,
     /// Content that does not match its digest, or cannot be parsed.
     Corrupt,
+    /// An image that unpacks to more than anybody wants.
+    TooLarge,
     /// Written by a newer gourd.
     NewerSchema,
     /// The operating system says no.
@@ -424,6 +426,7 @@ fn rootfs_kind(error: &rootfs::Error) -> ErrorKind {
         rootfs::Error::Merge { source, .. } => cause_kind(source),
         rootfs::Error::Write { source, .. } => cause_kind(source),
         rootfs::Error::Decompress { .. } | rootfs::Error::DiffId { .. } => ErrorKind::Corrupt,
+        rootfs::Error::TooLarge { .. } => ErrorKind::TooLarge,
         rootfs::Error::Disk(error) => io_kind(&error.source),
         rootfs::Error::Lock(error) => lock_kind(error),
         rootfs::Error::File(error) => file_kind(error),

@@ -50,6 +50,12 @@ pub enum Error {
         /// The length that was announced.
         len: u64,
     },
+    /// Ranges of data that are empty, out of order, or beyond the file's end.
+    #[error("the ranges of data of a file of {len} bytes are not in order and inside of it")]
+    Ranges {
+        /// The length that was announced.
+        len: u64,
+    },
     /// A label has room for 16 bytes and ends at the first zero byte.
     #[error("label {label:?} does not fit into 16 bytes")]
     Label {

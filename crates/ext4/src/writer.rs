@@ -9,6 +9,7 @@
 //! interrupt that order. Nothing is written twice, and what is zero is not written.
 
 use std::io::{self, Read};
+use std::ops::Range;
 
 use crate::disk::Disk;
 use crate::error::{Error, Result};
@@ -81,12 +82,69 @@ impl<D: Disk> Writer<D> {
     /// When the reader fails or ends early, or the disk refuses. After a failure of the reader
     /// the writer still works, and what was written is free space.
     pub fn write_data(&mut self, reader: &mut (impl Read + ?Sized), len: u64) -> Result<Data> {
-        if len.div_ceil(BLOCK) > u64::from(u32::MAX) {
-            return Err(Error::FileTooLarge { len });
-        }
+        check_len(len)?;
         let mut extents = ExtentList::default();
-        let mut logical = 0;
-        let mut left = len;
+        self.write_run(reader, 0..len, len, &mut extents)?;
+        Ok(Data {
+            len,
+            extents: extents.into_vec().into(),
+        })
+    }
+
+    /// Takes the contents of a file of `len` bytes that are zero but for `ranges`, which are not
+    /// empty, in order, apart, and inside `len`; `reader` yields the bytes of the ranges one after the
+    /// other. The zeros between cost nothing, however many they are. On disk it is what
+    /// [`write_data`](Self::write_data) makes of the same contents.
+    ///
+    /// # Errors
+    /// As for `write_data`; ranges that are not as said.
+    pub fn write_sparse(
+        &mut self,
+        reader: &mut (impl Read + ?Sized),
+        len: u64,
+        ranges: &[Range<u64>],
+    ) -> Result<Data> {
+        check_len(len)?;
+        let mut end = 0;
+        for range in ranges {
+            if range.start < end || range.is_empty() || range.end > len {
+                return Err(Error::Ranges { len });
+            }
+            end = range.end;
+        }
+        let mut filled = Filled {
+            reader,
+            ranges,
+            at: 0,
+        };
+        let mut extents = ExtentList::default();
+        let mut ranges = ranges.iter().peekable();
+        while let Some(range) = ranges.next() {
+            let start = range.start / BLOCK * BLOCK;
+            let mut end = range.end.next_multiple_of(BLOCK);
+            // Those that begin in the same block, or in the next one, go with it.
+            while let Some(next) = ranges.next_if(|next| next.start <= end) {
+                end = next.end.next_multiple_of(BLOCK);
+            }
+            filled.at = start;
+            self.write_run(&mut filled, start..end.min(len), len, &mut extents)?;
+        }
+        Ok(Data {
+            len,
+            extents: extents.into_vec().into(),
+        })
+    }
+
+    /// Streams the bytes `run` of a file of `len` bytes, which begin at a block, to the disk.
+    fn write_run(
+        &mut self,
+        reader: &mut (impl Read + ?Sized),
+        run: Range<u64>,
+        len: u64,
+        extents: &mut ExtentList,
+    ) -> Result<()> {
+        let mut logical = (run.start / BLOCK) as u32;
+        let mut left = run.end - run.start;
         while left > 0 {
             let (physical, space) = self.sink.space(left.div_ceil(BLOCK))?;
             let wanted = left.min(space.len() as u64) as usize;
@@ -98,15 +156,12 @@ impl<D: Disk> Writer<D> {
                     _ => Error::Read { len, source },
                 })?;
             space[wanted..padded].fill(0);
-            let kept = squeeze(&mut space[..padded], logical, physical, &mut extents);
+            let kept = squeeze(&mut space[..padded], logical, physical, extents);
             self.sink.commit(kept);
             logical += (padded / BLOCK_SIZE) as u32;
             left -= wanted as u64;
         }
-        Ok(Data {
-            len,
-            extents: extents.into_vec().into(),
-        })
+        Ok(())
     }
 
     /// Writes everything but the contents, and the superblock last.
@@ -158,6 +213,47 @@ impl<D: Disk> Writer<D> {
             inodes: count + 1 - (EXT4_GOOD_OLD_FIRST_INO - 1),
             directories: directories.len() as u32,
         })
+    }
+}
+
+/// ext4 numbers a file's blocks with 32 bits.
+fn check_len(len: u64) -> Result<()> {
+    if len.div_ceil(BLOCK) > u64::from(u32::MAX) {
+        return Err(Error::FileTooLarge { len });
+    }
+    Ok(())
+}
+
+/// A file's bytes from `at` on: the reader's in `ranges`, zeros elsewhere.
+struct Filled<'a, R: ?Sized> {
+    reader: &'a mut R,
+    /// Those that are not read to their end.
+    ranges: &'a [Range<u64>],
+    at: u64,
+}
+
+impl<R: Read + ?Sized> Read for Filled<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some((first, rest)) = self.ranges.split_first()
+            && first.end <= self.at
+        {
+            self.ranges = rest;
+        }
+        let (until, is_data) = match self.ranges.first() {
+            Some(range) if self.at < range.start => (range.start, false),
+            Some(range) => (range.end, true),
+            None => (u64::MAX, false),
+        };
+        let most = usize::try_from(until - self.at).unwrap_or(usize::MAX);
+        let most = most.min(buffer.len());
+        let count = if is_data {
+            self.reader.read(&mut buffer[..most])?
+        } else {
+            buffer[..most].fill(0);
+            most
+        };
+        self.at += count as u64;
+        Ok(count)
     }
 }
 

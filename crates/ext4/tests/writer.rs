@@ -1,5 +1,7 @@
 //! Trees, written and judged by e2fsck and debugfs, and read back.
 
+#![allow(clippy::single_range_in_vec_init, reason = "ranges of data in a file")]
+
 mod oracle;
 
 use std::collections::BTreeMap;
@@ -252,6 +254,81 @@ fn the_same_calls_give_the_same_bytes() {
         disk
     };
     assert!(bytes() == bytes());
+}
+
+/// Oracle: the same contents with the zeros spelled out.
+#[test]
+fn ranges_give_the_same_bytes_as_the_contents_in_full() {
+    let image = |write: &dyn Fn(&mut Writer<&mut Vec<u8>>) -> Data| {
+        let mut disk = Vec::new();
+        let mut writer = Writer::new(&mut disk, options()).unwrap();
+        let mut tree = Tree::new(directory());
+        let data = write(&mut writer);
+        let file = tree.add(node(Kind::File(data)));
+        let root = tree.root();
+        tree.link(root, "file", file).unwrap();
+        writer.finish(&tree).unwrap();
+        disk
+    };
+    let check = |len: u64, ranges: &[std::ops::Range<u64>]| {
+        let mut contents = vec![0; len as usize];
+        let mut packed = Vec::new();
+        for range in ranges {
+            for at in range.clone() {
+                contents[at as usize] = (at % 251) as u8;
+                packed.push((at % 251) as u8);
+            }
+        }
+        let full = image(&|writer| writer.write_data(&mut &contents[..], len).unwrap());
+        let sparse = image(&|writer| writer.write_sparse(&mut &packed[..], len, ranges).unwrap());
+        assert!(full == sparse, "{len} {ranges:?}");
+    };
+    check(0, &[]);
+    check(10_000, &[]);
+    check(1, &[0..1]);
+    check(10_000, &[0..10_000]);
+    check(10_000, &[9_999..10_000]);
+    check(40_960, &[0..1, 1..2, 4_095..4_096, 4_096..4_097]);
+    check(
+        40_960,
+        &[100..200, 300..5_000, 8_192..8_193, 20_480..40_960],
+    );
+    check(
+        5 << 20,
+        &[4_096..4_097, 8_191..3 << 20, (4 << 20)..(5 << 20)],
+    );
+}
+
+/// Terabytes of holes are nothing, and ranges that make no sense are errors.
+#[test]
+fn holes_cost_nothing() {
+    const LEN: u64 = 16 << 40;
+    let begun = std::time::Instant::now();
+    let (image, _) = check(|writer, tree| {
+        for (len, ranges) in [
+            (10, &[0..2, 1..3][..]),
+            (10, &[5..11]),
+            (10, &[5..5]),
+            (10, &[5..6, 1..2]),
+        ] {
+            let result = writer.write_sparse(&mut &[1; 20][..], len, ranges);
+            assert!(matches!(result, Err(Error::Ranges { .. })), "{ranges:?}");
+        }
+        let ranges = [7..8, (8 << 40)..(8 << 40) + 3, LEN - 8193..LEN - 8192];
+        let len = LEN - 8192;
+        let data = writer
+            .write_sparse(&mut &b"abcde"[..], len, &ranges)
+            .unwrap();
+        let file = tree.add(node(Kind::File(data)));
+        let root = tree.root();
+        tree.link(root, "huge", file).unwrap();
+        let short = writer.write_sparse(&mut &b"a"[..], 100, &[3..5]);
+        assert!(matches!(short, Err(Error::ShortFile { len: 100 })));
+    });
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+    let stat = oracle::debugfs_text(image.path(), "stat huge");
+    assert!(stat.contains("Size: 17592186036224"), "{stat}");
+    assert!(stat.contains("Blockcount: 24"), "{stat}");
 }
 
 #[test]

@@ -23,6 +23,9 @@ use crate::{Root, content};
 /// Changes whenever the same layers would become other bytes, so that a mended writer writes anew.
 pub const WRITER: u32 = 1;
 
+/// As many bytes as an image's layers may unpack to, all together: 256 GiB. A megabyte can claim to be a gigabyte.
+pub const MAX_UNPACKED: u64 = 256 << 30;
+
 /// Why there is no rootfs image.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -47,6 +50,14 @@ pub enum Error {
         expected: Digest,
         /// As it is.
         found: Digest,
+    },
+    /// The layers are more than anybody wants.
+    #[error("with layer {layer} the image unpacks to more than the {} GiB allowed", limit >> 30)]
+    TooLarge {
+        /// The blob that went beyond.
+        layer: Digest,
+        /// In bytes.
+        limit: u64,
     },
     /// The layers cannot be merged.
     #[error("layer {layer} cannot be merged")]
@@ -174,8 +185,9 @@ fn write(
     };
     let writer = ext4::Writer::new(&file, options).map_err(failed)?;
     let mut merger = Merger::new(tree::Sink::new(writer));
+    let mut left = MAX_UNPACKED;
     for layer in layers {
-        layer::apply(root, layer, &mut merger)?;
+        layer::apply(root, layer, &mut merger, &mut left)?;
     }
     let (merged, sink) = merger.finish();
     let tree = tree::convert(merged);

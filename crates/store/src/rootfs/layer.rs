@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use flate2::read::MultiGzDecoder;
 use oci::{Compression, Digest, Hasher, MergeError, Merger};
 
-use super::{Error, Layer, tree::Sink};
+use super::{Error, Layer, MAX_UNPACKED, tree::Sink};
 use crate::{Root, content};
 
 /// Bytes that go from thread to thread at once.
@@ -20,11 +20,12 @@ const WAITING: usize = 8;
 
 type Chunk = io::Result<Vec<u8>>;
 
-/// Applies a layer, and checks that it unpacks to its diff ID.
+/// Applies a layer, and checks that it unpacks to its diff ID, and to no more than the `left` bytes.
 pub(super) fn apply<D: ext4::Disk>(
     root: &Root,
     layer: &Layer,
     merger: &mut Merger<Sink<D>>,
+    left: &mut u64,
 ) -> Result<(), Error> {
     let digest = layer.blob.digest;
     let blob = BufReader::with_capacity(CHUNK, content::open(root, &digest)?);
@@ -33,14 +34,21 @@ pub(super) fn apply<D: ext4::Disk>(
     let (sender, receiver) = sync_channel(WAITING);
     std::thread::scope(|scope| {
         let unpacking = scope.spawn(move || unpack(blob, plain, &sender));
-        let mut tar = Chunks::new(receiver);
+        let mut tar = Chunks::new(receiver, *left);
         let merged = merger.apply_layer(&mut tar);
-        let broken = tar.broken;
+        let (broken, too_large) = (tar.broken, tar.left.is_none());
+        *left = tar.left.unwrap_or(0);
         // Lets the thread end when we gave up early.
         drop(tar.receiver);
         let found = unpacking
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        if too_large {
+            return Err(Error::TooLarge {
+                layer: digest,
+                limit: MAX_UNPACKED,
+            });
+        }
         match (merged, found) {
             (Ok(()), Some(found)) if found == layer.diff_id => Ok(()),
             (Ok(()), Some(found)) => Err(Error::DiffId {
@@ -152,15 +160,18 @@ struct Chunks {
     at: usize,
     /// What broke, as text: the error itself goes to the merger.
     broken: Option<String>,
+    /// Bytes that may still come; `None` when more came.
+    left: Option<u64>,
 }
 
 impl Chunks {
-    fn new(receiver: Receiver<Chunk>) -> Self {
+    fn new(receiver: Receiver<Chunk>, left: u64) -> Self {
         Self {
             receiver,
             chunk: Vec::new(),
             at: 0,
             broken: None,
+            left: Some(left),
         }
     }
 }
@@ -169,7 +180,16 @@ impl Read for Chunks {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.at == self.chunk.len() {
             match self.receiver.recv() {
-                Ok(Ok(chunk)) => (self.chunk, self.at) = (chunk, 0),
+                Ok(Ok(chunk)) => {
+                    let left = self
+                        .left
+                        .and_then(|left| left.checked_sub(chunk.len() as u64));
+                    self.left = left;
+                    if left.is_none() {
+                        return Err(io::ErrorKind::FileTooLarge.into());
+                    }
+                    (self.chunk, self.at) = (chunk, 0);
+                }
                 Ok(Err(error)) => {
                     self.broken = Some(error.to_string());
                     return Err(error);
@@ -182,5 +202,32 @@ impl Read for Chunks {
         buffer[..length].copy_from_slice(&self.chunk[self.at..self.at + length]);
         self.at += length;
         Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_comes_than_is_allowed() {
+        let check = |left: u64, expect: Option<u64>| {
+            let (sender, receiver) = sync_channel(WAITING);
+            sender.send(Ok(vec![1; 10])).unwrap();
+            sender.send(Ok(vec![2; 10])).unwrap();
+            drop(sender);
+            let mut chunks = Chunks::new(receiver, left);
+            let mut bytes = Vec::new();
+            let read = chunks.read_to_end(&mut bytes);
+            assert_eq!(
+                (read.is_ok(), chunks.left),
+                (expect.is_some(), expect),
+                "{left}"
+            );
+        };
+        check(25, Some(5));
+        check(20, Some(0));
+        check(19, None);
+        check(5, None);
     }
 }

@@ -157,3 +157,31 @@ fn two_that_build_the_same_get_the_same() {
         .count();
     assert_eq!(left, 2, "the file system and the lock");
 }
+
+/// A few bytes that claim to be terabytes. Oracles: GNU tar makes it, debugfs reads it.
+#[test]
+fn a_sparse_file_of_terabytes_is_made_at_once() {
+    let (dir, root) = setup();
+    let file = std::fs::File::create(dir.path().join("huge")).unwrap();
+    file.set_len(8 << 40).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"middle", 4 << 40).unwrap();
+    let archive = Command::new("tar")
+        .args(["--format=posix", "--sparse", "-cf", "-", "-C"])
+        .arg(dir.path())
+        .arg("huge")
+        .output()
+        .expect("this test needs GNU tar");
+    assert!(archive.status.success());
+    assert!(archive.stdout.len() < 100_000);
+    let layer = keep(&root, &archive.stdout, &gzip(&archive.stdout));
+    let begun = std::time::Instant::now();
+    let image = build(&root, &[layer]).unwrap();
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+    let stat = Command::new("debugfs")
+        .args(["-R", "stat huge"])
+        .arg(&image)
+        .output()
+        .expect("this test needs debugfs (Debian: e2fsprogs)");
+    let stat = String::from_utf8_lossy(&stat.stdout).into_owned();
+    assert!(stat.contains("Size: 8796093022208"), "{stat}");
+}

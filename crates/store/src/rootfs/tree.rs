@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::ops::Range;
 
 use ext4::{Data, Disk, NodeId, Tree, Writer};
-use oci::{FileSink, MergedTree};
+use oci::{DataExtent, FileSink, MergedTree};
 
 /// Puts contents straight onto the disk to be.
 pub(super) struct Sink<D: Disk> {
@@ -27,6 +28,21 @@ impl<D: Disk> FileSink for Sink<D> {
     fn put(&mut self, reader: &mut dyn Read, len: u64) -> io::Result<Data> {
         self.writer
             .write_data(reader, len)
+            .map_err(io::Error::other)
+    }
+
+    fn put_sparse(
+        &mut self,
+        reader: &mut dyn Read,
+        len: u64,
+        extents: &[DataExtent],
+    ) -> io::Result<Data> {
+        let ranges: Vec<Range<u64>> = extents
+            .iter()
+            .map(|extent| extent.offset..extent.offset + extent.len)
+            .collect();
+        self.writer
+            .write_sparse(reader, len, &ranges)
             .map_err(io::Error::other)
     }
 }
