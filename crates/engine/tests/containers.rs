@@ -475,6 +475,30 @@ async fn a_container_with_a_damaged_state_is_listed_beside_others_and_removable_
     assert!(!dir.exists());
 }
 
+/// However far it has come.
+#[tokio::test]
+async fn a_creation_that_is_given_up_leaves_nothing() {
+    let setup = with_image().await;
+    let mut made = 0;
+    for patience in 0..40_u64 {
+        let created = tokio::time::timeout(
+            Duration::from_millis(patience * 8),
+            setup.create("app", "box"),
+        )
+        .await;
+        let listed = setup.engine.list(true).await.unwrap();
+        match created {
+            Ok(created) => {
+                made += 1;
+                assert_eq!(listed[0].id, created.unwrap().id);
+                setup.engine.remove("box", false).await.unwrap();
+            }
+            Err(_) => assert!(listed.is_empty(), "{listed:?}"),
+        }
+    }
+    println!("{made} of 40 were made");
+}
+
 #[tokio::test]
 async fn a_bad_reference_is_quoted_whole_with_its_bad_part() {
     let setup = with_image().await;

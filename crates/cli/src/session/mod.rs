@@ -24,7 +24,8 @@ use crate::clock;
 use crate::failure::Failure;
 use crate::render::out;
 use crate::terminal::{self, RawMode};
-use signals::{Signals, Wish};
+pub use signals::Signals;
+use signals::Wish;
 use writer::{Stream, Writer};
 
 /// How the session is joined.
@@ -71,15 +72,20 @@ pub struct Ending {
 
 /// Joins a process until it ends, everything it wrote is written, and its supervisor is gone (of a foreground start).
 pub async fn join(attachment: Attachment, plan: &Plan) -> Result<Ending, Failure> {
+    join_heeding(attachment, plan, Signals::catch()?).await
+}
+
+/// The same with signals that are caught already; those that came meanwhile are heeded.
+pub async fn join_heeding(
+    attachment: Attachment,
+    plan: &Plan,
+    mut signals: Signals,
+) -> Result<Ending, Failure> {
     let (input, mut output) = attachment.split();
     let raw = match plan.stdin && plan.tty {
         true => Some(RawMode::enter().map_err(Failure::Terminal)?),
         false => None,
     };
-    let mut signals = Signals::catch().map_err(|source| Failure::SetUp {
-        what: "signal handlers",
-        source,
-    })?;
     let pump = async {
         if plan.stdin {
             stdin::pump(&input).await?;

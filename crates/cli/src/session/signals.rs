@@ -15,6 +15,7 @@ use std::task::Poll;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::failure::Failure;
 use crate::terminal;
 
 const SIGHUP: u32 = 1;
@@ -76,7 +77,14 @@ pub struct Signals {
 
 impl Signals {
     /// Catches them.
-    pub fn catch() -> io::Result<Signals> {
+    pub fn catch() -> Result<Signals, Failure> {
+        Self::caught().map_err(|source| Failure::SetUp {
+            what: "signal handlers",
+            source,
+        })
+    }
+
+    fn caught() -> io::Result<Signals> {
         let mut caught = Vec::new();
         for number in PASSED_ON.into_iter().chain([SIGCONT, SIGWINCH]) {
             // Under nohup(1) a hang-up stays ignored.
@@ -89,6 +97,17 @@ impl Signals {
             caught,
             policy: Policy::default(),
         })
+    }
+
+    /// The first signal that would end a process that does not catch it.
+    pub async fn end(&mut self) -> u32 {
+        loop {
+            match self.next().await {
+                Wish::PassOn(number) | Wish::End(number) => return number,
+                Wish::GiveUp => return SIGINT,
+                Wish::Resize | Wish::Continue => {}
+            }
+        }
     }
 
     /// The next wish.

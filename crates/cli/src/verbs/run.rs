@@ -2,15 +2,15 @@
 
 use std::path::PathBuf;
 
-use engine::{AttachOptions, Engine, StartMode};
+use engine::{AttachOptions, Attachment, Engine, ErrorKind, Running, StartMode};
 
 use crate::app::App;
 use crate::args::container::Run;
 use crate::clock;
-use crate::failure::{FAILED, Failure};
+use crate::failure::{self, FAILED, Failure};
 use crate::render::out;
 use crate::render::waterfall::{Moment, Waterfall};
-use crate::session::{self, Ending, Plan};
+use crate::session::{self, Ending, Plan, Signals};
 use crate::terminal;
 
 /// Where the timings go.
@@ -48,15 +48,36 @@ pub async fn run(app: &App, args: Run) -> Result<u8, Failure> {
     }
     let read_ns = clock::monotonic_ns();
     let engine = app.engine()?;
-    let container = super::create::make(&engine, args.process).await?;
+    // From here on: a signal between the making and the session must not leave a container behind.
+    let mut signals = Signals::catch()?;
+    let remove = args.process.rm;
+    let container = tokio::select! {
+        biased;
+        made = super::create::make(&engine, args.process) => made?,
+        number = signals.end() => return Err(Failure::Signal { number }),
+    };
     let created_ns = clock::monotonic_ns();
     if args.detach {
-        engine.start(&container.id, StartMode::Detached).await?;
+        let started = tokio::select! {
+            biased;
+            started = engine.start(&container.id, StartMode::Detached) => started.map_err(Failure::from),
+            number = signals.end() => Err(Failure::Signal { number }),
+        };
+        if let Err(failure) = started {
+            clear(&engine, &container.id, remove).await;
+            return Err(failure);
+        }
         out::line(&container.id)?;
         return Ok(0);
     }
     plan.container = container.name;
-    let (spawned_ns, ending) = foreground(&engine, &container.id, &plan).await?;
+    let running = start(&engine, &container.id, &plan).await;
+    if running.is_err() {
+        clear(&engine, &container.id, remove).await;
+    }
+    let running = running?;
+    let spawned_ns = clock::monotonic_ns();
+    let ending = session::join_heeding(attachment(running, &plan)?, &plan, signals).await?;
     if let Some(timings) = timings {
         let ours = [
             ("arguments read", read_ns),
@@ -68,20 +89,40 @@ pub async fn run(app: &App, args: Run) -> Result<u8, Failure> {
     Ok(exit_code(ending.code))
 }
 
-/// Starts a container and joins its first process; the moment at which the supervisor was there, and the end.
-pub async fn foreground(engine: &Engine, id: &str, plan: &Plan) -> Result<(u64, Ending), Failure> {
+/// Removes what was to be removed at its end and has not got as far.
+async fn clear(engine: &Engine, id: &str, remove: bool) {
+    if !remove {
+        return;
+    }
+    match engine.remove(id, true).await {
+        Err(error) if !matches!(error.kind(), ErrorKind::NotFound) => {
+            failure::report(&error.into());
+        }
+        // Its supervisor did it, as a rule.
+        _ => {}
+    }
+}
+
+/// Starts a container and joins its first process.
+pub async fn foreground(engine: &Engine, id: &str, plan: &Plan) -> Result<Ending, Failure> {
+    let running = start(engine, id, plan).await?;
+    session::join(attachment(running, plan)?, plan).await
+}
+
+async fn start(engine: &Engine, id: &str, plan: &Plan) -> Result<Running, Failure> {
     let options = AttachOptions {
         stdin: plan.stdin,
         stdout: true,
         stderr: true,
         size: plan.size(),
     };
-    let running = engine.start(id, StartMode::Foreground(options)).await?;
-    let spawned_ns = clock::monotonic_ns();
-    let attachment = running.attachment.ok_or_else(|| Failure::NoStreams {
+    Ok(engine.start(id, StartMode::Foreground(options)).await?)
+}
+
+fn attachment(running: Running, plan: &Plan) -> Result<Attachment, Failure> {
+    running.attachment.ok_or_else(|| Failure::NoStreams {
         container: plan.container.clone(),
-    })?;
-    Ok((spawned_ns, session::join(attachment, plan).await?))
+    })
 }
 
 /// The guest's code as this command's.

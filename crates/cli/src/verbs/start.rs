@@ -57,7 +57,7 @@ async fn join(engine: &Engine, name: &str, interactive: bool) -> Result<u8, Fail
         };
         session::join(engine.attach(name, options).await?, &plan).await?
     } else {
-        foreground(engine, name, &plan).await?.1
+        foreground(engine, name, &plan).await?
     };
     Ok(exit_code(ending.code))
 }

@@ -1,6 +1,7 @@
 //! Making a container of an image and a request.
 
 use std::path::Path;
+use std::sync::mpsc;
 
 use oci::Platform;
 use store::container::{self, Image, SCHEMA, Spec, Vm};
@@ -26,7 +27,8 @@ const DRIVERS: [&str; 3] = ["auto", "kvm", "qemu"];
 const NAMES: usize = 10;
 
 impl Engine {
-    /// Makes a container. Pulls the image as the request says; `progress` hears of it.
+    /// Makes a container. Pulls the image as the request says; `progress` hears of it. When the future is dropped
+    /// before it is ready, there is no container.
     ///
     /// # Errors
     /// [`crate::ErrorKind`] says what kind.
@@ -44,13 +46,21 @@ impl Engine {
             .resolve(&request.image, &platform, request.pull, progress)
             .await?;
         let spec = spec(&image, &request, vm)?;
-        let root = self.root.clone();
+        let (root, unnamed) = (self.root.clone(), request.name.is_none());
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let mut making = Making {
+            root: root.clone(),
+            made: Some(receiver),
+        };
         blocking(move || {
             // Held until the container, which names it, is there: nobody collects the image before that.
             let _lease = image.lease;
-            make(&root, spec, request.name.is_none())
+            // The other end is there for as long as this runs.
+            let _ = sender.send(make(&root, spec, unnamed));
+            Ok::<(), Error>(())
         })
-        .await
+        .await?;
+        making.take().unwrap_or(Err(Error::Interrupted))
     }
 
     fn vm(&self, request: &CreateRequest) -> Result<Vm, Error> {
@@ -93,6 +103,39 @@ impl Engine {
             return Ok(kernel.file.display().to_string());
         }
         Ok(kernel.name)
+    }
+}
+
+/// A container in the making. Dropped before it was taken, it is removed: nobody would know of it.
+struct Making {
+    root: store::Root,
+    made: Option<mpsc::Receiver<Result<Container, Error>>>,
+}
+
+impl Making {
+    /// Waits for it, which takes milliseconds; `None` when it was taken, or when it was never begun.
+    fn take(&mut self) -> Option<Result<Container, Error>> {
+        self.made.take()?.recv().ok()
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        let Some(Ok(made)) = self.take() else {
+            return;
+        };
+        if let Err(error) = unmake(&self.root, &made.id) {
+            tracing::warn!(%error, vm_id = made.id, "cannot remove a container that nobody waited for");
+        }
+    }
+}
+
+/// Removes a container that nobody started.
+fn unmake(root: &store::Root, id: &str) -> Result<(), container::Error> {
+    let container = container::resolve(root, id)?;
+    match container.try_lock()? {
+        Some(_lock) => container.remove_all(),
+        None => Err(container::Error::Running(id.to_owned())),
     }
 }
 
