@@ -66,6 +66,9 @@ pub fn engine(error: &Error) -> Option<String> {
         Error::ImageInUse { container, .. } => {
             format!("`gourd rm {container}` removes the container first")
         }
+        Error::ImagesInUse { .. } => {
+            "wait until that has ended (a pull or a load, as a rule), then try again".to_owned()
+        }
         Error::Stuck { name } => {
             format!(
                 "its supervisor hangs: `gourd inspect {name}` has its pid; end that, then try again"

@@ -171,6 +171,15 @@ pub enum Error {
         /// It runs.
         running: bool,
     },
+    /// Images are being pulled, loaded or removed.
+    #[error(
+        "images are in use by {}",
+        if holders.is_empty() { "another process".to_owned() } else { holders.join(", ") }
+    )]
+    ImagesInUse {
+        /// `process 4711 (gourd pull debian)`
+        holders: Vec<String>,
+    },
     /// Removing by id would remove several references.
     #[error("image {image} has several references: {}", references.join(", "))]
     SeveralReferences {
@@ -310,7 +319,7 @@ impl Error {
             },
             Self::NoPlatform { .. } | Self::Platform { .. } => ErrorKind::Platform,
             Self::NoSuchImage(_) => ErrorKind::NotFound,
-            Self::ImageInUse { .. } => ErrorKind::InUse,
+            Self::ImageInUse { .. } | Self::ImagesInUse { .. } => ErrorKind::InUse,
             Self::Running { .. } | Self::NotRunning { .. } | Self::SeveralReferences { .. } => {
                 ErrorKind::Conflict
             }

@@ -8,6 +8,8 @@ mod load;
 mod pull;
 mod remove;
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 pub use archive::Error as ArchiveError;
@@ -63,6 +65,9 @@ pub struct ImageSummary {
     pub id: String,
     /// In familiar form: `debian:bookworm`, `localhost:5000/a:latest`; with a digest: `debian@sha256:…`.
     pub references: Vec<String>,
+    /// The digest of the manifest or index that a reference stands for in its registry, by reference. A loaded image
+    /// has none.
+    pub digests: BTreeMap<String, String>,
     /// Nanoseconds since 1970; when it was built, if it says so.
     pub created_ns: Option<u64>,
     /// Bytes of its layers, as they are stored.

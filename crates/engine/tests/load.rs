@@ -6,7 +6,7 @@ use std::process::Command;
 
 use engine::{ErrorKind, Removed};
 use support::{cat, image, setup, text};
-use testkit::image::{Entry, ImageBuilder, Layer};
+use testkit::image::{Entry, ImageBuilder, Layer, write_layout};
 
 #[tokio::test]
 async fn an_oci_archive_becomes_an_image_and_goes_again() {
@@ -209,6 +209,67 @@ async fn another_processors_image_names_both() {
         text.contains(&format!("linux/{other}")) && text.contains(&ours),
         "{text}"
     );
+    assert!(blobs(&setup).is_empty(), "nothing of it is kept");
+    // Beside one of ours, only ours is kept. Oracle: what the writer of the layout says that belongs to it.
+    let mine = image().build().unwrap();
+    let foreign = image()
+        .layer(Layer::new().file("foreign", b"foreign"))
+        .architecture(other)
+        .build()
+        .unwrap();
+    let (layout, path) = (setup.path("layout"), setup.path("both.tar"));
+    write_layout(&layout, &[("mine", &mine), ("foreign", &foreign)]).unwrap();
+    let tar = Command::new("tar")
+        .arg("-C")
+        .arg(&layout)
+        .arg("-cf")
+        .arg(&path)
+        .arg(".")
+        .status();
+    assert!(tar.unwrap().success());
+    let loaded = setup.load(&path).await.unwrap();
+    assert_eq!(loaded.len(), 1);
+    let mut expect: Vec<String> = mine.blobs.keys().map(|digest| digest.hex()).collect();
+    expect.sort();
+    assert_eq!(blobs(&setup), expect);
+    assert!(setup.engine.images().unwrap()[0].digests.is_empty());
+}
+
+/// All blobs that are here.
+fn blobs(setup: &support::Setup) -> Vec<String> {
+    let dir = setup.engine.root().join("content/blobs/sha256");
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Oracle: flock(1) of util-linux, which holds the images as a pull would.
+#[tokio::test]
+async fn who_keeps_images_from_being_removed_is_named() {
+    let setup = setup();
+    let (path, _) = setup.archive(&image(), "app");
+    setup.load(&path).await.unwrap();
+    let mut holder = Command::new("flock")
+        .arg("--shared")
+        .arg(setup.engine.root().join("content/lock"))
+        .args(["sh", "-c", "echo held; read line"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("this test needs flock (Debian: util-linux)");
+    let mut held = [0; 5];
+    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut held).unwrap();
+    let error = setup.engine.image_remove("app", false).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InUse);
+    let expect = format!("process {} (flock --shared", holder.id());
+    assert!(error.to_string().contains(&expect), "{error}");
+    // Its end of file lets it go.
+    drop(holder.stdin.take());
+    setup.engine.image_remove("app", false).unwrap();
+    holder.wait().unwrap();
 }
 
 #[tokio::test]

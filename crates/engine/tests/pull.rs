@@ -33,6 +33,14 @@ async fn pulls_once_and_then_only_what_is_new() {
     let summary = pull(&name).await;
     assert_eq!(summary.id, pushed.config.digest.to_string());
     assert_eq!(summary.references, std::slice::from_ref(&name));
+    let inspected = setup.engine.image_inspect(&name).unwrap();
+    let (repository, _) = name.rsplit_once(':').unwrap();
+    let digest = &summary.digests[&name];
+    assert!(digest.starts_with("sha256:"), "{digest}");
+    assert_eq!(
+        inspected["RepoDigests"],
+        serde_json::json!([format!("{repository}@{digest}")])
+    );
     assert_eq!(
         count(|event| matches!(event, PullEvent::LayerDone { .. })),
         2

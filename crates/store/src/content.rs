@@ -52,6 +52,20 @@ pub fn lease(root: &Root, mode: Mode) -> Result<Lock, lock::Error> {
     Lock::acquire(&root.content(), mode)
 }
 
+/// The same, if it is to be had at once.
+///
+/// # Errors
+/// Locking failed.
+pub fn try_lease(root: &Root, mode: Mode) -> Result<Option<Lock>, lock::Error> {
+    Lock::try_acquire(&root.content(), mode)
+}
+
+/// Who holds a lease on content, this process left out.
+#[must_use]
+pub fn holders(root: &Root) -> Vec<lock::Holder> {
+    lock::holders(&root.content())
+}
+
 /// Where a blob is when it is here.
 #[must_use]
 pub fn path(root: &Root, digest: &Digest) -> PathBuf {

@@ -94,6 +94,21 @@ pub fn collect(root: &Root, _exclusive: &Lock) -> Result<Collected, Error> {
     Ok(collected)
 }
 
+/// Removes those of `candidates` that no image has. `_exclusive` is [`content::lease`] in exclusive mode.
+///
+/// # Errors
+/// An image that cannot be read, or a blob that cannot be removed.
+pub fn drop_unused(root: &Root, _exclusive: &Lock, candidates: &[Digest]) -> Result<(), Error> {
+    let records = images::list(root)?;
+    let used: BTreeSet<&Digest> = records.iter().flat_map(images::Record::blobs).collect();
+    for digest in candidates {
+        if !used.contains(digest) {
+            file::remove(&content::path(root, digest))?;
+        }
+    }
+    Ok(())
+}
+
 /// Nobody brings anything in while we have the exclusive lease: all there is was left by a crash.
 fn sweep_ingest(root: &Root) -> Result<(), file::Error> {
     let dir = root.content().join("ingest");

@@ -107,6 +107,65 @@ impl From<OwnedFd> for Lock {
     }
 }
 
+/// A process that holds a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its id. The process that took the lock; its children may hold it when it is dead.
+    pub pid: i32,
+    /// Its command line; empty when it cannot be seen.
+    pub command: String,
+}
+
+/// Who holds the lock of `dir`, this process left out, as far as proc_locks(5) tells.
+#[must_use]
+pub fn holders(dir: &Path) -> Vec<Holder> {
+    let Ok(stat) = rustix::fs::stat(dir.join(LOCK)) else {
+        return Vec::new();
+    };
+    let file = format!(
+        "{:02x}:{:02x}:{}",
+        rustix::fs::major(stat.st_dev),
+        rustix::fs::minor(stat.st_dev),
+        stat.st_ino
+    );
+    let table = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    let own = i32::try_from(std::process::id()).ok();
+    let pids: std::collections::BTreeSet<i32> = table
+        .lines()
+        .filter_map(|line| holder(line, &file))
+        .filter(|pid| Some(*pid) != own)
+        .collect();
+    pids.into_iter()
+        .map(|pid| Holder {
+            pid,
+            command: command(pid),
+        })
+        .collect()
+}
+
+/// `1: FLOCK  ADVISORY  WRITE 4711 fe:01:393219 0 EOF`; one that waits has `->` after the number.
+fn holder(line: &str, file: &str) -> Option<i32> {
+    let mut words = line.split_whitespace().skip(1);
+    if words.next()? != "FLOCK" {
+        return None;
+    }
+    let pid = words.nth(2)?.parse().ok()?;
+    (words.next()? == file && pid > 0).then_some(pid)
+}
+
+fn command(pid: i32) -> String {
+    let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&words)
+        .split('\0')
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+        .chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .take(80)
+        .collect()
+}
+
 fn open(dir: &Path, path: &Path) -> Result<OwnedFd, Error> {
     let opened = OpenOptions::new()
         .read(true)

@@ -49,9 +49,12 @@ pub struct Load {
 /// `gourd images`.
 #[derive(Debug, Args)]
 pub struct List {
-    /// Untagged ones as well
+    /// All: those without a tag are listed anyhow
     #[arg(short, long)]
     pub all: bool,
+    /// Show digests
+    #[arg(long)]
+    pub digests: bool,
     /// Print ids only
     #[arg(short, long)]
     pub quiet: bool,

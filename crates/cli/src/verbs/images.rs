@@ -20,6 +20,10 @@ const COLUMNS: Columns = Columns {
     ],
 };
 
+/// `--digests`
+const WITH_DIGESTS: &str =
+    "table {{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}";
+
 /// What stands for a part that is not there, as in Docker's table.
 const NONE: &str = "<none>";
 
@@ -46,7 +50,8 @@ fn parts(reference: &str) -> Parts<'_> {
     }
 }
 
-/// Lists images, a row for each reference; untagged ones with `-a` only.
+/// Lists images, a row for each reference. Untagged ones are listed too, as by Docker; what it hides without `-a`, the
+/// images of a build's steps, there is none of here.
 pub fn images(app: &App, args: &List) -> Result<u8, Failure> {
     let images = app.engine()?.images()?;
     let now_ns = clock::wall_ns();
@@ -60,9 +65,13 @@ pub fn images(app: &App, args: &List) -> Result<u8, Failure> {
             .filter(|reference| is_called(reference, args.name.as_deref()))
             .collect();
         for reference in &chosen {
-            rows.push(row(image, parts(reference), now_ns, args.no_trunc));
+            let mut parts = parts(reference);
+            if let Some(digest) = image.digests.get(*reference) {
+                parts.digest = digest;
+            }
+            rows.push(row(image, parts, now_ns, args.no_trunc));
         }
-        let untagged = image.references.is_empty() && args.all && args.name.is_none();
+        let untagged = image.references.is_empty() && args.name.is_none();
         if untagged {
             rows.push(row(
                 image,
@@ -89,7 +98,11 @@ pub fn images(app: &App, args: &List) -> Result<u8, Failure> {
     if args.quiet {
         out::print(&ids.concat())?;
     } else {
-        out::print(&COLUMNS.render(&rows, args.format.as_deref())?)?;
+        let format = match args.format.as_deref() {
+            None | Some("" | "table") if args.digests => Some(WITH_DIGESTS),
+            format => format,
+        };
+        out::print(&COLUMNS.render(&rows, format)?)?;
     }
     Ok(0)
 }
@@ -148,6 +161,7 @@ mod tests {
         let image = ImageSummary {
             id: format!("sha256:{}", "ab".repeat(32)),
             references: Vec::new(),
+            digests: Default::default(),
             created_ns: Some(0),
             size: 4_261_574,
             platform: "linux/amd64".to_owned(),

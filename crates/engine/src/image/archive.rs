@@ -62,13 +62,15 @@ pub enum Error {
 }
 
 /// What came out of an archive.
-#[derive(Debug, Default)]
-pub(super) struct Archive {
+#[derive(Debug)]
+pub(super) struct Archive<'f> {
     /// `index.json`
     pub(super) index: Option<Vec<u8>>,
     /// `manifest.json`
     pub(super) manifest: Option<Vec<u8>>,
     files: BTreeMap<String, File>,
+    /// Blobs that were not here before.
+    fresh: &'f mut Vec<Digest>,
 }
 
 #[derive(Debug)]
@@ -81,12 +83,22 @@ enum File {
     Link(String),
 }
 
-impl Archive {
-    /// Reads a tar (plain, gzip or zstd) to its end. The caller holds the lease on content.
-    pub(super) fn read(root: &Root, source: impl Read + Send) -> Result<Self, crate::Error> {
+impl<'f> Archive<'f> {
+    /// Reads a tar (plain, gzip or zstd) to its end. The caller holds the lease on content. What an archive's blobs are
+    /// for is said anywhere in it, so all are taken; `fresh` tells, in case of an error too, which were not here before.
+    pub(super) fn read(
+        root: &Root,
+        source: impl Read + Send,
+        fresh: &'f mut Vec<Digest>,
+    ) -> Result<Self, crate::Error> {
         let tar = rootfs::decompress(source).map_err(Error::Read)?;
         let mut tar = tar::Archive::new(tar);
-        let mut archive = Self::default();
+        let mut archive = Self {
+            index: None,
+            manifest: None,
+            files: BTreeMap::new(),
+            fresh,
+        };
         for (index, entry) in tar.entries().map_err(Error::Read)?.enumerate() {
             if index >= ENTRIES {
                 return Err(Error::TooMany.into());
@@ -122,7 +134,7 @@ impl Archive {
             "manifest.json" => self.manifest = Some(document(&name, &mut entry)?),
             "oci-layout" | "repositories" => {}
             _ => {
-                let blob = ingest(root, &name, &mut entry)?;
+                let blob = ingest(root, &name, &mut entry, self.fresh)?;
                 self.files.insert(name, blob);
             }
         }
@@ -210,6 +222,7 @@ fn ingest(
     root: &Root,
     name: &str,
     entry: &mut tar::Entry<'_, impl Read>,
+    fresh: &mut Vec<Digest>,
 ) -> Result<File, crate::Error> {
     let size = entry.size();
     // In `blobs/sha256/` the name is a promise.
@@ -252,6 +265,7 @@ fn ingest(
         });
     }
     let (digest, size) = ingest.finish()?;
+    fresh.push(digest);
     Ok(File::Blob {
         digest,
         size,

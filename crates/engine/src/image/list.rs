@@ -16,15 +16,14 @@ impl Engine {
     /// # Errors
     /// A record that cannot be read.
     pub fn images(&self) -> Result<Vec<ImageSummary>, Error> {
-        let mut names: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
+        let mut names: BTreeMap<Digest, Vec<refs::Entry>> = BTreeMap::new();
         for entry in refs::list(&self.root)? {
-            let name = entry.reference.familiar();
-            names.entry(entry.image).or_default().push(name);
+            names.entry(entry.image).or_default().push(entry);
         }
         let mut summaries = Vec::new();
         for record in images::list(&self.root)? {
             let references = names.remove(&record.id).unwrap_or_default();
-            summaries.push(summarize(&self.root, &record, references)?);
+            summaries.push(summarize(&self.root, &record, &references)?);
         }
         summaries.sort_by_key(|summary| std::cmp::Reverse(summary.created_ns));
         Ok(summaries)
@@ -75,18 +74,19 @@ impl Engine {
 
 /// The row of one image.
 pub(super) fn summary(root: &Root, record: &Record) -> Result<ImageSummary, Error> {
-    let references = references(root, &record.id)?
-        .into_iter()
-        .map(|entry| entry.reference.familiar())
-        .collect();
-    summarize(root, record, references)
+    summarize(root, record, &references(root, &record.id)?)
 }
 
-fn summarize(root: &Root, record: &Record, references: Vec<String>) -> Result<ImageSummary, Error> {
+fn summarize(root: &Root, record: &Record, entries: &[refs::Entry]) -> Result<ImageSummary, Error> {
+    let digests = entries.iter().filter_map(|entry| {
+        let target = entry.target.or(entry.reference.digest())?;
+        Some((entry.reference.familiar(), target.to_string()))
+    });
     let created = find::config(root, record)?.created;
     Ok(ImageSummary {
         id: record.id.to_string(),
-        references,
+        references: familiar(entries),
+        digests: digests.collect(),
         created_ns: created.as_deref().and_then(time::parse),
         size: size(record),
         platform: record.platform.to_string(),

@@ -2,9 +2,10 @@
 
 use std::io::Read;
 
-use oci::{Descriptor, Document, Index, Manifest, Platform, Reference, parse_document};
+use oci::{Descriptor, Digest, Document, Index, Manifest, Platform, Reference, parse_document};
 use serde::Deserialize;
-use store::{Root, content};
+use store::lock::Mode;
+use store::{Root, content, gc};
 use tokio::sync::mpsc;
 
 use super::archive::{Archive, Error as ArchiveError};
@@ -46,10 +47,18 @@ impl Engine {
         source: impl Read + Send + 'static,
         progress: &dyn Fn(PullEvent),
     ) -> Result<Vec<LoadedImage>, Error> {
-        let _lease = self.content_lease().await?;
+        let lease = self.content_lease().await?;
         let (sender, mut receiver) = mpsc::unbounded_channel();
         let root = self.root.clone();
-        let work = blocking(move || load(&root, source, &|event| drop(sender.send(event))));
+        let work = blocking(move || {
+            let mut fresh = Vec::new();
+            let loaded = load(&root, source, &mut fresh, &|event| {
+                drop(sender.send(event));
+            });
+            drop(lease);
+            clear(&root, &fresh);
+            loaded
+        });
         let report = async {
             while let Some(event) = receiver.recv().await {
                 progress(event);
@@ -60,12 +69,26 @@ impl Engine {
     }
 }
 
+/// Removes what came and belongs to no image: those for other platforms, and all of an archive that was refused. While
+/// others are at work it stays for the next collection.
+fn clear(root: &Root, fresh: &[Digest]) {
+    let cleared = match content::try_lease(root, Mode::Exclusive) {
+        Ok(Some(exclusive)) => gc::drop_unused(root, &exclusive, fresh).map_err(Error::from),
+        Ok(None) => Ok(()),
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = cleared {
+        tracing::warn!(%error, "cannot remove what the archive brought for nothing");
+    }
+}
+
 fn load(
     root: &Root,
     source: impl Read + Send,
+    fresh: &mut Vec<Digest>,
     progress: &dyn Fn(PullEvent),
 ) -> Result<Vec<LoadedImage>, Error> {
-    let archive = Archive::read(root, source)?;
+    let archive = Archive::read(root, source, fresh)?;
     let platform = Platform::host();
     // An archive of both kinds is an OCI layout with a `manifest.json` for older readers.
     let found = if let Some(index) = &archive.index {
@@ -201,7 +224,7 @@ fn reference(entry: &Descriptor) -> Option<Reference> {
 
 fn from_docker(
     root: &Root,
-    archive: &Archive,
+    archive: &Archive<'_>,
     manifest: &[u8],
     platform: &Platform,
 ) -> Result<Vec<Found>, Error> {

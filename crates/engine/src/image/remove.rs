@@ -1,25 +1,30 @@
 //! `rmi`: forgetting references; images and blobs that nothing leads to any more go with the last one.
 
 use std::collections::BTreeSet;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use oci::{Digest, Reference};
 use store::container::{self, Status};
 use store::images::Record;
-use store::lock::Mode;
-use store::{content, gc, refs};
+use store::lock::{Holder, Lock, Mode};
+use store::{Root, content, gc, refs};
 
 use super::list::{familiar, references};
 use super::{Removed, find};
 use crate::{Engine, Error};
+
+/// How long others may hold the images: a creation does for milliseconds, a pull for minutes.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// Removes a reference; with the last one the image too. By id, all its references (`force` when several).
     /// `force` also forgets the references of an image that containers use; the image stays for as long as they do.
     ///
     /// # Errors
-    /// No such image; a container uses it.
+    /// No such image; a container uses it; somebody pulls or loads.
     pub fn image_remove(&self, name: &str, force: bool) -> Result<Vec<Removed>, Error> {
-        let exclusive = content::lease(&self.root, Mode::Exclusive)?;
+        let exclusive = exclusive(&self.root)?;
         let (record, by) = find::find(&self.root, name)?;
         let entries = references(&self.root, &record.id)?;
         let doomed: Vec<Reference> = match by {
@@ -68,6 +73,32 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// The lease on all images; an error that names who keeps it from us for long.
+fn exclusive(root: &Root) -> Result<Lock, Error> {
+    if let Some(lease) = content::try_lease(root, Mode::Exclusive)? {
+        return Ok(lease);
+    }
+    let (sender, receiver) = mpsc::channel();
+    let waiting = root.clone();
+    // It may wait for longer than we do; then it gives the lease back as soon as it has it.
+    std::thread::Builder::new()
+        .name("lease".to_owned())
+        .spawn(move || drop(sender.send(content::lease(&waiting, Mode::Exclusive))))
+        .map_err(|source| Error::Spawn {
+            operation: "start",
+            program: "a thread".to_owned(),
+            source,
+        })?;
+    if let Ok(lease) = receiver.recv_timeout(PATIENCE) {
+        return Ok(lease?);
+    }
+    let holders = content::holders(root);
+    let name = |holder: &Holder| format!("process {} ({})", holder.pid, holder.command);
+    Err(Error::ImagesInUse {
+        holders: holders.iter().map(name).collect(),
+    })
 }
 
 /// A digest that was pulled by tag stands for that tag.
