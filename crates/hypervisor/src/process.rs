@@ -22,7 +22,7 @@ pub(crate) struct Process {
     name: &'static str,
     child: Child,
     pidfd: AsyncFd<Arc<OwnedFd>>,
-    stderr: JoinHandle<Vec<u8>>,
+    stderr: Option<JoinHandle<Vec<u8>>>,
 }
 
 /// Kills one process, and never another that got its number later.
@@ -63,7 +63,7 @@ impl Process {
             name,
             child,
             pidfd: watch(pidfd)?,
-            stderr: tokio::spawn(tail(words)),
+            stderr: Some(tokio::spawn(tail(words))),
         })
     }
 
@@ -105,8 +105,11 @@ impl Process {
             (None, None) => format!("{name} ended"),
         };
         // The pipe ends with the process, unless a child of its own holds it: that must not hold up anybody.
-        let words = tokio::time::timeout(std::time::Duration::from_secs(1), &mut self.stderr);
-        let words = match words.await {
+        let words = match self.stderr.take() {
+            Some(stderr) => tokio::time::timeout(std::time::Duration::from_secs(1), stderr).await,
+            None => return how,
+        };
+        let words = match words {
             Ok(Ok(words)) => words,
             _ => Vec::new(),
         };

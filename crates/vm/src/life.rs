@@ -53,6 +53,8 @@ pub struct Shared {
     pub started: watch::Sender<Option<Result<(), Failure>>>,
     /// Set once, at the very end.
     pub ended: watch::Sender<Option<Exited>>,
+    /// Held for reading by each exec while its output is on its way; the plug is pulled by whoever holds it for writing.
+    pub execs: Arc<tokio::sync::RwLock<()>>,
     /// The monitors' process ids, from the VM's start on.
     pub monitors: std::sync::Mutex<Vec<u32>>,
     /// The end is written to `state.json`.
@@ -320,22 +322,29 @@ impl Life {
         }
     }
 
+    /// Has everything unmounted, then pulls the plug: the guest's flushes were answered by then, so that its own way to power
+    /// off would be waited for and bring nothing. A guest that can't unmount cleanly gets the time to power off by itself.
     async fn power_off(&self, vm: &dyn Vm) {
         let guest = self.shared.guest.borrow().clone();
         if let Some(guest) = guest {
             let farewell = async {
-                if let Err(failure) = guest.shutdown().await {
-                    let words = failure::describe(&failure);
-                    tracing::warn!(failure = %words, "the guest did not shut down cleanly");
-                } else {
-                    self.shared.timeline.mark("guest unmounted");
+                match guest.shutdown().await {
+                    Ok(()) => {
+                        self.shared.timeline.mark("guest unmounted");
+                        // Their processes are dead, but what these wrote last may still be between the guest and a client.
+                        let drained = self.shared.execs.write();
+                        let _ = tokio::time::timeout(LAST_WORDS, drained).await;
+                    }
+                    Err(failure) => {
+                        let words = failure::describe(&failure);
+                        tracing::warn!(failure = %words, "the guest did not shut down cleanly");
+                        vm.wait().await;
+                    }
                 }
-                vm.wait().await;
             };
-            if tokio::time::timeout(POWER_OFF, farewell).await.is_ok() {
-                return;
+            if tokio::time::timeout(POWER_OFF, farewell).await.is_err() {
+                tracing::warn!("the guest did not power off in time");
             }
-            tracing::warn!("the guest did not power off in time; pulling the plug");
         }
         vm.stop(Duration::ZERO).await;
     }

@@ -295,6 +295,7 @@ impl Supervisor for Service {
         };
         let (sender, receiver) = mpsc::channel(QUEUE);
         let service = self.clone();
+        let running = self.shared.execs.clone().read_owned().await;
         tokio::spawn(async move {
             let last = match service.run_exec(asked, inputs, &sender).await {
                 Ok(reply) => output::Output::Exited(Exited {
@@ -304,6 +305,7 @@ impl Supervisor for Service {
                 }),
                 Err(failure) => output::Output::Failed(failure),
             };
+            drop(running);
             let _ = sender.send(Ok(message(last))).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))

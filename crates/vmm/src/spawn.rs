@@ -75,6 +75,9 @@ mod tests {
     #[test]
     fn only_what_is_kept_survives() {
         let (kept, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        // High numbers: `ls` opens a descriptor of its own, at the lowest one that is free.
+        let high = |fd| rustix::io::fcntl_dupfd_cloexec(fd, 100).unwrap();
+        let (kept, other) = (high(kept), high(other));
         rustix::io::fcntl_setfd(&other, rustix::io::FdFlags::empty()).unwrap();
         let mut command = Command::new("/bin/ls");
         command.arg("/proc/self/fd");

@@ -107,7 +107,9 @@ fn machine(words: &mut Words, config: &VmConfig, accel: Acceleration) {
             let thread = if config.vcpus > 1 { "single" } else { "multi" };
             words.option("-accel", format!("tcg,thread={thread}"));
             // Without SVM: emulating it costs the guest's kernel its set-up, and nothing here offers nested virtualization.
-            words.option("-cpu", "max,-svm");
+            // Without LA57: a bzImage turns five levels of page tables on, and QEMU 7.2 gets them wrong (programs of the
+            // guest see wrong bytes and abort).
+            words.option("-cpu", "max,-svm,-la57");
         }
     }
     words.option(
@@ -263,7 +265,7 @@ mod tests {
 -display none
 -machine q35,sata=off,smbus=off,usb=off,vmport=off,memory-backend=memory
 -accel tcg,thread=single
--cpu max,-svm
+-cpu max,-svm,-la57
 -smp cpus=2,sockets=1,cores=2,threads=1
 -m 128M
 -object memory-backend-memfd,id=memory,size=134217728,share=on

@@ -169,10 +169,11 @@ impl Life {
 
     /// QEMU is about to end, or is made to.
     async fn qemu_ends(&mut self, blame: &mut Option<String>) -> (String, bool) {
+        let blamed = blame.is_some();
         let Life { qemu, vmm, .. } = self;
         // A gourd-vmm that was killed closes its sockets a moment before it can be waited for.
         let vmm_failed = async {
-            let Some(vmm) = vmm else {
+            let Some(vmm) = vmm.as_mut().filter(|_| !blamed) else {
                 return std::future::pending().await;
             };
             let status = vmm.ended().await;
