@@ -118,6 +118,9 @@ pub struct Disk {
     /// What the guest discards becomes a hole in the file.
     #[serde(default)]
     pub discard: bool,
+    /// Nobody wants the disk after the VM: the guest's flushes are answered and not passed on to the host's disk.
+    #[serde(default)]
+    pub volatile: bool,
 }
 
 /// A network device (virtio-net) whose Ethernet frames run over a unix socket.

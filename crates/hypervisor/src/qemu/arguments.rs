@@ -132,6 +132,7 @@ fn disks(words: &mut Words, config: &VmConfig, fds: &Fds) {
         let set = index + 1;
         let read_only = on(disk.read_only);
         let discard = if disk.discard { "unmap" } else { "ignore" };
+        let no_flush = on(disk.volatile);
         words.option("-add-fd", format!("fd={fd},set={set}"));
         // Leases say who may open the file: QEMU's own locks would be a second opinion.
         words.option(
@@ -139,7 +140,7 @@ fn disks(words: &mut Words, config: &VmConfig, fds: &Fds) {
             format!(
                 "driver=file,node-name=file{index},filename=/dev/fdset/{set},read-only={read_only},\
                  auto-read-only=off,discard={discard},locking=off,aio=threads,\
-                 cache.direct=off,cache.no-flush=off"
+                 cache.direct=off,cache.no-flush={no_flush}"
             ),
         );
         words.option(
@@ -217,6 +218,7 @@ mod tests {
             path: "/secret/path".into(),
             read_only,
             discard: !read_only,
+            volatile: !read_only,
         };
         config.disks = vec![disk("rootfs", true), disk("upper", false)];
         config.vsock = Some(Vsock::default());
@@ -277,7 +279,7 @@ mod tests {
 -blockdev driver=file,node-name=file0,filename=/dev/fdset/1,read-only=on,auto-read-only=off,discard=ignore,locking=off,aio=threads,cache.direct=off,cache.no-flush=off
 -device virtio-blk-pci,drive=file0,serial=rootfs,write-cache=on,discard=off,write-zeroes=off
 -add-fd fd=9,set=2
--blockdev driver=file,node-name=file1,filename=/dev/fdset/2,read-only=off,auto-read-only=off,discard=unmap,locking=off,aio=threads,cache.direct=off,cache.no-flush=off
+-blockdev driver=file,node-name=file1,filename=/dev/fdset/2,read-only=off,auto-read-only=off,discard=unmap,locking=off,aio=threads,cache.direct=off,cache.no-flush=on
 -device virtio-blk-pci,drive=file1,serial=upper,write-cache=on,discard=on,write-zeroes=on
 -chardev socket,id=vsock,fd=11
 -device vhost-user-vsock-pci,chardev=vsock

@@ -36,6 +36,7 @@ fn right() -> Right {
             path: path("disk"),
             read_only: true,
             discard: false,
+            volatile: false,
         }],
         networks: Vec::new(),
         shares: Vec::new(),
@@ -155,6 +156,7 @@ fn disks() {
         path,
         read_only: false,
         discard: true,
+        volatile: false,
     };
     check(
         |right, config| {
