@@ -284,6 +284,8 @@ impl Life {
 
     /// The conversation broke off: the VM is dead, dying, or no longer answers. Its own words say more than a broken connection.
     async fn lost(&self, vm: &dyn Vm, failure: Failure) -> Outcome {
+        // Nobody is to call it any more.
+        self.shared.guest.send_replace(None);
         let exit = match tokio::time::timeout(LAST_WORDS, vm.wait()).await {
             Ok(exit) => {
                 let mut failure = failure.clone();
