@@ -10,7 +10,6 @@ use store::kernels;
 use store::locate::{self, Programs};
 
 use crate::failure;
-use crate::timeline::wall_ns;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -122,7 +121,7 @@ pub fn boot_request(spec: &Spec) -> BootRequest {
         hostname: spec.hostname.clone(),
         hosts: hosts(&spec.hostname).into(),
         memory_limit: spec.vm.memory,
-        wall_clock_ns: wall_ns(),
+        wall_clock_ns: store::now_ns(),
         ..BootRequest::default()
     }
 }
@@ -152,11 +151,16 @@ pub fn exec_process(spec: &Spec, asked: proto::supervisor::Process) -> Process {
         user: or(asked.user, &own.user),
         cwd: or(asked.cwd, &own.cwd),
         tty: asked.tty,
-        size: asked.size.map(|size| proto::agent::TerminalSize {
-            rows: size.rows,
-            columns: size.columns,
-        }),
+        size: asked.size.map(terminal_size),
         ..confined(Process::default())
+    }
+}
+
+/// A terminal's size, from the engine's message to the agent's.
+pub fn terminal_size(size: proto::supervisor::TerminalSize) -> proto::agent::TerminalSize {
+    proto::agent::TerminalSize {
+        rows: size.rows,
+        columns: size.columns,
     }
 }
 

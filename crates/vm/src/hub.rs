@@ -11,7 +11,7 @@ use store::logs::{self, Stream};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use crate::timeline::{Timeline, wall_ns};
+use crate::timeline::Timeline;
 
 /// The sending end of one client's answers.
 pub type Sender = mpsc::Sender<Result<Output, Status>>;
@@ -103,7 +103,7 @@ impl Hub {
     fn log(&self, stream: Stream, bytes: &[u8]) {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(writer) = log.as_mut()
-            && let Err(error) = writer.append(stream, bytes, wall_ns())
+            && let Err(error) = writer.append(stream, bytes, store::now_ns())
         {
             // The process goes on: a full disk must not stop it. The log ends here, and the supervisor's own log says why.
             tracing::error!(%error, "the container's log can't be written; it ends here");

@@ -29,7 +29,7 @@ use tokio::sync::{Mutex, watch};
 use crate::guest::Guest;
 use crate::hub::Hub;
 use crate::streams::Streams;
-use crate::timeline::{Timeline, wall_ns};
+use crate::timeline::Timeline;
 use crate::{bill, drivers, failure, process};
 
 /// The agent's name for the container's first process.
@@ -130,7 +130,7 @@ impl Life {
             schema: SCHEMA,
             status: Status::Running,
             pid: Some(std::process::id()),
-            started_ns: Some(wall_ns()),
+            started_ns: Some(store::now_ns()),
             finished_ns: None,
             exit_code: None,
             oom_killed: false,
@@ -155,7 +155,8 @@ impl Life {
 
     async fn start_vm(&mut self, state: &mut State) -> Result<Started, Failure> {
         let spec = &self.shared.spec;
-        self.write_state(state)
+        self.container
+            .write_state(state)
             .map_err(|error| failure::from_error("write the state", "", &error))?;
         let programs = Programs::new(None);
         let config = bill::vm_config(&self.container, &programs)?;
@@ -198,7 +199,7 @@ impl Life {
         tokio::spawn(self.shared.streams.clone().serve(stdio));
         let outcome = tokio::select! {
             outcome = self.converse(agent, state) => outcome,
-            exit = vm.wait() => Err(failure::lost(self.epitaph(&exit))),
+            exit = vm.wait() => Err(failure::lost(exit.to_string())),
         };
         let outcome = match outcome {
             Ok(outcome) => outcome,
@@ -247,8 +248,8 @@ impl Life {
         };
         shared.timeline.mark("process started");
         *shared.stdin.lock().await = running.stdin;
-        state.started_ns = Some(wall_ns());
-        if let Err(error) = self.write_state(state) {
+        state.started_ns = Some(store::now_ns());
+        if let Err(error) = self.container.write_state(state) {
             tracing::error!(%error, "the state can't be written");
         }
         shared.started.send_replace(Some(Ok(())));
@@ -276,10 +277,7 @@ impl Life {
     fn size(&self) -> Option<proto::agent::TerminalSize> {
         let size = self.shared.size.lock();
         let size = size.unwrap_or_else(PoisonError::into_inner);
-        size.map(|size| proto::agent::TerminalSize {
-            rows: size.rows,
-            columns: size.columns,
-        })
+        size.map(bill::terminal_size)
     }
 
     /// The conversation broke off: the VM is dead, dying, or no longer answers. Its own words say more than a broken connection.
@@ -354,29 +352,23 @@ impl Life {
     fn write_end(&self, state: &mut State, outcome: &Outcome) {
         state.status = Status::Exited;
         state.pid = None;
-        state.finished_ns = Some(wall_ns());
+        state.finished_ns = Some(store::now_ns());
         state.exit_code = Some(outcome.exit.exit_code);
         state.oom_killed = outcome.exit.oom_killed;
         state.error = outcome.exit.failure.as_ref().map(failure::describe);
         if let Some(error) = &state.error {
             tracing::error!(%error, "the container failed");
         }
-        if let Err(error) = self.write_state(state) {
+        if let Err(error) = self.container.write_state(state) {
             tracing::error!(%error, "the state can't be written");
         }
         self.shared.settled.send_replace(true);
     }
 
-    fn write_state(&self, state: &State) -> Result<(), store::container::Error> {
-        self.container.write_state(state)
-    }
-
     /// The socket goes while the lock is still held, so that the next start can make a new one; then the leases.
     fn leave(&mut self) {
         let socket = self.container.supervisor_socket();
-        if let Err(error) = std::fs::remove_file(&socket)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
+        if let Err(error) = store::file::remove(&socket) {
             tracing::warn!(%error, socket = %socket.display(), "the socket can't be removed");
         }
         if self.shared.spec.remove
