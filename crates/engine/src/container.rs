@@ -193,10 +193,22 @@ pub enum Status {
     Created,
     /// It has a supervisor.
     Running,
+    /// As running, with its processes frozen.
+    Paused,
+    /// It ended, and its supervisor is about to start it again.
+    Restarting,
     /// It ended.
     Exited,
     /// Its files cannot be read; [`ContainerSummary::error`] says why.
     Dead,
+}
+
+impl Status {
+    /// It has a supervisor.
+    #[must_use]
+    pub const fn is_alive(self) -> bool {
+        matches!(self, Self::Running | Self::Paused | Self::Restarting)
+    }
 }
 
 /// A row of `ps`.

@@ -57,6 +57,8 @@ pub struct Check {
 pub struct Counts {
     /// With a supervisor.
     pub running: usize,
+    /// Frozen.
+    pub paused: usize,
     /// Made, never started.
     pub created: usize,
     /// Ended.
@@ -142,7 +144,8 @@ impl Engine {
         let mut containers = Counts::default();
         for container in self.list(true).await? {
             *match container.status {
-                Status::Running => &mut containers.running,
+                Status::Running | Status::Restarting => &mut containers.running,
+                Status::Paused => &mut containers.paused,
                 Status::Created => &mut containers.created,
                 Status::Exited => &mut containers.exited,
                 Status::Dead => &mut containers.dead,

@@ -19,7 +19,10 @@ use serde::Deserialize;
 
 pub use create::create;
 pub use repair::{LOST_EXIT_CODE, Repaired};
-pub use spec::{Image, Process, SCHEMA, Spec, State, Status, Vm};
+pub use spec::{
+    Health, HealthCheck, HealthResult, HealthStatus, Image, Journal, LogLimits, Process, Restart,
+    RestartPolicy, RootfsMode, SCHEMA, Spec, State, Status, Tmpfs, Ulimit, Vm,
+};
 
 use crate::file::{self, Durability};
 use crate::lock::{self, Lock, Mode};

@@ -20,6 +20,7 @@ mod clock;
 pub mod container;
 pub mod content;
 mod cpio;
+pub mod fault;
 pub mod file;
 pub mod gc;
 pub mod images;

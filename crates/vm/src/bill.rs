@@ -117,6 +117,7 @@ pub fn boot_request(spec: &Spec) -> BootRequest {
         rootfs: Some(RootFs {
             image_disk: IMAGE_DISK.to_owned(),
             upper_disk: UPPER_DISK.to_owned(),
+            upper_options: String::new(),
         }),
         hostname: spec.hostname.clone(),
         hosts: hosts(&spec.hostname).into(),

@@ -19,7 +19,7 @@ use bytes::BytesMut;
 use hypervisor::{StartOptions, Started, Vm};
 use proto::agent::WaitReply;
 use proto::supervisor::{Exited, Failure, output};
-use store::container::{Container, SCHEMA, Spec, State, Status};
+use store::container::{Container, Spec, State, Status};
 use store::locate::Programs;
 use store::logs::Stream;
 use tokio::net::UnixStream;
@@ -127,15 +127,10 @@ impl Life {
     pub async fn live(mut self) -> Exited {
         let shared = self.shared.clone();
         let mut state = State {
-            schema: SCHEMA,
             status: Status::Running,
             pid: Some(std::process::id()),
             started_ns: Some(store::now_ns()),
-            finished_ns: None,
-            exit_code: None,
-            oom_killed: false,
-            error: None,
-            driver: None,
+            ..State::created()
         };
         let outcome = match self.start_vm(&mut state).await {
             Ok(started) => self.with_vm(started, &mut state).await,

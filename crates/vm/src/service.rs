@@ -228,6 +228,7 @@ impl Supervisor for Service {
             protocol: asked,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
+            maintenance: false,
         }))
     }
 
@@ -343,6 +344,59 @@ impl Supervisor for Service {
         Ok(Response::new(StopReply {
             exited: Some(self.ended().await),
         }))
+    }
+
+    async fn pause(
+        &self,
+        _: Request<proto::supervisor::PauseRequest>,
+    ) -> Result<Response<proto::supervisor::PauseReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn stats(
+        &self,
+        _: Request<proto::supervisor::StatsRequest>,
+    ) -> Result<Response<proto::supervisor::StatsReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn top(
+        &self,
+        _: Request<proto::supervisor::TopRequest>,
+    ) -> Result<Response<proto::supervisor::TopReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn update(
+        &self,
+        _: Request<proto::supervisor::UpdateRequest>,
+    ) -> Result<Response<proto::supervisor::UpdateReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn stat_path(
+        &self,
+        _: Request<proto::supervisor::StatPathRequest>,
+    ) -> Result<Response<proto::supervisor::StatPathReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    type ReadStream = Pin<
+        Box<dyn tokio_stream::Stream<Item = Result<proto::supervisor::ReadOutput, Status>> + Send>,
+    >;
+
+    async fn read(
+        &self,
+        _: Request<proto::supervisor::ReadRequest>,
+    ) -> Result<Response<Self::ReadStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn write(
+        &self,
+        _: Request<Streaming<proto::supervisor::WriteInput>>,
+    ) -> Result<Response<proto::supervisor::WriteReply>, Status> {
+        Err(Status::unimplemented("not yet"))
     }
 
     async fn wait(

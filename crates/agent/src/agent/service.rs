@@ -18,6 +18,10 @@ use proto::agent::{
     ShutdownReply, ShutdownRequest, SignalReply, SignalRequest, StartReply, StartRequest,
     StopReply, StopRequest, WaitReply, WaitRequest,
 };
+use proto::agent::{
+    PauseReply, PauseRequest, ReadRequest, StatPathReply, StatPathRequest, StatsReply,
+    StatsRequest, TopReply, TopRequest, TransferReply, UpdateReply, UpdateRequest, WriteRequest,
+};
 use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 
@@ -425,6 +429,37 @@ impl<D: Dial> Agent for Service<D> {
             exit.wait().await;
         }
         Ok(Response::new(StopReply { killed }))
+    }
+
+    async fn pause(&self, _: Request<PauseRequest>) -> Result<Response<PauseReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn stats(&self, _: Request<StatsRequest>) -> Result<Response<StatsReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn top(&self, _: Request<TopRequest>) -> Result<Response<TopReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn update(&self, _: Request<UpdateRequest>) -> Result<Response<UpdateReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn stat_path(
+        &self,
+        _: Request<StatPathRequest>,
+    ) -> Result<Response<StatPathReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn read(&self, _: Request<ReadRequest>) -> Result<Response<TransferReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn write(&self, _: Request<WriteRequest>) -> Result<Response<TransferReply>, Status> {
+        Err(Status::unimplemented("not yet"))
     }
 
     async fn resize(

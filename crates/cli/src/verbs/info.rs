@@ -37,9 +37,10 @@ fn text(info: &Info) -> String {
     line("Memory", human::size(info.memory));
     line(
         "Containers",
-        (counts.running + counts.created + counts.exited + counts.dead).to_string(),
+        (counts.running + counts.paused + counts.created + counts.exited + counts.dead).to_string(),
     );
     line("  Running", counts.running.to_string());
+    line("  Paused", counts.paused.to_string());
     line("  Created", counts.created.to_string());
     line("  Exited", counts.exited.to_string());
     if counts.dead > 0 {

@@ -104,6 +104,8 @@ const fn state(status: Status) -> &'static str {
     match status {
         Status::Created => "created",
         Status::Running => "running",
+        Status::Paused => "paused",
+        Status::Restarting => "restarting",
         Status::Exited => "exited",
         Status::Dead => "dead",
     }
@@ -148,6 +150,12 @@ fn status(container: &ContainerSummary, now_ns: u64, whole: bool) -> String {
     let words = match container.status {
         Status::Created => "Created".to_owned(),
         Status::Running => format!("Up {}", since(container.started_ns)),
+        Status::Paused => format!("Up {} (Paused)", since(container.started_ns)),
+        Status::Restarting => format!(
+            "Restarting ({}) {} ago",
+            container.exit_code.unwrap_or(0),
+            since(container.finished_ns)
+        ),
         Status::Exited => {
             format!(
                 "Exited ({}) {} ago",

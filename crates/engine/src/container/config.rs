@@ -35,6 +35,7 @@ pub(super) fn process(image: &ContainerConfig, request: &CreateRequest) -> Resul
         cwd: cwd.clone(),
         tty: request.tty,
         stdin: request.stdin,
+        ..Process::default()
     })
 }
 

@@ -90,6 +90,7 @@ impl Engine {
             cpus,
             driver: driver.to_owned(),
             kernel: self.kernel_name(request.kernel.as_deref().unwrap_or_default())?,
+            ..Vm::default()
         })
     }
 
@@ -195,6 +196,7 @@ fn spec(image: &Resolved, request: &CreateRequest, vm: Vm) -> Result<Spec, Error
         remove: request.remove,
         stop_signal,
         stop_timeout_ms: stop_timeout,
+        ..Spec::default()
     })
 }
 

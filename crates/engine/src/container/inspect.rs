@@ -77,13 +77,15 @@ fn describe_state(state: &State) -> Value {
     let status = match state.status {
         Status::Created => "created",
         Status::Running => "running",
+        Status::Paused => "paused",
+        Status::Restarting => "restarting",
         Status::Exited => "exited",
     };
     json!({
         "Status": status,
-        "Running": state.status == Status::Running,
-        "Paused": false,
-        "Restarting": false,
+        "Running": state.status.is_alive(),
+        "Paused": state.status == Status::Paused,
+        "Restarting": state.status == Status::Restarting,
         "OOMKilled": state.oom_killed,
         "Dead": false,
         "Pid": state.pid.unwrap_or(0),

@@ -98,6 +98,7 @@ impl Engine {
             tty: request.tty,
             size: request.size.map(Into::into),
             stdin: request.stdin,
+            privileged: false,
         };
         Ok(Attachment::exec(container, client, process))
     }

@@ -21,7 +21,7 @@ impl Engine {
                 },
                 Err((id, error)) => Some(dead(&id, &error.into())),
             };
-            summaries.extend(summary.filter(|summary| all || summary.status == Status::Running));
+            summaries.extend(summary.filter(|summary| all || summary.status.is_alive()));
         }
         summaries.sort_by_key(|summary| std::cmp::Reverse(summary.created_ns));
         Ok(summaries)
@@ -44,6 +44,8 @@ async fn summarize(container: &container::Container) -> Result<Option<ContainerS
         status: match state.status {
             container::Status::Created => Status::Created,
             container::Status::Running => Status::Running,
+            container::Status::Paused => Status::Paused,
+            container::Status::Restarting => Status::Restarting,
             container::Status::Exited => Status::Exited,
         },
         started_ns: state.started_ns,
@@ -62,7 +64,7 @@ pub(super) async fn current(
         Err(container::Error::NotFound(_)) => return Ok(None),
         other => other?,
     };
-    if state.status != container::Status::Running {
+    if !state.status.is_alive() {
         return Ok(Some(state));
     }
     match supervisor::find(container).await? {

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use oci::{Digest, Reference};
-use store::container::{self, Status};
+use store::container;
 use store::images::Record;
 use store::lock::{Holder, Lock, Mode};
 use store::{Root, content, gc, refs};
@@ -61,9 +61,7 @@ impl Engine {
         let image = image.to_string();
         for container in container::list(&self.root)?.into_iter().flatten() {
             if container.spec().image.id == image {
-                let running = container
-                    .state()
-                    .is_ok_and(|state| state.status == Status::Running);
+                let running = container.state().is_ok_and(|state| state.status.is_alive());
                 return Err(Error::ImageInUse {
                     image: name.to_owned(),
                     container: container.spec().name.clone(),

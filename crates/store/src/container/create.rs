@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use super::{
-    Container, Error, SCHEMA, Spec, State, Status, UPPER_SIZE, check_name, ids, is_id, name_of,
-};
+use super::{Container, Error, Spec, State, UPPER_SIZE, check_name, ids, is_id, name_of};
 use crate::file::{self, Durability};
 use crate::lock::{LOCK, Lock, Mode};
 use crate::{Root, json};
@@ -62,17 +60,7 @@ fn fill(dir: &Path, spec: &Spec) -> Result<(), Error> {
     let durability = durability(spec);
     file::make_dir(&dir.join("logs"))?;
     make_upper(&dir.join("upper.ext4"), &spec.id, durability)?;
-    let state = State {
-        schema: SCHEMA,
-        status: Status::Created,
-        pid: None,
-        started_ns: None,
-        finished_ns: None,
-        exit_code: None,
-        oom_killed: false,
-        error: None,
-        driver: None,
-    };
+    let state = State::created();
     json::write(&dir.join("state.json"), &state, durability)?;
     json::write(&dir.join("spec.json"), spec, durability)?;
     Ok(())

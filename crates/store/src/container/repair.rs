@@ -25,7 +25,7 @@ impl Container {
     /// The state cannot be read or written.
     pub fn repair(&self, _lock: &Lock) -> Result<Repaired, Error> {
         let mut state = self.state()?;
-        if state.status != Status::Running {
+        if !state.status.is_alive() {
             return Ok(Repaired::Nothing);
         }
         if self.spec().remove {

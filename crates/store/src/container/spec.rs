@@ -1,7 +1,10 @@
 //! What a container is: `spec.json` and `state.json`, the shapes of their contents.
 //!
-//! The spec is written once, when the container is created, by the engine. The state is written by whoever holds the
-//! container's lock: the engine at creation and repair, the supervisor while it runs.
+//! The spec is written by the engine: when the container is created, and replaced when it is renamed or updated, under the
+//! lock of `containers/`. The state is written by whoever holds the container's lock: the engine at creation and repair, the
+//! supervisor while it runs.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub const SCHEMA: u32 = 1;
 
 /// `spec.json`: all that is needed to start the container again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -28,17 +31,109 @@ pub struct Spec {
     /// The name that the guest gives itself.
     pub hostname: String,
     /// Labels of the image, then the user's.
-    pub labels: std::collections::BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
     /// Removed when it ends.
     pub remove: bool,
     /// Sent first by `stop`; a signal's number.
     pub stop_signal: u32,
     /// Milliseconds until KILL.
     pub stop_timeout_ms: u64,
+    /// Memory file systems of the container.
+    #[serde(default)]
+    pub tmpfs: Vec<Tmpfs>,
+    /// Bytes of /dev/shm; 0 = 64 MiB.
+    #[serde(default)]
+    pub shm_size: u64,
+    /// The root file system can't be written.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Kernel settings, with dots: `net.ipv4.ip_forward`.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+    /// When it is started again.
+    #[serde(default)]
+    pub restart: Restart,
+    /// How its health is checked; absent: not at all.
+    #[serde(default)]
+    pub health: Option<HealthCheck>,
+    /// How much of its output is kept.
+    #[serde(default)]
+    pub logs: LogLimits,
+}
+
+/// A memory file system in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tmpfs {
+    /// Absolute path in the container.
+    pub target: String,
+    /// In mount(8)'s syntax.
+    pub options: String,
+}
+
+/// When a container that ended is started again. Docker's words.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// Never.
+    #[default]
+    No,
+    /// When its exit code is not 0.
+    OnFailure,
+    /// Always; after a boot of the host also when it was stopped.
+    Always,
+    /// Always, unless it was stopped.
+    UnlessStopped,
+}
+
+/// A restart policy with its limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// When.
+    pub policy: RestartPolicy,
+    /// How often in a row at most, for [`RestartPolicy::OnFailure`]; 0: no limit.
+    pub maximum: u32,
+}
+
+/// A health check, from the image or the command line. Times in nanoseconds, as Docker's image configuration has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// argv; a shell's command line is `["/bin/sh", "-c", …]` here.
+    pub args: Vec<String>,
+    /// `CMD` or `CMD-SHELL` and what followed it, for `inspect`.
+    pub test: Vec<String>,
+    /// Between the end of one check and the start of the next. Never 0.
+    pub interval_ns: u64,
+    /// A check that takes longer has failed. Never 0.
+    pub timeout_ns: u64,
+    /// Failures do not count before the container has run for so long.
+    pub start_period_ns: u64,
+    /// Takes the interval's place during the start period. Never 0.
+    pub start_interval_ns: u64,
+    /// So many failures in a row make it unhealthy. Never 0.
+    pub retries: u32,
+}
+
+/// How much of a container's output is kept: `files` files of at most `size` bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLimits {
+    /// Bytes.
+    pub size: u64,
+    /// At least 1.
+    pub files: u32,
+}
+
+impl Default for LogLimits {
+    /// Those of Docker's `local` driver.
+    fn default() -> Self {
+        Self {
+            size: 20 << 20,
+            files: 5,
+        }
+    }
 }
 
 /// The image of a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
     /// As the user named it, in its familiar form.
     pub reference: String,
@@ -49,7 +144,7 @@ pub struct Image {
 }
 
 /// The first process of a container, with image and command line merged.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// argv, entry point first.
     pub args: Vec<String>,
@@ -63,10 +158,48 @@ pub struct Process {
     pub tty: bool,
     /// Keep stdin open.
     pub stdin: bool,
+    /// As on the command line: `NET_ADMIN`, `CAP_NET_ADMIN`, `ALL`. On top of the default set.
+    #[serde(default)]
+    pub cap_add: Vec<String>,
+    /// Taken away from it, first of all.
+    #[serde(default)]
+    pub cap_drop: Vec<String>,
+    /// Every capability, every device, nothing masked.
+    #[serde(default)]
+    pub privileged: bool,
+    /// Programs can't gain rights by setuid or file capabilities.
+    #[serde(default)]
+    pub no_new_privileges: bool,
+    /// Nothing of /proc and /sys is hidden (`--security-opt systempaths=unconfined`).
+    #[serde(default)]
+    pub unmasked: bool,
+    /// Limits of the process.
+    #[serde(default)]
+    pub ulimits: Vec<Ulimit>,
+    /// Further groups, by name or number.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// A small init is PID 1 and reaps.
+    #[serde(default)]
+    pub init: bool,
+    /// -1000 to 1000.
+    #[serde(default)]
+    pub oom_score_adj: i32,
+}
+
+/// A limit of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// In lower case, as Docker's `--ulimit`: `nofile`.
+    pub name: String,
+    /// `u64::MAX`: none.
+    pub soft: u64,
+    /// `u64::MAX`: none.
+    pub hard: u64,
 }
 
 /// The virtual machine of a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vm {
     /// Bytes for the container's processes; the VM gets a reserve on top.
     pub memory: u64,
@@ -76,6 +209,53 @@ pub struct Vm {
     pub driver: String,
     /// The name of an installed kernel, or a path to a vmlinux or bzImage. Empty: the default.
     pub kernel: String,
+    /// Added to the kernel's command line.
+    #[serde(default)]
+    pub kernel_args: Vec<String>,
+    /// Billionths of a processor per second; 0: as much as `cpus` can give.
+    #[serde(default)]
+    pub nano_cpus: u64,
+    /// Processes and threads at most; 0: no limit.
+    #[serde(default)]
+    pub pids_limit: u32,
+    /// The guest may run VMs of its own.
+    #[serde(default)]
+    pub virtualization: bool,
+    /// Where writes to the root go.
+    #[serde(default)]
+    pub rootfs: RootfsMode,
+    /// Bytes that the container's disk may grow to; 0: [`super::UPPER_SIZE`].
+    #[serde(default)]
+    pub storage_size: u64,
+    /// The journal of the container's disk.
+    #[serde(default)]
+    pub journal: Journal,
+}
+
+/// How a container gets a root file system that it can write to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RootfsMode {
+    /// An overlay of the shared rootfs image and an upper disk.
+    #[default]
+    Overlay,
+    /// A private copy of the rootfs image.
+    Clone,
+}
+
+/// ext4's journal, as mount(8)'s `data=`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Journal {
+    /// Metadata, after the data they name.
+    #[default]
+    Ordered,
+    /// Metadata only.
+    Writeback,
+    /// Data as well.
+    Journal,
+    /// No journal at all.
+    None,
 }
 
 /// Where a container is in its life.
@@ -86,6 +266,10 @@ pub enum Status {
     Created,
     /// A supervisor has it, its process runs or is about to.
     Running,
+    /// As running, with its processes frozen.
+    Paused,
+    /// A supervisor has it and is about to start it again.
+    Restarting,
     /// Its process ended, or it was lost.
     Exited,
 }
@@ -111,4 +295,79 @@ pub struct State {
     pub error: Option<String>,
     /// Which driver and acceleration ran it, for example `qemu/tcg`.
     pub driver: Option<String>,
+    /// Starts by the restart policy since a person started it.
+    #[serde(default)]
+    pub restarts: u32,
+    /// A person stopped or killed it; the next start clears it.
+    #[serde(default)]
+    pub stopped: bool,
+    /// Of a container with a health check that was started.
+    #[serde(default)]
+    pub health: Option<Health>,
+}
+
+impl Status {
+    /// A supervisor has it: with a free lock it is dead.
+    #[must_use]
+    pub const fn is_alive(self) -> bool {
+        matches!(self, Self::Running | Self::Paused | Self::Restarting)
+    }
+}
+
+impl State {
+    /// Of a container that was made and never started.
+    #[must_use]
+    pub fn created() -> Self {
+        Self {
+            schema: SCHEMA,
+            status: Status::Created,
+            pid: None,
+            started_ns: None,
+            finished_ns: None,
+            exit_code: None,
+            oom_killed: false,
+            error: None,
+            driver: None,
+            restarts: 0,
+            stopped: false,
+            health: None,
+        }
+    }
+}
+
+/// How a container fares.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthStatus {
+    /// Not known yet.
+    #[default]
+    Starting,
+    /// The last check succeeded.
+    Healthy,
+    /// As many checks in a row as its retries failed.
+    Unhealthy,
+}
+
+/// The last health checks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// What they come to.
+    pub status: HealthStatus,
+    /// Failures since the last success.
+    pub failing_streak: u32,
+    /// The last five, oldest first.
+    pub log: Vec<HealthResult>,
+}
+
+/// One health check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthResult {
+    /// Nanoseconds since 1970.
+    pub started_ns: u64,
+    /// Nanoseconds since 1970.
+    pub ended_ns: u64,
+    /// -1: it could not be run, or took too long.
+    pub exit_code: i32,
+    /// The first 4,096 bytes of what it wrote.
+    pub output: String,
 }

@@ -26,23 +26,18 @@ fn spec(number: u32, name: &str) -> Spec {
         },
         process: Process {
             args: vec!["sh".to_owned()],
-            env: vec![],
-            user: String::new(),
-            cwd: String::new(),
-            tty: false,
-            stdin: false,
+            ..Process::default()
         },
         vm: Vm {
             memory: 1 << 30,
             cpus: 1,
             driver: "auto".to_owned(),
-            kernel: String::new(),
+            ..Vm::default()
         },
         hostname: "h".to_owned(),
-        labels: std::collections::BTreeMap::new(),
-        remove: false,
         stop_signal: 15,
         stop_timeout_ms: 10_000,
+        ..Spec::default()
     }
 }
 
