@@ -1,0 +1,36 @@
+//! What is known about containers: ps, inspect.
+
+use clap::Args;
+
+use crate::args::value;
+
+/// `gourd ps`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Those that don't run as well
+    #[arg(short, long)]
+    pub all: bool,
+    /// Print ids only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Whole ids and commands
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Only those: status=, name=, id=, label=, exited=
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = value::filter)]
+    pub filter: Vec<(String, String)>,
+    /// Print this: `json`, `table`, `table TEMPLATE` or a template such as '{{.ID}} {{.Names}}'
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+/// `gourd container inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// Print this instead: `json`, or a template such as '{{.State.ExitCode}}'
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+}

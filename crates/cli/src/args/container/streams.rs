@@ -1,0 +1,54 @@
+//! What goes in and out of a container: exec, logs.
+
+use clap::Args;
+
+use crate::args::value;
+
+/// `gourd exec`.
+#[derive(Debug, Args)]
+#[command(override_usage = "gourd exec [OPTIONS] CONTAINER PROGRAM [ARG]...")]
+pub struct Exec {
+    /// Leave when the program runs; what it writes is dropped
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Keep stdin open
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give the program a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Set an environment variable; without `=VALUE`, pass on this one's
+    #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = value::environment)]
+    pub env: Vec<String>,
+    /// User, by name or number, and group: `user[:group]`
+    #[arg(short, long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// The container, then the program and its arguments
+    #[arg(
+        required = true,
+        num_args = 2..,
+        trailing_var_arg = true,
+        value_name = "CONTAINER PROGRAM [ARG]..."
+    )]
+    pub words: Vec<String>,
+}
+
+/// `gourd logs`.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Go on until the container ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last N lines
+    #[arg(short = 'n', long, value_name = "N|all", value_parser = value::tail, default_value = "all")]
+    pub tail: value::Tail,
+    /// Put the time before each line
+    #[arg(short, long)]
+    pub timestamps: bool,
+    /// Name or id
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
