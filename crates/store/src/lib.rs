@@ -11,6 +11,7 @@
 //! rootfs/    layers merged into one ext4 file     → [`rootfs`]
 //! containers/                                     → [`container`], [`logs`]
 //! kernels/   kernels and their initramfs          → [`kernels`]
+//! events/    what happened                        → [`events`]
 //! run/       sockets                              → [`Root::socket`]
 //! ```
 //!
@@ -20,6 +21,7 @@ mod clock;
 pub mod container;
 pub mod content;
 mod cpio;
+pub mod events;
 pub mod fault;
 pub mod file;
 pub mod gc;

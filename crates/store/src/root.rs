@@ -166,6 +166,12 @@ impl Root {
         self.inner.path.join("kernels").join(ARCH)
     }
 
+    /// `events/`. Made by the first event.
+    #[must_use]
+    pub fn events(&self) -> PathBuf {
+        self.inner.path.join("events")
+    }
+
     /// `run/`, or the private directory under `/tmp` that stands in for it when the path is too long for sockets.
     #[must_use]
     pub fn run(&self) -> &Path {
