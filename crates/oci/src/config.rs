@@ -40,31 +40,96 @@ pub struct ImageConfig {
 #[serde(rename_all = "PascalCase", default)]
 pub struct ContainerConfig {
     /// `user`, `uid`, `user:group`, `uid:gid` and so on; empty is root.
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub user: String,
     /// `port/protocol`, documentation only.
-    #[serde(deserialize_with = "keys", serialize_with = "as_keys")]
+    #[serde(
+        deserialize_with = "keys",
+        serialize_with = "as_keys",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub exposed_ports: Vec<String>,
     /// `NAME=value`.
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub env: Vec<String>,
     /// The program and first arguments.
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub entrypoint: Vec<String>,
     /// Arguments after the entrypoint, or the whole command without one.
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub cmd: Vec<String>,
     /// Folders that hold data.
-    #[serde(deserialize_with = "keys", serialize_with = "as_keys")]
+    #[serde(
+        deserialize_with = "keys",
+        serialize_with = "as_keys",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub volumes: Vec<String>,
     /// Where the program starts; empty is `/`.
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub working_dir: String,
     /// Free-form notes.
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub labels: BTreeMap<String, String>,
     /// The signal that asks the program to end, such as `SIGQUIT`; `SIGTERM` if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
+    /// How to see whether the program is well (Docker's, no part of the specification).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<Healthcheck>,
+    /// Whatever else there is, such as Docker's `OnBuild`: kept when an image is made of this one.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, serde_json::Value>,
+}
+
+/// A check of a container's health, as Docker writes it. Times in nanoseconds; 0 is the default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Healthcheck {
+    /// `["NONE"]`; `["CMD", …]`; `["CMD-SHELL", line]`; nothing: as the image below.
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub test: Vec<String>,
+    /// Between two checks.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub interval: i64,
+    /// A check that takes longer has failed.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub timeout: i64,
+    /// Failures do not count before the container has run for so long.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub start_period: i64,
+    /// Between two checks before the first success, within the start period.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub start_interval: i64,
+    /// So many failures in a row make it unhealthy.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub retries: i64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// A JSON object whose keys are the set.
@@ -100,6 +165,9 @@ pub struct History {
     /// The command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created_by: Option<String>,
+    /// Who made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
     /// A note.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,

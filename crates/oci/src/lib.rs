@@ -19,7 +19,9 @@ mod reference;
 mod tar;
 mod verify;
 
-pub use config::{ConfigError, ContainerConfig, History, ImageConfig, RootFs, chain_id, chain_ids};
+pub use config::{
+    ConfigError, ContainerConfig, Healthcheck, History, ImageConfig, RootFs, chain_id, chain_ids,
+};
 pub use digest::{Digest, DigestError, Hasher};
 pub use manifest::{
     Descriptor, Document, DocumentError, Index, MAX_DOCUMENT_SIZE, Manifest, parse_document,
