@@ -5,9 +5,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::fault;
 
 /// A system call on a file that failed.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +100,9 @@ pub fn publish(
 /// # Errors
 /// The system call that failed.
 pub fn rename(from: &Path, to: &Path, durability: Durability) -> Result<(), Error> {
+    fault::file("rename", to);
     fs::rename(from, to).map_err(Error::at("rename to", to))?;
+    fault::file("renamed", to);
     match (durability, to.parent()) {
         (Durability::Synced, Some(parent)) => sync_dir(parent),
         _ => Ok(()),
@@ -138,7 +142,9 @@ pub fn make_dir(path: &Path) -> Result<(), Error> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(Error::at("create", path))
+        .map_err(Error::at("create", path))?;
+    fault::file("made", path);
+    Ok(())
 }
 
 /// Removes a tree. One that is gone already, or that somebody else removes at the same time, is fine.
@@ -146,11 +152,15 @@ pub fn make_dir(path: &Path) -> Result<(), Error> {
 /// # Errors
 /// The system call that failed.
 pub fn remove_tree(path: &Path) -> Result<(), Error> {
+    fault::file("remove", path);
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::new("remove", path, error))
         }
-        _ => Ok(()),
+        _ => {
+            fault::file("removed", path);
+            Ok(())
+        }
     }
 }
 
@@ -160,10 +170,54 @@ pub fn remove_tree(path: &Path) -> Result<(), Error> {
 /// The system call that failed.
 pub fn remove(path: &Path) -> Result<bool, Error> {
     match fs::remove_file(path) {
-        Ok(()) => Ok(true),
+        Ok(()) => {
+            fault::file("removed", path);
+            Ok(true)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(Error::new("remove", path, error)),
     }
+}
+
+/// Bytes that a file occupies on the disk (`st_blocks`): fewer than its size where it has holes. 0 when it is not there.
+///
+/// # Errors
+/// The system call that failed.
+pub fn occupied(path: &Path) -> Result<u64, Error> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(metadata.blocks() * 512),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(Error::new("stat", path, error)),
+    }
+}
+
+/// The same for all that is below a directory, directories included. What goes away meanwhile does not count.
+///
+/// # Errors
+/// The system call that failed.
+pub fn occupied_tree(path: &Path) -> Result<u64, Error> {
+    let mut bytes = occupied(path)?;
+    let entries = match fs::read_dir(path) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(bytes);
+        }
+        other => other.map_err(Error::at("list", path))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(Error::at("list", path))?;
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        bytes += if is_dir {
+            occupied_tree(&entry.path())?
+        } else {
+            occupied(&entry.path())?
+        };
+    }
+    Ok(bytes)
 }
 
 /// The names in a directory that are text, sorted; hidden ones left out. A directory that does not exist is empty.
