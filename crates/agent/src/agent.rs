@@ -23,7 +23,6 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,12 +35,6 @@ use crate::clock;
 use crate::failure::{Failed, Step};
 use service::Service;
 use stream::{Dial, Stream, Vsock};
-
-/// Environment variable: when PID 1 started, in nanoseconds of CLOCK_BOOTTIME.
-pub(crate) const INIT_STARTED: &str = "GOURD_INIT_STARTED";
-
-/// Environment variable: the first thing that PID 1 could not do, if any.
-pub(crate) const INIT_FAILURE: &str = "GOURD_INIT_FAILURE";
 
 /// How long a host that hangs may delay the end.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -57,22 +50,22 @@ struct Moments {
     dialled_ns: u64,
 }
 
-/// The role.
-pub(crate) fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
+/// The role: PID 1 started at `init_started_ns` (CLOCK_BOOTTIME), and `init_failure` is the first thing that it could not do.
+pub(crate) fn main(init_started_ns: u64, init_failure: Option<String>) -> u8 {
+    // Names are for people; a kernel that refuses one is fine.
+    let _ = rustix::thread::set_name(c"gourd-agent");
+    match run(init_started_ns, init_failure) {
+        Ok(()) => crate::SUCCESS,
         Err(failed) => {
             eprintln!("gourd-agent: {failed}");
-            ExitCode::FAILURE
+            crate::FAILURE
         }
     }
 }
 
-fn run() -> Result<(), Failed> {
+fn run(init_started_ns: u64, init_failure: Option<String>) -> Result<(), Failed> {
     let mut moments = Moments {
-        init_started_ns: variable(INIT_STARTED)
-            .and_then(|text| text.parse().ok())
-            .unwrap_or_default(),
+        init_started_ns,
         agent_started_ns: clock::boottime_ns(),
         dialled_ns: 0,
     };
@@ -87,14 +80,10 @@ fn run() -> Result<(), Failed> {
     runtime.block_on(async {
         let connection = Stream::connected(socket).await.step("dial", "the host")?;
         moments.dialled_ns = clock::boottime_ns();
-        let service = Arc::new(Service::new(moments, variable(INIT_FAILURE), Vsock));
+        let service = Arc::new(Service::new(moments, init_failure, Vsock));
         serve(connection, service).await;
         Ok(())
     })
-}
-
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
 }
 
 /// Serves `service` on `connection`; returns when the VM is to end, whatever the reason.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! agent                                   helper (born in the container's PID namespace and control group)
-//!   |  length, Instructions  ------------>  |
+//!   |  length, Instructions  ------------>  |  (a fork of the agent has them in its memory)
 //!   |                                       |  namespaces, mounts, root, session, user, limits, capabilities
 //!   |  <------------  length, Failure   or  |
 //!   |  <------------  READY, end of file    |  execve closed the socket: the process runs
@@ -16,10 +16,10 @@ mod identity;
 mod masks;
 mod namespaces;
 
+use std::convert::Infallible;
 use std::ffi::CString;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::ExitCode;
 
 use prost::Message;
 use proto::agent::{Failure, Process};
@@ -47,8 +47,8 @@ pub(crate) struct Instructions {
     pub(crate) join: i32,
 }
 
-/// The role. The one argument is the number of the inherited socket.
-pub(crate) fn main() -> ExitCode {
+/// The role of a program of its own. The one argument is the number of the inherited socket, where the instructions come.
+pub(crate) fn main() -> u8 {
     let control = std::env::args()
         .nth(1)
         .and_then(|number| number.parse().ok())
@@ -58,14 +58,26 @@ pub(crate) fn main() -> ExitCode {
         Ok(fd) => UnixStream::from(fd),
         Err(error) => {
             eprintln!("gourd-helper: no socket to the agent: {error}");
-            return ExitCode::FAILURE;
+            return crate::FAILURE;
         }
     };
-    let Err(failed) = run(&mut control);
+    match receive(&mut control).step("read", "instructions") {
+        Ok(instructions) => follow(&instructions, &mut control),
+        Err(failed) => fail(failed, &mut control),
+    }
+}
+
+/// The role of a fork of the agent, which has the instructions already. Comes back with an exit status, after a failure.
+pub(crate) fn follow(instructions: &Instructions, control: &mut UnixStream) -> u8 {
+    let Err(failed) = run(instructions, control);
+    fail(failed, control)
+}
+
+fn fail(failed: Failed, control: &mut UnixStream) -> u8 {
     let failure = Failure::from(failed).encode_to_vec();
     // When this fails the agent is dead, and with it the VM.
-    let _ = send(&mut control, &failure);
-    ExitCode::FAILURE
+    let _ = send(control, &failure);
+    crate::FAILURE
 }
 
 fn send(control: &mut UnixStream, failure: &[u8]) -> std::io::Result<()> {
@@ -83,8 +95,7 @@ fn receive(control: &mut UnixStream) -> std::io::Result<Instructions> {
     Instructions::decode(message.as_slice()).map_err(std::io::Error::other)
 }
 
-fn run(control: &mut UnixStream) -> Result<std::convert::Infallible, Failed> {
-    let instructions = receive(control).step("read", "instructions")?;
+fn run(instructions: &Instructions, control: &mut UnixStream) -> Result<Infallible, Failed> {
     let process = instructions.process.clone().unwrap_or_default();
     let capabilities = caps::parse(&process.capabilities)
         .map_err(|name| Failed::invalid("look up capability", name, "no such capability"))?;
@@ -92,7 +103,7 @@ fn run(control: &mut UnixStream) -> Result<std::convert::Infallible, Failed> {
 
     let_oom_killer_choose()?;
     if instructions.join == 0 {
-        namespaces::create(&instructions, capabilities)?;
+        namespaces::create(instructions, capabilities)?;
     } else {
         namespaces::join(instructions.join)?;
     }

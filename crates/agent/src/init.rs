@@ -8,11 +8,7 @@
 //! The agent asks for the power to go by ending with status 0. Any other end is a crash: its reason goes to the console,
 //! and the power goes all the same.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
@@ -20,10 +16,11 @@ use rustix::process::{Pid, WaitOptions};
 use rustix::system::RebootCommand;
 
 use crate::failure::{Failed, Step};
+use crate::sys::{self, Birth};
 use crate::{agent, clock};
 
 /// The role.
-pub(crate) fn main() -> ExitCode {
+pub(crate) fn main() -> u8 {
     let started_ns = clock::boottime_ns();
     if let Err(failed) = run(started_ns) {
         eprintln!("gourd-init: {failed}");
@@ -32,7 +29,7 @@ pub(crate) fn main() -> ExitCode {
     if let Err(errno) = rustix::system::reboot(RebootCommand::PowerOff) {
         eprintln!("gourd-init: power off: {errno}");
     }
-    ExitCode::FAILURE
+    crate::FAILURE
 }
 
 fn run(started_ns: u64) -> Result<(), Failed> {
@@ -43,14 +40,10 @@ fn run(started_ns: u64) -> Result<(), Failed> {
     for failed in &failures {
         eprintln!("gourd-init: {failed}");
     }
-    let mut command = Command::new(OsStr::from_bytes(crate::SELF.to_bytes()));
-    command.arg0(crate::AGENT).env_clear();
-    command.env(agent::INIT_STARTED, started_ns.to_string());
-    if let Some(failed) = failures.first() {
-        command.env(agent::INIT_FAILURE, failed.to_string());
-    }
-    let child = command.spawn().step("start", "the agent")?;
-    reap_until_end_of(child.id())
+    let failure = failures.first().map(ToString::to_string);
+    let role = || agent::main(started_ns, failure);
+    let (child, _pidfd) = sys::fork(&Birth::default(), role).step("start", "the agent")?;
+    reap_until_end_of(child)
 }
 
 /// Makes the root a mount on top of the initramfs. The initramfs itself is the bottom of every mount namespace and can't
@@ -82,10 +75,10 @@ fn file_systems() -> Result<(), Failed> {
 }
 
 /// Errors go to the console. The kernel opened it already where the initramfs has a node for it; a VM without one runs as
-/// well.
+/// well, and takes nothing else for its standard streams.
 fn console() {
-    let flags = OFlags::RDWR | OFlags::NOCTTY;
-    let Ok(console) = rustix::fs::open("/dev/console", flags, Mode::empty()) else {
+    let open = |path| rustix::fs::open(path, OFlags::RDWR | OFlags::NOCTTY, Mode::empty());
+    let Ok(console) = open("/dev/console").or_else(|_| open("/dev/null")) else {
         return;
     };
     // These fail for nothing but a bad descriptor, and there is nobody yet to tell.

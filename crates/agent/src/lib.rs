@@ -8,8 +8,10 @@
 //!      └─ gourd-helper ⇒ execve: any other process, in the same namespaces
 //! ```
 //!
-//! The role is `argv[0]`, because the kernel hands unknown words of its command line to PID 1 as arguments, and
-//! because a helper is PID 1 too, of the container's namespace.
+//! The agent and the first helper are forks that go on in the same program: under translation a program's start costs as
+//! much as all that the helper does. Later helpers are executed, because the agent may have had other threads by then.
+//! Their role is `argv[0]`: the kernel hands unknown words of its command line to PID 1 as arguments, so that it can't be
+//! a later one.
 //!
 //! **Who waits.** A helper *becomes* the container's process, so the agent is the parent of each process that it
 //! started, and the one place that collects its status (`agent::process`). PID 1 collects whatever else falls to it and
@@ -34,26 +36,27 @@ mod users;
 
 use std::ffi::CStr;
 use std::os::unix::ffi::OsStrExt;
-use std::process::ExitCode;
 
-/// `argv[0]` of the agent's role.
-const AGENT: &str = "gourd-agent";
 /// `argv[0]` of the helper's role.
 const HELPER: &CStr = c"gourd-helper";
-/// What each role is started from.
+/// What that role is started from.
 const SELF: &CStr = c"/proc/self/exe";
 
-/// Plays the role that `argv[0]` and the process id name.
-pub fn main() -> ExitCode {
+/// A role's exit status when all went well.
+const SUCCESS: u8 = 0;
+/// A role's exit status when it has said what failed.
+const FAILURE: u8 = 1;
+
+/// Plays the role that `argv[0]` and the process id name. Returns the exit status.
+pub fn main() -> u8 {
+    sys::ignore_broken_pipes();
     let name = std::env::args_os().next().unwrap_or_default();
     if name.as_bytes() == HELPER.to_bytes() {
         helper::main()
-    } else if name.as_bytes() == AGENT.as_bytes() {
-        agent::main()
     } else if std::process::id() == 1 {
         init::main()
     } else {
         eprintln!("gourd-init: runs as PID 1 of a gourd VM only");
-        ExitCode::from(2)
+        2
     }
 }

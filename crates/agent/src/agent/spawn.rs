@@ -18,7 +18,7 @@ use super::stream::Stream;
 use super::terminal::Terminal;
 use crate::cgroup::Cgroup;
 use crate::failure::{Failed, Step};
-use crate::helper::{Instructions, READY};
+use crate::helper::{self, Instructions, READY};
 use crate::sys::{self, Birth};
 
 /// stdin, stdout and stderr of a process.
@@ -44,33 +44,38 @@ pub(super) fn spawn(
     terminal: Option<Terminal>,
     cgroup: &Cgroup,
 ) -> Result<Starting, Failed> {
-    let (mut ours, theirs) = UnixStream::pair().step("make", "a socket for the helper")?;
-    // Inherited on purpose: nothing else is started between here and the drop of these.
-    let theirs = inheritable(theirs.as_fd())?;
-    let first = first
-        .map(|first| first.pidfd().ok_or_else(not_running))
-        .transpose()?;
-    let first = first.as_ref().map(|first| first.get_ref().as_fd());
-    let join = first.map(inheritable).transpose()?;
-    instructions.join = join.as_ref().map_or(0, AsRawFd::as_raw_fd);
-
-    let socket = CString::new(theirs.as_raw_fd().to_string()).unwrap_or_default();
-    let arguments = [CString::from(crate::HELPER), socket];
+    let (mut ours, mut theirs) = UnixStream::pair().step("make", "a socket for the helper")?;
     let group = cgroup.open()?;
-    let birth = Birth {
-        stdio: [&ends.stdin, &ends.stdout, &ends.stderr].map(AsFd::as_fd),
+    let mut birth = Birth {
+        stdio: Some([&ends.stdin, &ends.stdout, &ends.stderr].map(AsFd::as_fd)),
         cgroup: Some(group.as_fd()),
-        new_pid_namespace: first.is_none(),
+        new_pid_namespace: false,
     };
-    let born = || sys::spawn(crate::SELF, &arguments, &birth);
     let (pid, pidfd) = match first {
-        None => born().step("start", "a helper")?,
-        Some(first) => in_pid_namespace(first, born)?,
+        // Nothing was asked of this VM before, so nothing has started a thread.
+        None => {
+            birth.new_pid_namespace = true;
+            let helper = || helper::follow(&instructions, &mut theirs);
+            sys::fork(&birth, helper).step("start", "a helper")?
+        }
+        Some(first) => {
+            let first = first.pidfd().ok_or_else(not_running)?;
+            let first = first.get_ref().as_fd();
+            // Inherited on purpose: nothing else is started between here and the drop of these.
+            let (control, join) = (inheritable(theirs.as_fd())?, inheritable(first)?);
+            instructions.join = join.as_raw_fd();
+            let socket = CString::new(control.as_raw_fd().to_string()).unwrap_or_default();
+            let arguments = [CString::from(crate::HELPER), socket];
+            let born = || sys::spawn(crate::SELF, &arguments, &birth);
+            in_pid_namespace(first, born)?
+        }
     };
-    drop((ends, theirs, join));
+    drop((ends, theirs));
 
     let process = Process::adopt(pid, pidfd, terminal, cgroup).step("watch", "a helper")?;
-    send(&mut ours, &instructions).step("instruct", "a helper")?;
+    if instructions.join != 0 {
+        send(&mut ours, &instructions).step("instruct", "a helper")?;
+    }
     ours.set_nonblocking(true).step("watch", "a helper")?;
     Ok(Starting {
         process: Arc::new(process),
