@@ -12,16 +12,20 @@
 //! One thread: all the work is waiting, and the calls that block (mounts) have nobody to keep waiting.
 
 mod boot;
+mod container;
+mod control;
 mod disks;
 mod mounts;
 mod process;
 mod service;
 mod spawn;
+mod stats;
 mod stdio;
 mod stream;
 mod terminal;
 #[cfg(test)]
 mod tests;
+mod top;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -66,6 +66,38 @@ impl Cgroup {
         read(&self.path.join("memory.events")).map_or(0, |events| parse_oom_kills(&events))
     }
 
+    /// Begins to freeze every process in the group, or lets them go on. `events` tells when all are frozen.
+    pub(crate) fn freeze(&self, frozen: bool) -> Result<(), Failed> {
+        self.set("cgroup.freeze", if frozen { "1" } else { "0" })
+    }
+
+    /// Opens `cgroup.events`; the kernel signals each change as an exceptional condition (`POLLPRI`).
+    pub(crate) fn events(&self) -> Result<OwnedFd, Failed> {
+        let path = self.path.join("cgroup.events");
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rustix::fs::open(&path, flags, Mode::empty()).step("open", path.display())
+    }
+
+    /// What a file of the group says; nothing when this kernel has no such file.
+    pub(crate) fn get(&self, file: &str) -> String {
+        read(&self.path.join(file)).unwrap_or_default()
+    }
+
+    /// Limits the group's memory, in bytes. Zero is no limit.
+    pub(crate) fn limit_memory(&self, bytes: u64) -> Result<(), Failed> {
+        self.set("memory.max", &limit(bytes))
+    }
+
+    /// Limits how many processes and threads the group has. Zero is no limit.
+    pub(crate) fn limit_pids(&self, count: u32) -> Result<(), Failed> {
+        self.set("pids.max", &limit(count.into()))
+    }
+
+    /// Limits the group's processor time, in billionths of a processor. Zero is no limit.
+    pub(crate) fn limit_cpus(&self, nano_cpus: u64) -> Result<(), Failed> {
+        self.set("cpu.max", &cpu_quota(nano_cpus))
+    }
+
     fn set(&self, file: &str, value: &str) -> Result<(), Failed> {
         write(&self.path.join(file), value)
     }
@@ -76,6 +108,26 @@ pub(crate) fn mount(target: &Path, flags: MountFlags) -> Result<(), Failed> {
     let flags = flags | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     rustix::mount::mount("cgroup", target, "cgroup2", flags, OPTIONS)
         .step("mount cgroup2", target.display())
+}
+
+fn limit(value: u64) -> String {
+    match value {
+        0 => "max".to_owned(),
+        value => value.to_string(),
+    }
+}
+
+/// Microseconds of each tenth of a second, as `cpu.max` takes them.
+fn cpu_quota(nano_cpus: u64) -> String {
+    /// Docker's period, in microseconds.
+    const PERIOD: u64 = 100_000;
+    /// The smallest quota that the kernel takes, in microseconds.
+    const SMALLEST: u64 = 1000;
+    let quota = match nano_cpus {
+        0 => 0,
+        nano => (u128::from(nano) * u128::from(PERIOD) / 1_000_000_000).max(SMALLEST.into()),
+    };
+    format!("{} {PERIOD}", limit(u64::try_from(quota).unwrap_or(0)))
 }
 
 fn parse_oom_kills(events: &str) -> u64 {
@@ -98,6 +150,14 @@ fn write(path: &Path, value: &str) -> Result<(), Failed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quotas_are_microseconds_of_a_tenth_of_a_second() {
+        assert_eq!(cpu_quota(0), "max 100000");
+        assert_eq!(cpu_quota(1_500_000_000), "150000 100000");
+        assert_eq!(cpu_quota(1), "1000 100000");
+        assert_eq!(cpu_quota(u64::MAX), "1844674407370955 100000");
+    }
 
     #[test]
     fn oom_kills_are_counted() {

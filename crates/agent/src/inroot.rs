@@ -1,11 +1,15 @@
 //! Paths inside a container's root, whose links are hostile: every look-up is the kernel's own (`openat2` with
 //! `RESOLVE_IN_ROOT`), so that neither `..` nor a link leaves the root.
 
+use std::io::Read;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, Result};
+
+/// No passwd is as long as this.
+const LONGEST: u64 = 16 << 20;
 
 /// Opens `path`, absolute or not, as if `root` were the root directory.
 pub(crate) fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: u32) -> Result<OwnedFd> {
@@ -67,6 +71,25 @@ pub(crate) fn file(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
         0o644,
     )?;
     open(root, path, OFlags::PATH, 0)
+}
+
+/// Reads a file of the image that should be small; more than [`LONGEST`] is cut. A missing one is empty; a FIFO does not
+/// block, a device is not read.
+pub(crate) fn load(root: BorrowedFd<'_>, path: &Path) -> std::io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let fd = match open(root, path, flags, 0) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => return Ok(Vec::new()),
+        Err(errno) => return Err(errno.into()),
+    };
+    let mode = rustix::fs::fstat(&fd)?.st_mode;
+    let mut bytes = Vec::new();
+    if FileType::from_raw_mode(mode) == FileType::RegularFile {
+        std::fs::File::from(fd)
+            .take(LONGEST)
+            .read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
 }
 
 /// Where an open descriptor's file lies in this mount namespace: a path without links, good for `mount` and `umount`.

@@ -3,6 +3,8 @@
 //! Both files are the image's and so are hostile bytes: a line that is not what passwd(5) or group(5) say is passed over.
 //! Names win over numbers, as in Docker; a number needs no entry.
 
+use std::collections::HashMap;
+
 use thiserror::Error;
 
 /// The biggest user or group id: ids are signed in too many programs.
@@ -89,6 +91,16 @@ pub(crate) fn look_up(spec: &str, passwd: &[u8], group: &[u8]) -> Result<Identit
         groups: ids,
         home: home.unwrap_or(b"/").to_vec(),
     })
+}
+
+/// The users' names by id; the first entry of an id wins. For people: bytes that are not UTF-8 are replaced.
+pub(crate) fn names(passwd: &[u8]) -> HashMap<u32, String> {
+    let mut names = HashMap::new();
+    for user in users(passwd) {
+        let name = || String::from_utf8_lossy(user.name).into_owned();
+        names.entry(user.uid).or_insert_with(name);
+    }
+    names
 }
 
 fn find_group(name: &str, group: &[u8]) -> Result<u32, UserError> {

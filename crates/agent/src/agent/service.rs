@@ -1,15 +1,6 @@
-//! `proto::agent`, served: the state of the VM's one container, and what each call does to it.
-//!
-//! ```text
-//!          Boot             Start "main"           main ends            Shutdown
-//! empty ─────────► booted ───────────────► runs ──────────────► over ───────────► the VM ends
-//!                                           └ Start of others, Signal, Resize, Stop; Wait, also afterwards
-//! ```
-//!
-//! Owned by the agent's one thread; the lock is never held across an `await`.
+//! `proto::agent`, served: what each call does to the VM's one container.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use proto::agent::agent_server::Agent;
@@ -26,22 +17,13 @@ use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 
 use super::Moments;
-use super::boot::{self, Booted};
-use super::mounts::Mounts;
+use super::boot;
+use super::container::{Container, KILL, MAIN, State, lock, start};
 use super::process::Process;
-use super::spawn::{self, ChildEnds};
-use super::stdio::{self, Dialling, Direction, Ends};
-use super::stream::{Dial, Stream};
-use super::terminal::{self, Terminal};
+use super::stream::Dial;
+use super::{control, stats, top};
 use crate::clock;
 use crate::failure::Failed;
-use crate::helper::Instructions;
-
-/// The name of the container's first process.
-const MAIN: &str = "main";
-
-/// `SIGKILL`.
-const KILL: u32 = libc::SIGKILL as u32;
 
 /// The service.
 pub(super) struct Service<D> {
@@ -50,34 +32,6 @@ pub(super) struct Service<D> {
     dial: Arc<D>,
     state: Arc<Mutex<State>>,
     shut_down: Notify,
-}
-
-#[derive(Default)]
-struct State {
-    /// Whether `Boot` was called: a second one would find half of its work done.
-    boot_tried: bool,
-    container: Option<Container>,
-    mounts: Mounts,
-}
-
-struct Container {
-    id: String,
-    hostname: String,
-    booted: Booted,
-    /// `None` while it starts. Ended processes stay, for those who ask later.
-    processes: HashMap<String, Option<Arc<Process>>>,
-}
-
-/// The agent's ends of a process's streams.
-struct HostEnds {
-    stdin: Option<(
-        Dialling,
-        Arc<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>>,
-    )>,
-    out: Vec<(
-        Option<Dialling>,
-        Arc<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>>,
-    )>,
 }
 
 impl<D: Dial> Service<D> {
@@ -102,26 +56,16 @@ impl<D: Dial> Service<D> {
 
     /// Kills what still runs, waits until it is gone, and unmounts everything.
     pub(super) async fn end(&self) -> Result<(), Failed> {
-        let mut result = Ok(());
-        let processes: Vec<_> = match &self.state().container {
-            Some(container) => {
-                if container.processes.values().any(is_running) {
-                    result = container.booted.cgroup.kill();
-                }
-                container.processes.values().flatten().cloned().collect()
-            }
-            None => Vec::new(),
+        let (killed, processes) = match &mut self.state().container {
+            Some(container) => container.kill_all(),
+            None => (Ok(()), Vec::new()),
         };
         for process in processes {
-            if result.is_err() {
-                // Gone is what it should be.
-                let _ = process.signal(KILL);
-            }
             process.exit().wait().await;
         }
         let unmounted = self.state().mounts.remove_all();
         rustix::fs::sync();
-        result.and(unmounted)
+        killed.and(unmounted)
     }
 
     fn boot_container(&self, request: &BootRequest) -> Result<(), Failed> {
@@ -138,12 +82,8 @@ impl<D: Dial> Service<D> {
             ));
         }
         let booted = boot::boot(request, &mut state.mounts)?;
-        state.container = Some(Container {
-            id: request.container.clone(),
-            hostname: request.hostname.clone(),
-            booted,
-            processes: HashMap::new(),
-        });
+        let container = Container::new(&request.container, &request.hostname, booted);
+        state.container = Some(container);
         Ok(())
     }
 
@@ -155,168 +95,6 @@ impl<D: Dial> Service<D> {
             .and_then(Clone::clone)
             .ok_or_else(|| Failed::invalid("find process", name, "no such process"))
     }
-}
-
-fn is_running(process: &Option<Arc<Process>>) -> bool {
-    process
-        .as_ref()
-        .is_none_or(|process| !process.exit().ended())
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl State {
-    fn container(&mut self, id: &str) -> Result<&mut Container, Failed> {
-        self.container
-            .as_mut()
-            .filter(|container| container.id == id)
-            .ok_or_else(|| Failed::invalid("find container", id, "no such container"))
-    }
-}
-
-/// Starts a process to the end: its name is taken while this runs, and free again when it fails.
-async fn start<D: Dial>(
-    dial: Arc<D>,
-    state: Arc<Mutex<State>>,
-    request: StartRequest,
-) -> Result<Arc<Process>, Failed> {
-    lock(&state)
-        .container(&request.container)?
-        .reserve(&request.process)?;
-    let started = launch(&*dial, &state, &request).await;
-    if let Ok(container) = lock(&state).container(&request.container) {
-        match &started {
-            Ok(process) => {
-                let process = Some(Arc::clone(process));
-                container.processes.insert(request.process, process);
-            }
-            Err(_) => {
-                container.processes.remove(&request.process);
-            }
-        }
-    }
-    started
-}
-
-impl Container {
-    fn reserve(&mut self, name: &str) -> Result<(), Failed> {
-        if self.processes.contains_key(name) {
-            return Err(Failed::invalid("start process", name, "it exists already"));
-        }
-        if name != MAIN && !self.processes.get(MAIN).is_some_and(Option::is_some) {
-            return Err(Failed::invalid(
-                "start process",
-                name,
-                "the container is not running",
-            ));
-        }
-        self.processes.insert(name.to_owned(), None);
-        Ok(())
-    }
-}
-
-async fn launch<D: Dial>(
-    dial: &D,
-    state: &Mutex<State>,
-    request: &StartRequest,
-) -> Result<Arc<Process>, Failed> {
-    let spec = request.spec.clone().unwrap_or_default();
-    let tty = spec.tty;
-    let stdio = request.stdio.clone().unwrap_or_default();
-    // The connections are on their way while the helper works.
-    let dials = [&stdio.stdin, &stdio.stdout, &stdio.stderr].map(|id| Dialling::begin(dial, id));
-    let (starting, ends) = {
-        let mut state = lock(state);
-        let container = state.container(&request.container)?;
-        let [stdin, stdout, stderr] = dials;
-        let dials = [stdin?, stdout?, stderr?];
-        let (children, ends, terminal) = if tty {
-            on_terminal(&container.booted, &spec, dials)?
-        } else {
-            on_pipes(dials)?
-        };
-        let instructions = Instructions {
-            process: Some(spec),
-            rootfs: container.booted.rootfs.display().to_string(),
-            hostname: container.hostname.clone(),
-            join: 0,
-        };
-        let first = match request.process.as_str() {
-            MAIN => None,
-            _ => container.processes.get(MAIN).and_then(Option::as_deref),
-        };
-        let cgroup = &container.booted.cgroup;
-        let starting = spawn::spawn(instructions, first, children, terminal, cgroup)?;
-        (starting, ends)
-    };
-    let streams = connect(ends, &starting.process).await;
-    if streams.is_err() {
-        // It may have ended by itself.
-        let _ = starting.process.signal(KILL);
-    }
-    let started = starting.finish().await;
-    streams.and(started)
-}
-
-type Streams = (ChildEnds, HostEnds, Option<Terminal>);
-
-fn on_pipes([stdin, stdout, stderr]: [Option<Dialling>; 3]) -> Result<Streams, Failed> {
-    let input = Ends::make(Direction::In, stdin.is_some())?;
-    let output = Ends::make(Direction::Out, stdout.is_some())?;
-    let errors = Ends::make(Direction::Out, stderr.is_some())?;
-    let children = ChildEnds {
-        stdin: input.child,
-        stdout: output.child,
-        stderr: errors.child,
-    };
-    let out = [(stdout, output.ours), (stderr, errors.ours)];
-    let ends = HostEnds {
-        stdin: stdin.zip(input.ours),
-        out: out
-            .into_iter()
-            .filter_map(|(dialling, pipe)| Some((dialling, pipe?)))
-            .collect(),
-    };
-    Ok((children, ends, None))
-}
-
-fn on_terminal(
-    booted: &Booted,
-    spec: &proto::agent::Process,
-    [stdin, stdout, _]: [Option<Dialling>; 3],
-) -> Result<Streams, Failed> {
-    use crate::failure::Step;
-    let (master, process) = terminal::open(&booted.rootfs, spec.size.as_ref())?;
-    let again = || process.try_clone().step("duplicate", "the terminal");
-    let children = ChildEnds {
-        stdin: again()?,
-        stdout: again()?,
-        stderr: process,
-    };
-    let terminal = Terminal::of(&master);
-    let ends = HostEnds {
-        stdin: stdin.map(|dialling| (dialling, Arc::clone(&master))),
-        out: vec![(stdout, master)],
-    };
-    Ok((children, ends, Some(terminal)))
-}
-
-/// Waits for the connections and lets the copying begin.
-async fn connect(ends: HostEnds, process: &Process) -> Result<(), Failed> {
-    for (dialling, from) in ends.out {
-        let to: Option<Stream> = match dialling {
-            Some(dialling) => Some(dialling.finish().await?),
-            None => None,
-        };
-        tokio::spawn(stdio::copy_out(from, to, process.exit()));
-    }
-    if let Some((dialling, to)) = ends.stdin {
-        let from = dialling.finish().await?;
-        tokio::spawn(stdio::copy_in(from, to, process.exit()));
-    }
-    Ok(())
 }
 
 /// A failure as the reply carries it.
@@ -417,6 +195,11 @@ impl<D: Dial> Agent for Service<D> {
         let mut exit = process.exit();
         // Whatever is wrong with the signal, KILL follows.
         let _ = process.signal(request.signal);
+        // What is frozen hears no signal but KILL.
+        self.state()
+            .container(&request.container)
+            .and_then(Container::thaw)
+            .map_err(|failed| Status::internal(failed.to_string()))?;
         let patience = Duration::from_millis(request.timeout_ms);
         let killed = tokio::time::timeout(patience, exit.wait()).await.is_err();
         if killed {
@@ -431,20 +214,46 @@ impl<D: Dial> Agent for Service<D> {
         Ok(Response::new(StopReply { killed }))
     }
 
-    async fn pause(&self, _: Request<PauseRequest>) -> Result<Response<PauseReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn pause(&self, request: Request<PauseRequest>) -> Result<Response<PauseReply>, Status> {
+        let (_, failure) = failure(control::pause(&self.state, request.get_ref()).await);
+        Ok(Response::new(PauseReply { failure }))
     }
 
-    async fn stats(&self, _: Request<StatsRequest>) -> Result<Response<StatsReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn stats(&self, request: Request<StatsRequest>) -> Result<Response<StatsReply>, Status> {
+        let read = self
+            .state()
+            .container(&request.get_ref().container)
+            .map(|container| stats::read(container));
+        let (reply, failure) = failure(read);
+        Ok(Response::new(StatsReply {
+            failure,
+            ..reply.unwrap_or_default()
+        }))
     }
 
-    async fn top(&self, _: Request<TopRequest>) -> Result<Response<TopReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn top(&self, request: Request<TopRequest>) -> Result<Response<TopReply>, Status> {
+        let read = self
+            .state()
+            .container(&request.get_ref().container)
+            .and_then(|container| top::read(container));
+        let (reply, failure) = failure(read);
+        Ok(Response::new(TopReply {
+            failure,
+            ..reply.unwrap_or_default()
+        }))
     }
 
-    async fn update(&self, _: Request<UpdateRequest>) -> Result<Response<UpdateReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn update(
+        &self,
+        request: Request<UpdateRequest>,
+    ) -> Result<Response<UpdateReply>, Status> {
+        let request = request.get_ref();
+        let updated = self
+            .state()
+            .container(&request.container)
+            .and_then(|container| control::update(container, request));
+        let (_, failure) = failure(updated);
+        Ok(Response::new(UpdateReply { failure }))
     }
 
     async fn stat_path(
