@@ -18,7 +18,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use serde::{Deserialize, Serialize};
 
-pub use reader::{Events, Follow, Range};
+pub use reader::{Events, Follow};
 
 use crate::container::Spec;
 use crate::lock::{self, Lock, Mode};

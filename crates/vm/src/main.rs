@@ -151,7 +151,7 @@ async fn supervise(run: Run) -> Result<(), Error> {
 }
 
 fn shared(container: &Container, timeline: Arc<Timeline>) -> Result<Arc<Shared>, Error> {
-    let log = store::logs::Writer::open(&container.output_log())?;
+    let log = store::logs::Writer::open(&container.output_log(), container.spec().logs)?;
     Ok(Arc::new(Shared {
         spec: container.spec().clone(),
         started: watch::Sender::default(),

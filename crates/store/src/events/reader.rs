@@ -17,34 +17,16 @@ use rustix::io::Errno;
 
 use super::{Error, Event, NAME, OLD, lock};
 use crate::lock::Mode;
-use crate::{Root, file};
+use crate::{Root, TimeRange, file};
 
 /// The longest line that is taken for an event.
 const LINE: u64 = 1 << 20;
-
-/// Which events, by their time in nanoseconds since 1970.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Range {
-    /// None before it.
-    pub since_ns: Option<u64>,
-    /// None after it.
-    pub until_ns: Option<u64>,
-}
-
-impl Range {
-    /// Whether a time lies in it.
-    #[must_use]
-    pub fn has(&self, time_ns: u64) -> bool {
-        self.since_ns.is_none_or(|since| time_ns >= since)
-            && self.until_ns.is_none_or(|until| time_ns <= until)
-    }
-}
 
 /// The events that are there, oldest first.
 #[derive(Debug)]
 pub struct Events {
     root: Root,
-    range: Range,
+    range: TimeRange,
     files: VecDeque<BufReader<File>>,
     /// A line that has begun, as far as it was there.
     begun: Vec<u8>,
@@ -55,7 +37,7 @@ impl Events {
     ///
     /// # Errors
     /// The system call that failed.
-    pub fn open(root: &Root, range: Range) -> Result<Self, Error> {
+    pub fn open(root: &Root, range: TimeRange) -> Result<Self, Error> {
         let mut events = Self {
             root: root.clone(),
             range,
@@ -218,7 +200,7 @@ impl Follow {
     ///
     /// # Errors
     /// The system call that failed.
-    pub fn open(root: &Root, range: Range, only_new: bool) -> Result<Self, Error> {
+    pub fn open(root: &Root, range: TimeRange, only_new: bool) -> Result<Self, Error> {
         let dir = root.events();
         file::make_dir(&dir)?;
         let failed = |errno: Errno| file::Error::new("watch", &dir, errno);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::TimeRange;
 use proptest::prelude::*;
 
 fn event(number: u64) -> Event {
@@ -17,7 +18,7 @@ fn root() -> (tempfile::TempDir, Root) {
     (dir, root)
 }
 
-fn times(root: &Root, range: Range) -> Vec<u64> {
+fn times(root: &Root, range: TimeRange) -> Vec<u64> {
     let events = Events::open(root, range).unwrap();
     events.map(|event| event.unwrap().time_ns).collect()
 }
@@ -42,11 +43,11 @@ fn the_format_is_as_written_down() {
 #[test]
 fn a_range_is_chosen() {
     let (_dir, root) = root();
-    assert!(times(&root, Range::default()).is_empty());
+    assert!(times(&root, TimeRange::default()).is_empty());
     for number in 1..=5 {
         append(&root, &event(number)).unwrap();
     }
-    let range = |since_ns, until_ns| Range { since_ns, until_ns };
+    let range = |since_ns, until_ns| TimeRange { since_ns, until_ns };
     assert_eq!(times(&root, range(None, None)), [1, 2, 3, 4, 5]);
     assert_eq!(times(&root, range(Some(2), Some(4))), [2, 3, 4]);
     assert!(times(&root, range(Some(6), None)).is_empty());
@@ -69,7 +70,7 @@ fn torn_and_hostile_lines_are_skipped() {
         file.write_all(piece).unwrap();
     }
     append(&root, &event(4)).unwrap();
-    assert_eq!(times(&root, Range::default()), [1, 4]);
+    assert_eq!(times(&root, TimeRange::default()), [1, 4]);
 }
 
 #[test]
@@ -78,7 +79,7 @@ fn rotation_keeps_one_old_file() {
     for number in 0..40 {
         append_to(&root, &event(number), 1000).unwrap();
     }
-    let read = times(&root, Range::default());
+    let read = times(&root, TimeRange::default());
     assert_eq!(read.last(), Some(&39));
     assert!(
         read.windows(2).all(|pair| pair[0] + 1 == pair[1]),
@@ -98,7 +99,7 @@ fn followers_lose_nothing_while_writers_rotate() {
     const FULL: u64 = 70_000;
     let (_dir, root) = root();
     append_to(&root, &event(u64::MAX), FULL).unwrap();
-    let mut follow = Follow::open(&root, Range::default(), true).unwrap();
+    let mut follow = Follow::open(&root, TimeRange::default(), true).unwrap();
     let writers: Vec<_> = (0..WRITERS)
         .map(|writer| {
             let root = root.clone();
@@ -149,6 +150,6 @@ proptest! {
         let path = root.events().join(NAME);
         OpenOptions::new().append(true).open(&path).unwrap().write_all(&bytes).unwrap();
         append(&root, &event(2)).unwrap();
-        prop_assert_eq!(times(&root, Range::default()), [1, 2]);
+        prop_assert_eq!(times(&root, TimeRange::default()), [1, 2]);
     }
 }

@@ -1,5 +1,15 @@
-use super::*;
+use std::io::Write;
+use std::path::Path;
+
 use proptest::prelude::*;
+
+use super::lines::LINE;
+use super::*;
+use crate::container::LogLimits;
+
+mod rotation;
+
+const ALL: LogLimits = LogLimits { size: 0, files: 1 };
 
 fn record(stream: Stream, time_ns: u64, bytes: &[u8]) -> Record {
     Record {
@@ -10,7 +20,7 @@ fn record(stream: Stream, time_ns: u64, bytes: &[u8]) -> Record {
 }
 
 fn write(path: &Path, records: &[Record]) {
-    let mut writer = Writer::open(path).unwrap();
+    let mut writer = Writer::open(path, ALL).unwrap();
     for record in records {
         writer
             .append(record.stream, &record.bytes, record.time_ns)
@@ -19,7 +29,7 @@ fn write(path: &Path, records: &[Record]) {
 }
 
 fn read(path: &Path) -> Vec<Record> {
-    Reader::open(path)
+    Reader::open(path, Start::Oldest)
         .unwrap()
         .collect::<Result<_, _>>()
         .unwrap()
@@ -66,8 +76,8 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("output.log");
         std::fs::write(&path, bytes).unwrap();
-        let _ = Reader::open(&path).unwrap().collect::<Result<Vec<_>, _>>();
-        let _ = Writer::open(&path);
+        let _ = Reader::open(&path, Start::Oldest).unwrap().collect::<Result<Vec<_>, _>>();
+        let _ = Writer::open(&path, ALL);
     }
 
     #[test]
@@ -119,12 +129,24 @@ fn what_is_no_frame_is_named() {
         "no newline for a very long time, longer than a header",
         "17 stdout 1\nxy",
     ] {
+        let _ = std::fs::remove_file(dir.path().join("output.log.1"));
         std::fs::write(&path, format!("5 stderr 1\na\n{bad}")).unwrap();
-        let mut reader = Reader::open(&path).unwrap();
+        let mut reader = Reader::open(&path, Start::Oldest).unwrap();
         assert!(reader.next_record().unwrap().is_some());
         let error = reader.next_record().unwrap_err().to_string();
         assert!(error.ends_with("is corrupt at byte 13"), "{bad:?}: {error}");
-        assert!(Writer::open(&path).is_err(), "{bad:?}");
+        // It does not keep a container from starting: what is there is put aside.
+        let limits = LogLimits { size: 0, files: 2 };
+        let mut writer = Writer::open(&path, limits).unwrap();
+        writer.append(Stream::Stdout, b"new", 7).unwrap();
+        assert_eq!(
+            read(&path),
+            [
+                record(Stream::Stderr, 5, b"a"),
+                record(Stream::Stdout, 7, b"new"),
+            ],
+            "{bad:?}"
+        );
     }
 }
 
@@ -157,7 +179,7 @@ fn a_frame_that_comes_in_halves_is_read_whole() {
     let whole = std::fs::read(&path).unwrap();
     for cut in 0..whole.len() {
         std::fs::write(&path, &whole[..cut]).unwrap();
-        let mut reader = Reader::open(&path).unwrap();
+        let mut reader = Reader::open(&path, Start::Oldest).unwrap();
         let mut read = Vec::new();
         let mut go_on = || read.extend(std::iter::from_fn(|| reader.next_record().unwrap()));
         go_on();
