@@ -16,6 +16,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use hypervisor::config::VmConfig;
 use hypervisor::{StartOptions, Started, Vm};
 use proto::agent::WaitReply;
 use proto::supervisor::{Exited, Failure, output};
@@ -122,6 +123,26 @@ struct Outcome {
     ran: bool,
 }
 
+/// Whether anything that a guest may still write is there after its VM.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lasting {
+    Nothing,
+    Something,
+}
+
+impl Lasting {
+    fn of(config: &VmConfig) -> Lasting {
+        let disks = config.disks.iter();
+        let mut disks = disks.filter(|disk| !disk.read_only && !disk.volatile);
+        let mut shares = config.shares.iter().filter(|share| !share.read_only);
+        if disks.next().is_none() && shares.next().is_none() {
+            Lasting::Nothing
+        } else {
+            Lasting::Something
+        }
+    }
+}
+
 impl Life {
     /// Lives it, to the point where everything is gone and the leases are free. What is left to do is to say so.
     pub async fn live(mut self) -> Exited {
@@ -133,7 +154,7 @@ impl Life {
             ..State::created()
         };
         let outcome = match self.start_vm(&mut state).await {
-            Ok(started) => self.with_vm(started, &mut state).await,
+            Ok((started, lasting)) => self.with_vm(started, lasting, &mut state).await,
             Err(failure) => {
                 let outcome = never_ran(failure);
                 self.write_end(&mut state, &outcome);
@@ -148,7 +169,8 @@ impl Life {
         outcome.exit
     }
 
-    async fn start_vm(&mut self, state: &mut State) -> Result<Started, Failure> {
+    /// The VM, and what of it lasts.
+    async fn start_vm(&mut self, state: &mut State) -> Result<(Started, Lasting), Failure> {
         let spec = &self.shared.spec;
         self.container
             .write_state(state)
@@ -172,10 +194,10 @@ impl Life {
             .await
             .map_err(|error| failure::from_error("start the VM", "", &error))?;
         self.shared.timeline.mark("monitor started");
-        Ok(started)
+        Ok((started, Lasting::of(&config)))
     }
 
-    async fn with_vm(&mut self, started: Started, state: &mut State) -> Outcome {
+    async fn with_vm(&mut self, started: Started, lasting: Lasting, state: &mut State) -> Outcome {
         let Started { vm, mut listeners } = started;
         *self
             .shared
@@ -202,7 +224,7 @@ impl Life {
         };
         self.write_end(state, &outcome);
         self.shared.timeline.mark("status written");
-        self.power_off(&*vm).await;
+        self.power_off(&*vm, lasting).await;
         self.shared.timeline.mark("monitor gone");
         outcome
     }
@@ -319,7 +341,16 @@ impl Life {
 
     /// Has everything unmounted, then pulls the plug: the guest's flushes were answered by then, so that its own way to power
     /// off would be waited for and bring nothing. A guest that can't unmount cleanly gets the time to power off by itself.
-    async fn power_off(&self, vm: &dyn Vm) {
+    ///
+    /// A VM whose writes all go with it has nothing to unmount for: unless an exec's last words are on their way, the plug is
+    /// pulled at once.
+    async fn power_off(&self, vm: &dyn Vm, lasting: Lasting) {
+        if lasting == Lasting::Nothing
+            && let Ok(_no_execs) = self.shared.execs.try_write()
+        {
+            vm.stop(Duration::ZERO).await;
+            return;
+        }
         let guest = self.shared.guest.borrow().clone();
         if let Some(guest) = guest {
             let farewell = async {
