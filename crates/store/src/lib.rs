@@ -35,5 +35,5 @@ pub mod refs;
 mod root;
 pub mod rootfs;
 
-pub use clock::now_ns;
+pub use clock::{TimeRange, now_ns};
 pub use root::{ARCH, Error as RootError, Root};
