@@ -9,6 +9,7 @@
 //! ```
 
 mod layer;
+mod mount_points;
 mod tree;
 
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use crate::lock::{self, Lock, Mode};
 use crate::{Root, content};
 
 /// Changes whenever the same layers would become other bytes, so that a mended writer writes anew.
-pub const WRITER: u32 = 1;
+pub const WRITER: u32 = 2;
 
 /// As many bytes as an image's layers may unpack to, all together: 256 GiB. A megabyte can claim to be a gigabyte.
 pub const MAX_UNPACKED: u64 = 256 << 30;
@@ -190,7 +191,8 @@ fn write(
         layer::apply(root, layer, &mut merger, &mut left)?;
     }
     let (merged, sink) = merger.finish();
-    let tree = tree::convert(merged);
+    let mut tree = tree::convert(merged);
+    mount_points::add(&mut tree);
     let summary = sink.into_writer().finish(&tree).map_err(failed)?;
     tracing::debug!(
         key,

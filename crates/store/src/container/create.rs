@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Container, Error, Spec, State, UPPER_SIZE, check_name, ids, is_id, name_of};
+use super::{Container, Error, Journal, Spec, State, UPPER_SIZE, check_name, ids, is_id, name_of};
 use crate::file::{self, Durability};
 use crate::lock::{LOCK, Lock, Mode};
 use crate::{Root, json};
@@ -59,7 +59,7 @@ fn durability(spec: &Spec) -> Durability {
 fn fill(dir: &Path, spec: &Spec) -> Result<(), Error> {
     let durability = durability(spec);
     file::make_dir(&dir.join("logs"))?;
-    make_upper(&dir.join("upper.ext4"), &spec.id, durability)?;
+    make_upper(&dir.join("upper.ext4"), spec, durability)?;
     let state = State::created();
     json::write(&dir.join("state.json"), &state, durability)?;
     json::write(&dir.join("spec.json"), spec, durability)?;
@@ -100,7 +100,17 @@ fn clear_remains(containers: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn make_upper(path: &Path, id: &str, durability: Durability) -> Result<(), Error> {
+/// A journal is for whoever mounts the disk after a crash. Nobody does where it goes with the container, unless a way of
+/// journalling was asked for.
+fn journal(spec: &Spec) -> ext4::Journal {
+    match spec.vm.journal {
+        Journal::None => ext4::Journal::None,
+        Journal::Ordered if spec.remove => ext4::Journal::None,
+        Journal::Ordered | Journal::Writeback | Journal::Journal => ext4::Journal::Auto,
+    }
+}
+
+fn make_upper(path: &Path, spec: &Spec, durability: Durability) -> Result<(), Error> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Upper {
         path: path.to_owned(),
         source,
@@ -109,12 +119,13 @@ fn make_upper(path: &Path, id: &str, durability: Durability) -> Result<(), Error
     // and it then costs a tenth of a second to remove it.
     let mut disk = disk::create_sparse(path, 0).map_err(|error| failed(error.into()))?;
     let mut uuid = [0; 16];
-    uuid.copy_from_slice(&oci::Digest::of(id.as_bytes()).as_bytes()[..16]);
+    uuid.copy_from_slice(&oci::Digest::of(spec.id.as_bytes()).as_bytes()[..16]);
     let options = ext4::FormatOptions {
         size: UPPER_SIZE,
         label: "upper".to_owned(),
         uuid,
         created: std::time::SystemTime::now().into(),
+        journal: journal(spec),
         ..ext4::FormatOptions::default()
     };
     ext4::format(&mut disk, &options).map_err(|error| failed(error.into()))?;
