@@ -4,14 +4,16 @@ mod attach;
 mod config;
 mod create;
 mod follow;
+mod health;
 mod inspect;
 mod life;
 mod list;
 mod logs;
 mod names;
+mod request;
+mod rights;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -19,7 +21,9 @@ use serde::Serialize;
 pub use attach::{AttachInput, AttachOutput, Attachment};
 pub(crate) use create::platform;
 pub use follow::Follow;
-pub use logs::Logs;
+pub use logs::{Logs, LogsOptions};
+pub use request::{CreateRequest, ExecRequest, HealthRequest, UpdateRequest};
+pub use rights::capability;
 
 use crate::Error;
 
@@ -33,51 +37,6 @@ pub enum Pull {
     Always,
     /// Never.
     Never,
-}
-
-/// What to make a container of.
-#[derive(Debug, Clone, Default)]
-pub struct CreateRequest {
-    /// The image's reference or id.
-    pub image: String,
-    /// Made up when absent.
-    pub name: Option<String>,
-    /// Takes the place of the image's command.
-    pub args: Vec<String>,
-    /// Takes the place of the image's entry point, and clears its command. Empty: no entry point.
-    pub entrypoint: Option<Vec<String>>,
-    /// `KEY=VALUE`, over the image's.
-    pub env: Vec<String>,
-    /// As Docker's `--user`; the image's when absent.
-    pub user: Option<String>,
-    /// The image's when absent.
-    pub workdir: Option<String>,
-    /// Give the process a terminal.
-    pub tty: bool,
-    /// Keep the process's stdin open.
-    pub stdin: bool,
-    /// The first 12 digits of the id when absent.
-    pub hostname: Option<String>,
-    /// Over the image's.
-    pub labels: BTreeMap<String, String>,
-    /// Bytes; 1 GiB when absent.
-    pub memory: Option<u64>,
-    /// Virtual processors; 2, or what the host has, when absent.
-    pub cpus: Option<u32>,
-    /// `auto` when absent.
-    pub driver: Option<String>,
-    /// A kernel's name or path; the default one when absent.
-    pub kernel: Option<String>,
-    /// Remove it when it ends.
-    pub remove: bool,
-    /// When to ask the registry.
-    pub pull: Pull,
-    /// `linux/amd64`; the host's when absent.
-    pub platform: Option<String>,
-    /// A signal's name or number; the image's, or TERM, when absent.
-    pub stop_signal: Option<String>,
-    /// 10 s when absent.
-    pub stop_timeout: Option<Duration>,
 }
 
 /// A container that was made.
@@ -127,25 +86,6 @@ pub struct Running {
     pub id: String,
     /// For [`StartMode::Foreground`].
     pub attachment: Option<Attachment>,
-}
-
-/// What to run in a container that runs.
-#[derive(Debug, Clone, Default)]
-pub struct ExecRequest {
-    /// argv.
-    pub args: Vec<String>,
-    /// `KEY=VALUE`, over the container's.
-    pub env: Vec<String>,
-    /// The container's when absent.
-    pub user: Option<String>,
-    /// The container's when absent.
-    pub workdir: Option<String>,
-    /// Give it a terminal.
-    pub tty: bool,
-    /// The terminal's.
-    pub size: Option<TerminalSize>,
-    /// Open its stdin.
-    pub stdin: bool,
 }
 
 /// What comes out of an attachment.
@@ -238,13 +178,4 @@ pub struct ContainerSummary {
     pub error: Option<String>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-}
-
-/// Which part of the logs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LogsOptions {
-    /// The last so many lines only.
-    pub tail: Option<usize>,
-    /// Records are to be whole lines, so that a time can stand before each.
-    pub lines: bool,
 }

@@ -19,11 +19,16 @@ mod time;
 
 pub use container::{
     AttachInput, AttachOptions, AttachOutput, Attachment, Container, ContainerSummary,
-    CreateRequest, Event, ExecRequest, Exit, Follow, Logs, LogsOptions, Phase, Pull, Running,
-    StartMode, Status, TerminalSize,
+    CreateRequest, Event, ExecRequest, Exit, Follow, HealthRequest, Logs, LogsOptions, Phase, Pull,
+    Running, StartMode, Status, TerminalSize, UpdateRequest, capability,
 };
 pub use error::{Error, ErrorKind, StartFailure};
-pub use image::{ArchiveError, ImageSummary, LoadedImage, PullEvent, Removed};
+pub use image::{
+    ArchiveError, HistoryStep, ImageFilter, ImageSummary, ImportRequest, LoadedImage, PrunedImages, PullEvent,
+    Removed,
+};
+pub use store::TimeRange;
+pub use store::container::{Attach, Journal, Restart, RestartPolicy, RootfsMode, Tmpfs, Ulimit};
 pub use store::logs::{Record as LogRecord, Stream};
 pub use system::{Check, Counts, Info, KernelInfo, Outcome};
 

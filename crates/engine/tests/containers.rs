@@ -41,8 +41,8 @@ async fn what_makes_no_sense_is_refused() {
         "at least 134217728 (128 MiB)",
     )
     .await;
-    check(|r| r.cpus = Some(0), invalid, "not between 1 and").await;
-    check(|r| r.cpus = Some(10_000), invalid, "not between 1 and").await;
+    check(|r| r.nano_cpus = Some(0), invalid, "not between 0.01 and").await;
+    check(|r| r.nano_cpus = Some(10_000_000_000_000), invalid, "not between 0.01 and").await;
     check(
         |r| r.driver = Some("xen".into()),
         invalid,

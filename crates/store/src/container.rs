@@ -20,8 +20,8 @@ use serde::Deserialize;
 pub use create::create;
 pub use repair::{LOST_EXIT_CODE, Repaired};
 pub use spec::{
-    Health, HealthCheck, HealthResult, HealthStatus, Image, Journal, LogLimits, Process, Restart,
-    RestartPolicy, RootfsMode, SCHEMA, Spec, State, Status, Tmpfs, Ulimit, Vm,
+    Attach, Health, HealthCheck, HealthResult, HealthStatus, Image, Journal, LogLimits, Process,
+    Restart, RestartPolicy, RootfsMode, SCHEMA, Spec, State, Status, Tmpfs, Ulimit, Vm,
 };
 
 use crate::file::{self, Durability};
@@ -192,11 +192,17 @@ impl Container {
     /// # Errors
     /// The system call that failed.
     pub fn write_state(&self, state: &State) -> Result<(), Error> {
-        Ok(json::write(
-            &self.dir.join("state.json"),
-            state,
-            self.durability(),
-        )?)
+        self.write_state_as(state, self.durability())
+    }
+
+    /// As [`Container::write_state`], with a durability that is not the container's own: readers see it at once, but a crash
+    /// of the host may bring the one before back.
+    ///
+    /// # Errors
+    /// The system call that failed.
+    pub fn write_state_as(&self, state: &State, durability: Durability) -> Result<(), Error> {
+        let path = self.dir.join("state.json");
+        Ok(json::write(&path, state, durability)?)
     }
 
     /// Takes the container's lock if it is free: then no supervisor and no monitor of it lives.

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use oci::ContainerConfig;
 use store::container::Process;
 
-use super::CreateRequest;
+use super::{CreateRequest, rights};
 use crate::Error;
 
 /// What the first process is to be.
 pub(super) fn process(image: &ContainerConfig, request: &CreateRequest) -> Result<Process, Error> {
-    let args = arguments(image, request);
+    let (entrypoint, cmd) = arguments(image, request);
+    let args: Vec<String> = entrypoint.iter().chain(&cmd).cloned().collect();
     if args.first().is_none_or(String::is_empty) {
         let reason = format!(
             "image {} names no program to run, and none was given",
@@ -30,17 +31,29 @@ pub(super) fn process(image: &ContainerConfig, request: &CreateRequest) -> Resul
     }
     Ok(Process {
         args,
+        entrypoint,
+        cmd,
         env: environment(&image.env, &request.env)?,
         user: request.user.as_ref().unwrap_or(&image.user).clone(),
         cwd: cwd.clone(),
         tty: request.tty,
         stdin: request.stdin,
-        ..Process::default()
+        attach: request.attach,
+        cap_add: rights::capabilities("capability to add", &request.cap_add)?,
+        cap_drop: rights::capabilities("capability to drop", &request.cap_drop)?,
+        privileged: request.privileged,
+        no_new_privileges: request.no_new_privileges,
+        unmasked: request.unmasked,
+        ulimits: rights::ulimits(&request.ulimits)?,
+        groups: request.groups.clone(),
+        init: request.init,
+        oom_score_adj: request.oom_score_adj,
     })
 }
 
-/// An entry point of the request's own clears the image's command, which was meant for another program.
-fn arguments(image: &ContainerConfig, request: &CreateRequest) -> Vec<String> {
+/// Entry point and command. An entry point of the request's own clears the image's command, which was meant for another
+/// program.
+fn arguments(image: &ContainerConfig, request: &CreateRequest) -> (Vec<String>, Vec<String>) {
     let (entrypoint, cmd): (&[String], &[String]) = match &request.entrypoint {
         Some(own) => (own, &[]),
         None => (&image.entrypoint, &image.cmd),
@@ -50,7 +63,7 @@ fn arguments(image: &ContainerConfig, request: &CreateRequest) -> Vec<String> {
     } else {
         &request.args
     };
-    entrypoint.iter().chain(rest).cloned().collect()
+    (entrypoint.to_vec(), rest.to_vec())
 }
 
 /// The request's variables in the place of the image's; one without `=` is taken out.

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use oci::Platform;
-use store::container::{self, Image, SCHEMA, Spec, Vm};
+use store::container::{self, Image, LogLimits, Restart, SCHEMA, Spec, Vm};
 use store::{kernels, now_ns};
 
-use super::{Container, CreateRequest, config, names};
+use super::{Container, CreateRequest, config, health, names, rights};
 use crate::image::Resolved;
 use crate::{Engine, Error, PullEvent, blocking};
 
@@ -15,7 +15,19 @@ use crate::{Engine, Error, PullEvent, blocking};
 const MEMORY: u64 = 1 << 30;
 
 /// What a guest needs to boot and to run something.
-const LEAST_MEMORY: u64 = 128 << 20;
+pub(super) const LEAST_MEMORY: u64 = 128 << 20;
+
+/// Billionths.
+pub(super) const NANO: u64 = 1_000_000_000;
+
+/// Docker's least share of a processor: a hundredth.
+const LEAST_NANO_CPUS: u64 = NANO / 100;
+
+/// What an ext4 file system with a journal and some room needs.
+const LEAST_STORAGE: u64 = 32 << 20;
+
+/// The largest file on most file systems of hosts.
+const MOST_STORAGE: u64 = 15 << 40;
 
 /// Processors of a container that is given none, if the host has them.
 const CPUS: u32 = 2;
@@ -41,6 +53,8 @@ impl Engine {
             container::check_name(name)?;
         }
         let vm = self.vm(&request)?;
+        rights::check(&request)?;
+        check_restart(request.restart, request.remove)?;
         let platform = platform(request.platform.as_deref())?;
         let image = self
             .resolve(&request.image, &platform, request.pull, progress)
@@ -65,32 +79,35 @@ impl Engine {
 
     fn vm(&self, request: &CreateRequest) -> Result<Vm, Error> {
         let memory = request.memory.unwrap_or(MEMORY);
-        if memory < LEAST_MEMORY {
-            let reason = format!(
-                "{memory} bytes are too few: a container needs at least {LEAST_MEMORY} (128 MiB)"
-            );
-            return Err(Error::invalid("memory", reason));
-        }
-        let host = std::thread::available_parallelism()
-            .ok()
-            .and_then(|count| u32::try_from(count.get()).ok())
-            .unwrap_or(1);
-        let cpus = request.cpus.unwrap_or(CPUS.min(host));
-        if !(1..=host).contains(&cpus) {
-            let reason = format!("{cpus} is not between 1 and the {host} that this host has");
-            return Err(Error::invalid("number of cpus", reason));
-        }
+        check_memory(memory)?;
+        let (cpus, nano_cpus) = match request.nano_cpus {
+            Some(nano) => processors(nano)?,
+            None => (CPUS.min(host_processors()), 0),
+        };
         let driver = request.driver.as_deref().unwrap_or("auto");
         if !DRIVERS.contains(&driver) {
             let reason = format!("{driver:?} is none of {}", DRIVERS.join(", "));
             return Err(Error::invalid("driver", reason));
+        }
+        let storage_size = request.storage_size.unwrap_or(0);
+        if storage_size != 0 && !(LEAST_STORAGE..=MOST_STORAGE).contains(&storage_size) {
+            let reason = format!(
+                "{storage_size} bytes; it is between {LEAST_STORAGE} (32 MiB) and {MOST_STORAGE} (15 TiB)"
+            );
+            return Err(Error::invalid("storage size", reason));
         }
         Ok(Vm {
             memory,
             cpus,
             driver: driver.to_owned(),
             kernel: self.kernel_name(request.kernel.as_deref().unwrap_or_default())?,
-            ..Vm::default()
+            kernel_args: request.kernel_args.clone(),
+            nano_cpus,
+            pids_limit: request.pids_limit.unwrap_or(0),
+            virtualization: request.virtualization,
+            rootfs: request.rootfs,
+            storage_size,
+            journal: request.journal,
         })
     }
 
@@ -105,6 +122,76 @@ impl Engine {
         }
         Ok(kernel.name)
     }
+}
+
+/// The least that a guest boots with.
+pub(super) fn check_memory(memory: u64) -> Result<(), Error> {
+    if memory >= LEAST_MEMORY {
+        return Ok(());
+    }
+    let reason =
+        format!("{memory} bytes are too few: a container needs at least {LEAST_MEMORY} (128 MiB)");
+    Err(Error::invalid("memory", reason))
+}
+
+/// The VM's processors, and the share of them in billionths that its processes get; 0: all.
+pub(super) fn processors(nano: u64) -> Result<(u32, u64), Error> {
+    let host = host_processors();
+    if !(LEAST_NANO_CPUS..=u64::from(host) * NANO).contains(&nano) {
+        let reason = format!(
+            "{} is not between 0.01 and the {host} that this host has",
+            decimal(nano)
+        );
+        return Err(Error::invalid("number of cpus", reason));
+    }
+    let whole = nano.div_ceil(NANO);
+    let share = if whole * NANO == nano { 0 } else { nano };
+    // Not more than the host has.
+    Ok((u32::try_from(whole).unwrap_or(host), share))
+}
+
+/// Billionths as people write them: `1.5`.
+fn decimal(nano: u64) -> String {
+    let (whole, rest) = (nano / NANO, nano % NANO);
+    if rest == 0 {
+        return whole.to_string();
+    }
+    let rest = format!("{rest:09}");
+    format!("{whole}.{}", rest.trim_end_matches('0'))
+}
+
+fn host_processors() -> u32 {
+    std::thread::available_parallelism()
+        .ok()
+        .and_then(|count| u32::try_from(count.get()).ok())
+        .unwrap_or(1)
+}
+
+/// Rules that no single part of the request breaks.
+fn check_restart(restart: Restart, remove: bool) -> Result<(), Error> {
+    use container::RestartPolicy::{No, OnFailure};
+    if remove && restart.policy != No {
+        let reason = "a container that is removed at its end is not started again".to_owned();
+        return Err(Error::invalid("restart policy", reason));
+    }
+    if restart.maximum != 0 && restart.policy != OnFailure {
+        let reason = "only on-failure has a limit of restarts".to_owned();
+        return Err(Error::invalid("restart policy", reason));
+    }
+    Ok(())
+}
+
+fn log_limits(request: &CreateRequest) -> Result<LogLimits, Error> {
+    let default = LogLimits::default();
+    let limits = LogLimits {
+        size: request.log_size.unwrap_or(default.size),
+        files: request.log_files.unwrap_or(default.files),
+    };
+    if limits.size == 0 || limits.files == 0 {
+        let reason = "there is one file of one byte at least".to_owned();
+        return Err(Error::invalid("limit of logs", reason));
+    }
+    Ok(limits)
 }
 
 /// A container in the making. Dropped before it was taken, it is removed: nobody would know of it.
@@ -196,7 +283,13 @@ fn spec(image: &Resolved, request: &CreateRequest, vm: Vm) -> Result<Spec, Error
         remove: request.remove,
         stop_signal,
         stop_timeout_ms: stop_timeout,
-        ..Spec::default()
+        tmpfs: rights::tmpfs(&request.tmpfs)?,
+        shm_size: request.shm_size.unwrap_or(0),
+        read_only: request.read_only,
+        sysctls: request.sysctls.clone(),
+        restart: request.restart,
+        health: health::check(defaults, &request.health)?,
+        logs: log_limits(request)?,
     })
 }
 
@@ -276,6 +369,17 @@ mod tests {
         for bad in ["", "-a", "a-", "a..b", "a b", "a/b", "ä", long.as_str()] {
             assert!(check_hostname(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn processors_and_shares() {
+        assert_eq!(processors(NANO).unwrap(), (1, 0));
+        assert_eq!(processors(NANO / 2).unwrap(), (1, NANO / 2));
+        let most = u64::from(host_processors()) * NANO;
+        assert!(processors(most).is_ok() && processors(most + 1).is_err());
+        let error = processors(NANO / 1000).unwrap_err().to_string();
+        assert!(error.contains("0.001 is not between 0.01 and"), "{error}");
+        assert_eq!(decimal(1_500_000_000), "1.5");
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl Engine {
             tty: request.tty,
             size: request.size.map(Into::into),
             stdin: request.stdin,
-            privileged: false,
+            privileged: request.privileged,
         };
         Ok(Attachment::exec(container, client, process))
     }

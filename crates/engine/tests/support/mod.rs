@@ -65,7 +65,7 @@ pub fn request(image: &str, name: &str) -> CreateRequest {
     CreateRequest {
         image: image.to_owned(),
         name: Some(name.to_owned()),
-        cpus: Some(1),
+        nano_cpus: Some(1_000_000_000),
         ..CreateRequest::default()
     }
 }

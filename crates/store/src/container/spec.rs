@@ -148,6 +148,12 @@ pub struct Image {
 pub struct Process {
     /// argv, entry point first.
     pub args: Vec<String>,
+    /// The words of `args` that are the entry point, for `inspect`.
+    #[serde(default)]
+    pub entrypoint: Vec<String>,
+    /// The others, for `inspect` and `commit`.
+    #[serde(default)]
+    pub cmd: Vec<String>,
     /// `KEY=VALUE`.
     pub env: Vec<String>,
     /// As Docker's `--user`; empty = root.
@@ -158,7 +164,10 @@ pub struct Process {
     pub tty: bool,
     /// Keep stdin open.
     pub stdin: bool,
-    /// As on the command line: `NET_ADMIN`, `CAP_NET_ADMIN`, `ALL`. On top of the default set.
+    /// What whoever made it attaches to, for `inspect` and `start -a`.
+    #[serde(default)]
+    pub attach: Attach,
+    /// `CAP_NET_ADMIN` and so on, or `ALL`. On top of the default set.
     #[serde(default)]
     pub cap_add: Vec<String>,
     /// Taken away from it, first of all.
@@ -185,6 +194,17 @@ pub struct Process {
     /// -1000 to 1000.
     #[serde(default)]
     pub oom_score_adj: i32,
+}
+
+/// Which streams of a process somebody attaches to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attach {
+    /// Input.
+    pub stdin: bool,
+    /// Output.
+    pub stdout: bool,
+    /// Errors.
+    pub stderr: bool,
 }
 
 /// A limit of a process.
