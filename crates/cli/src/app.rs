@@ -120,6 +120,17 @@ async fn verb(app: &App, verb: Verb) -> Result<u8, Failure> {
         Verb::Load(args) | Verb::Image(image::Group::Load(args)) => {
             verbs::load::load(app, &args).await
         }
+        Verb::Save(args) | Verb::Image(image::Group::Save(args)) => {
+            verbs::save::save(app, &args).await
+        }
+        Verb::Tag(args) | Verb::Image(image::Group::Tag(args)) => verbs::tag::tag(app, &args),
+        Verb::History(args) | Verb::Image(image::Group::History(args)) => {
+            verbs::history::history(app, &args)
+        }
+        Verb::Image(image::Group::Prune(args)) => verbs::image_prune::prune(app, &args),
+        Verb::Import(args) | Verb::Image(image::Group::Import(args)) => {
+            verbs::import::import(app, &args).await
+        }
         Verb::Images(args) | Verb::Image(image::Group::Ls(args)) => {
             verbs::images::images(app, &args)
         }

@@ -48,6 +48,18 @@ pub enum Failure {
         #[source]
         source: io::Error,
     },
+    /// A file to write.
+    #[error("cannot write {}", path.display())]
+    Create {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// `save` without a place to write to.
+    #[error("cowardly refusing to save to a terminal")]
+    ArchiveToTerminal,
     /// A kernel that does not say its release.
     #[error("{} does not say which release of Linux it is", path.display())]
     NoRelease {

@@ -117,6 +117,13 @@ fn invalid(what: &str) -> &'static str {
         "reference" | "image" | "image reference" => REFERENCE,
         "platform" => "a platform is OS/ARCH, for example linux/amd64",
         "memory" => "give it more with -m, for example -m 128m",
+        "capability to add" | "capability to drop" => {
+            "names are as in capabilities(7), for example NET_ADMIN; ALL is every one"
+        }
+        "number of cpus" => "give it fewer with --cpus, for example --cpus 1.5",
+        "sysctl" => "write NAME=VALUE, for example --sysctl net.core.somaxconn=1024",
+        "tmpfs" => "write PATH[:OPTIONS], for example --tmpfs /run:size=64m,mode=1777,exec",
+        "restart policy" => "leave out --rm, or --restart",
         "driver" => "`gourd system doctor` shows the drivers that work here",
         "kernel" => "`gourd system kernel ls` lists the kernels",
         _ => "`gourd run --help` says what each flag takes",
@@ -217,6 +224,12 @@ pub fn command(failure: &Failure) -> Option<String> {
                 "`gourd ps -a` lists the containers, `gourd images` the images"
             }
             Failure::Open { .. } => "check the path, and that you may read it",
+            Failure::Create { .. } => {
+                "check that the folder is there, that its disk has room, and that you may write to it"
+            }
+            Failure::ArchiveToTerminal => {
+                "name a file with -o FILE, or send it on: `gourd save IMAGE > FILE`"
+            }
             Failure::TimingsTarget { .. } => {
                 "the picture and `json` go to stderr, FILE.json is written"
             }

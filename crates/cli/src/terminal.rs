@@ -76,6 +76,11 @@ pub fn stdin_is_terminal() -> bool {
     termios::isatty(stdin())
 }
 
+/// Whether a person reads stdout.
+pub fn stdout_is_terminal() -> bool {
+    termios::isatty(stdout())
+}
+
 /// Whether a person reads stderr.
 pub fn stderr_is_terminal() -> bool {
     termios::isatty(stderr())

@@ -310,6 +310,7 @@ impl Error {
             Self::Collect(error) => collect_kind(error),
             Self::Archive(error) => match error {
                 ArchiveError::Read(source) if source.raw_os_error().is_some() => io_kind(source),
+                ArchiveError::Write(source) => io_kind(source),
                 _ => ErrorKind::Corrupt,
             },
             Self::Document { .. } => ErrorKind::Corrupt,

@@ -1,19 +1,32 @@
-//! Images: pulling, loading, listing, removing.
+//! Images: pulling, loading, saving, naming, listing, removing.
 
 mod archive;
+mod filter;
 mod find;
+mod history;
+mod import;
 mod keep;
+mod layer;
+mod lease;
 mod list;
 mod load;
+mod make;
+mod note;
 mod pull;
 mod remove;
+mod save;
+mod tag;
+mod unpack;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 pub use archive::Error as ArchiveError;
+pub use filter::ImageFilter;
 pub(crate) use find::Resolved;
+pub use history::HistoryStep;
+pub use import::ImportRequest;
 
 /// What a pull or a load has come to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +56,11 @@ pub enum PullEvent {
     LayerDone {
         /// `sha256:…`
         digest: String,
+    },
+    /// So much of an archive that becomes a layer has come.
+    Importing {
+        /// Bytes, unpacked.
+        done: u64,
     },
     /// The layers become a rootfs image.
     Merging {
@@ -74,6 +92,8 @@ pub struct ImageSummary {
     pub size: u64,
     /// `linux/amd64`
     pub platform: String,
+    /// Of its configuration.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// An image that was loaded from an archive.
@@ -85,8 +105,17 @@ pub struct LoadedImage {
     pub id: String,
 }
 
+/// What pruning images did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PrunedImages {
+    /// References, images and layers.
+    pub removed: Vec<Removed>,
+    /// What all that went occupied on the disk, rootfs images included.
+    pub bytes: u64,
+}
+
 /// What removing an image did, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Removed {
     /// A reference.
     Untagged(String),

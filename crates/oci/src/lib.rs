@@ -9,6 +9,7 @@
 //! Formats: the OCI image specification 1.1 and Docker's image manifest version 2, schema 2; for
 //! layers POSIX.1-2001 `pax`, `ustar`, and the extensions of GNU tar and star.
 
+mod change;
 mod config;
 mod digest;
 mod manifest;
@@ -19,6 +20,7 @@ mod reference;
 mod tar;
 mod verify;
 
+pub use change::{ChangeError, change};
 pub use config::{
     ConfigError, ContainerConfig, Healthcheck, History, ImageConfig, RootFs, chain_id, chain_ids,
 };

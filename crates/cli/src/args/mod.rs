@@ -5,6 +5,7 @@
 
 pub mod container;
 pub mod image;
+pub mod moment;
 pub mod signal;
 pub mod system;
 pub mod value;
@@ -50,8 +51,16 @@ pub enum Verb {
     Inspect(Inspect),
     /// Download an image from a registry
     Pull(image::Pull),
-    /// Load images from an archive that `docker save` or `skopeo` wrote
+    /// Load images from an archive that `gourd save`, `docker save` or `skopeo` wrote
     Load(image::Load),
+    /// Write images into an archive
+    Save(image::Save),
+    /// Make an image of an archive of files
+    Import(image::Import),
+    /// Give an image one more name
+    Tag(image::Tag),
+    /// Show how an image's layers came about
+    History(image::History),
     /// List images
     Images(image::List),
     /// Remove images

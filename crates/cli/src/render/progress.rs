@@ -65,7 +65,7 @@ fn line(event: &PullEvent) -> Option<String> {
         PullEvent::LayerExists { digest } => {
             Some(format!("{}: already here", human::short_id(digest)))
         }
-        PullEvent::LayerProgress { .. } => None,
+        PullEvent::LayerProgress { .. } | PullEvent::Importing { .. } => None,
         PullEvent::LayerDone { digest } => Some(format!("{}: done", human::short_id(digest))),
         PullEvent::Merging { layers: 1 } => {
             Some("making the root file system of 1 layer".to_owned())
@@ -83,7 +83,7 @@ fn line(event: &PullEvent) -> Option<String> {
 struct Bars {
     all: MultiProgress,
     layers: HashMap<String, ProgressBar>,
-    merging: Option<ProgressBar>,
+    spinner: Option<ProgressBar>,
 }
 
 impl Bars {
@@ -92,7 +92,7 @@ impl Bars {
         Bars {
             all,
             layers: HashMap::new(),
-            merging: None,
+            spinner: None,
         }
     }
 
@@ -107,14 +107,21 @@ impl Bars {
                 bar.set_length(*total);
                 bar.set_position(*done);
             }
+            PullEvent::Importing { done } => {
+                let bar = self.spinner.get_or_insert_with(|| self.all.add(ProgressBar::new_spinner()));
+                bar.set_message(format!("{} came", human::size(*done)));
+                bar.tick();
+            }
             PullEvent::LayerDone { digest } => self.layer(digest).finish_with_message("done"),
             PullEvent::LayerExists { digest } => {
                 self.layer(digest).abandon_with_message("already here")
             }
             PullEvent::Merging { .. } => {
-                let bar = self.all.add(ProgressBar::new_spinner());
+                let bar = self
+                    .spinner
+                    .get_or_insert_with(|| self.all.add(ProgressBar::new_spinner()));
                 bar.set_message(line(event).unwrap_or_default());
-                self.merging = Some(bar);
+                bar.tick();
             }
             PullEvent::Resolved { .. } => {
                 // A terminal that is gone shows nothing; the pull goes on.
@@ -139,7 +146,7 @@ impl Bars {
     }
 
     fn end(&mut self) {
-        if let Some(bar) = self.merging.take() {
+        if let Some(bar) = self.spinner.take() {
             bar.finish_and_clear();
         }
         for (_, bar) in self.layers.drain() {

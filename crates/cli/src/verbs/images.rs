@@ -4,7 +4,7 @@ use engine::ImageSummary;
 use serde_json::{Value, json};
 
 use crate::app::App;
-use crate::args::image::List;
+use crate::args::image::{self, List};
 use crate::clock;
 use crate::failure::Failure;
 use crate::render::listing::Columns;
@@ -53,25 +53,23 @@ fn parts(reference: &str) -> Parts<'_> {
 /// Lists images, a row for each reference. Untagged ones are listed too, as by Docker; what it hides without `-a`, the
 /// images of a build's steps, there is none of here.
 pub fn images(app: &App, args: &List) -> Result<u8, Failure> {
-    let images = app.engine()?.images()?;
+    let mut filter = image::chosen(&args.filter);
+    filter.references.extend(args.name.clone());
+    let named = !filter.references.is_empty();
+    let images = app.engine()?.images_filtered(&filter)?;
     let now_ns = clock::wall_ns();
     let mut rows = Vec::new();
     let mut ids = Vec::new();
     for image in &images {
-        let chosen: Vec<&str> = image
-            .references
-            .iter()
-            .map(String::as_str)
-            .filter(|reference| is_called(reference, args.name.as_deref()))
-            .collect();
-        for reference in &chosen {
+        let chosen = &image.references;
+        for reference in chosen {
             let mut parts = parts(reference);
-            if let Some(digest) = image.digests.get(*reference) {
+            if let Some(digest) = image.digests.get(reference) {
                 parts.digest = digest;
             }
             rows.push(row(image, parts, now_ns, args.no_trunc));
         }
-        let untagged = image.references.is_empty() && args.name.is_none();
+        let untagged = chosen.is_empty() && !named;
         if untagged {
             rows.push(row(
                 image,
@@ -107,11 +105,6 @@ pub fn images(app: &App, args: &List) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// `NAME` matches every tag of it, `NAME:TAG` the one.
-fn is_called(reference: &str, name: Option<&str>) -> bool {
-    name.is_none_or(|name| reference == name || parts(reference).repository == name)
-}
-
 fn row(image: &ImageSummary, parts: Parts<'_>, now_ns: u64, whole: bool) -> Value {
     let id = if whole {
         &image.id
@@ -126,6 +119,11 @@ fn row(image: &ImageSummary, parts: Parts<'_>, now_ns: u64, whole: bool) -> Valu
         "CreatedAt": image.created_ns.map_or_else(|| "N/A".to_owned(), human::created_at),
         "CreatedSince": image.created_ns.map_or_else(|| "N/A".to_owned(), |then| human::ago(then, now_ns)),
         "Size": human::size(image.size),
+        // As Docker has them: `system df -v` knows.
+        "Containers": "N/A",
+        "SharedSize": "N/A",
+        "UniqueSize": "N/A",
+        "VirtualSize": human::size(image.size),
         "Platform": image.platform,
     })
 }
@@ -165,6 +163,7 @@ mod tests {
             created_ns: Some(0),
             size: 4_261_574,
             platform: "linux/amd64".to_owned(),
+            labels: Default::default(),
         };
         let rows = [row(
             &image,
@@ -177,14 +176,5 @@ mod tests {
             Ok("REPOSITORY   TAG       IMAGE ID       CREATED       SIZE\n\
                 busybox      latest    abababababab   2 weeks ago   4.26MB\n")
         );
-    }
-
-    #[test]
-    fn names_choose() {
-        assert!(is_called("a:1", None));
-        assert!(is_called("a:1", Some("a")));
-        assert!(is_called("a:1", Some("a:1")));
-        assert!(!is_called("a:1", Some("a:2")));
-        assert!(!is_called("ab:1", Some("a")));
     }
 }

@@ -24,6 +24,9 @@ pub enum Error {
     /// It is no tar, is truncated, or cannot be read.
     #[error("the archive cannot be read")]
     Read(#[source] io::Error),
+    /// The other end of it is full, closed or broken.
+    #[error("the archive cannot be written")]
+    Write(#[source] io::Error),
     /// An entry's name leaves the archive.
     #[error("the archive has an entry {0:?}, which leaves it")]
     Escapes(String),

@@ -2,7 +2,7 @@
 
 use oci::{Digest, ImageConfig, Platform, Reference};
 use store::images::{self, Record};
-use store::lock::{Lock, Mode};
+use store::lock::Lock;
 use store::{Root, content, refs, rootfs};
 
 use super::keep::Complete;
@@ -68,12 +68,6 @@ impl Engine {
         let (root, config) = (self.root.clone(), config.clone());
         blocking(move || Complete::again(&root, record, config)?.keep(&root)).await
     }
-
-    /// A shared lease on all images.
-    pub(super) async fn content_lease(&self) -> Result<Lock, Error> {
-        let root = self.root.clone();
-        blocking(move || content::lease(&root, Mode::Shared)).await
-    }
 }
 
 /// A name that a registry would understand.
@@ -87,6 +81,19 @@ pub(super) fn parse(name: &str) -> Result<Reference, Error> {
             source,
         }),
     }
+}
+
+/// A reference for an image that is here: one that a digest is part of says itself what it names.
+pub(super) fn parse_new(name: &str) -> Result<Reference, Error> {
+    let reference: Reference = name.parse().map_err(|source| Error::Reference {
+        text: name.to_owned(),
+        source,
+    })?;
+    if reference.digest().is_some() {
+        let reason = format!("{name:?} has a digest: an image gets names and tags");
+        return Err(Error::invalid("image reference", reason));
+    }
+    Ok(reference)
 }
 
 /// The configuration of an image that is here.

@@ -82,14 +82,15 @@ fn summarize(root: &Root, record: &Record, entries: &[refs::Entry]) -> Result<Im
         let target = entry.target.or(entry.reference.digest())?;
         Some((entry.reference.familiar(), target.to_string()))
     });
-    let created = find::config(root, record)?.created;
+    let config = find::config(root, record)?;
     Ok(ImageSummary {
         id: record.id.to_string(),
         references: familiar(entries),
         digests: digests.collect(),
-        created_ns: created.as_deref().and_then(time::parse),
+        created_ns: config.created.as_deref().and_then(time::parse),
         size: size(record),
         platform: record.platform.to_string(),
+        labels: config.config.labels,
     })
 }
 

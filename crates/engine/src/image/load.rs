@@ -4,20 +4,20 @@ use std::io::Read;
 
 use oci::{Descriptor, Digest, Document, Index, Manifest, Platform, Reference, parse_document};
 use serde::Deserialize;
-use store::lock::Mode;
-use store::{Root, content, gc};
+use store::{Root, content, fault};
 use tokio::sync::mpsc;
 
 use super::archive::{Archive, Error as ArchiveError};
+use super::import::clear;
 use super::keep::{self, Complete};
-use super::{LoadedImage, PullEvent};
+use super::{LoadedImage, PullEvent, note};
 use crate::{Engine, Error, blocking};
 
 /// What containerd and Docker write: the whole reference.
-const CONTAINERD_NAME: &str = "io.containerd.image.name";
+pub(super) const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// What the specification says: a tag, or whatever the writer thinks a reference is.
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// Indexes in indexes.
 const NESTING: usize = 4;
@@ -69,19 +69,6 @@ impl Engine {
     }
 }
 
-/// Removes what came and belongs to no image: those for other platforms, and all of an archive that was refused. While
-/// others are at work it stays for the next collection.
-fn clear(root: &Root, fresh: &[Digest]) {
-    let cleared = match content::try_lease(root, Mode::Exclusive) {
-        Ok(Some(exclusive)) => gc::drop_unused(root, &exclusive, fresh).map_err(Error::from),
-        Ok(None) => Ok(()),
-        Err(error) => Err(error.into()),
-    };
-    if let Err(error) = cleared {
-        tracing::warn!(%error, "cannot remove what the archive brought for nothing");
-    }
-}
-
 fn load(
     root: &Root,
     source: impl Read + Send,
@@ -122,9 +109,12 @@ fn finish(
     let record = image.complete.keep(root)?;
     let id = record.id.to_string();
     let mut unchanged = true;
+    fault::point("load.kept");
     let mut loaded = Vec::new();
     for reference in &image.references {
         unchanged &= keep::tag(root, reference, record.id, None)?;
+        fault::point("load.tagged");
+        note::image(root, "load", &record.id, &reference.familiar());
         loaded.push(LoadedImage {
             reference: Some(reference.familiar()),
             id: id.clone(),
@@ -135,6 +125,7 @@ fn finish(
         unchanged: unchanged && layers == 0,
     });
     if loaded.is_empty() {
+        note::image(root, "load", &record.id, &id);
         loaded.push(LoadedImage {
             reference: None,
             id,

@@ -6,10 +6,11 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use oci::{Descriptor, Platform, Reference};
 use registry::{Client, ClientOptions};
 use store::content::{self, Ingest};
+use store::fault;
 use store::images::Record;
 
 use super::keep::{self, Complete};
-use super::{ImageSummary, PullEvent, find, list};
+use super::{ImageSummary, PullEvent, find, list, note};
 use crate::container::platform;
 use crate::{Engine, Error, blocking};
 
@@ -61,6 +62,7 @@ impl Engine {
         if let Some((_, bytes)) = &resolved.index {
             content::put(&self.root, bytes)?;
         }
+        fault::point("pull.documents-written");
         // Before the layers: one for another processor is not worth a byte.
         let complete = Complete::new(
             &self.root,
@@ -79,7 +81,10 @@ impl Engine {
         let (root, reference) = (self.root.clone(), reference.clone());
         let (record, unchanged) = blocking(move || {
             let record = complete.keep(&root)?;
+            fault::point("pull.kept");
             let unchanged = keep::tag(&root, &reference, record.id, Some(target))?;
+            fault::point("pull.tagged");
+            note::pulled(&root, &reference, &record.id);
             Ok::<_, Error>((record, unchanged))
         })
         .await?;
@@ -136,7 +141,9 @@ impl Engine {
                 total: layer.size,
             });
         }
+        fault::point("pull.layer-came");
         blocking(move || ingest.finish()).await?;
+        fault::point("pull.layer-named");
         progress(PullEvent::LayerDone { digest });
         Ok(())
     }

@@ -1,21 +1,20 @@
-//! `rmi`: forgetting references; images and blobs that nothing leads to any more go with the last one.
+//! `rmi`, `image prune`: forgetting references; images that nothing leads to any more go with the last one, and blobs and
+//! rootfs images with the last image.
+//!
+//! References first, then the image's record, then files: a crash in between leaves an image without a name, or files
+//! that the next collection takes.
 
 use std::collections::BTreeSet;
-use std::sync::mpsc;
-use std::time::Duration;
 
 use oci::{Digest, Reference};
-use store::container;
-use store::images::Record;
-use store::lock::{Holder, Lock, Mode};
-use store::{Root, content, gc, refs};
+use store::images::{self, Record};
+use store::{container, fault, gc, refs};
 
-use super::list::{familiar, references};
-use super::{Removed, find};
+use super::filter::{self, Bounds, ImageFilter};
+use super::lease::exclusive;
+use super::list::{familiar, references, summary};
+use super::{PrunedImages, Removed, find, note};
 use crate::{Engine, Error};
-
-/// How long others may hold the images: a creation does for milliseconds, a pull for minutes.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// Removes a reference; with the last one the image too. By id, all its references (`force` when several).
@@ -44,59 +43,115 @@ impl Engine {
                 .map(|entry| entry.reference.clone())
                 .collect(),
         };
-        if doomed.len() == entries.len() && !force {
-            self.check_unused(name, &record.id)?;
+        let last = doomed.len() == entries.len();
+        let user = if last { self.user(&record.id)? } else { None };
+        if let Some(user) = &user
+            && !force
+        {
+            let running = user.state().is_ok_and(|state| state.status.is_alive());
+            return Err(Error::ImageInUse {
+                image: name.to_owned(),
+                container: user.spec().name.clone(),
+                running,
+            });
         }
-        let mut removed = Vec::new();
-        for reference in doomed {
-            refs::remove(&self.root, &reference)?;
-            removed.push(Removed::Untagged(reference.familiar()));
-        }
+        let mut removed = self.forget(&record, &doomed, last && user.is_none())?;
         let collected = gc::collect(&self.root, &exclusive)?;
-        removed.extend(deleted(&record, &collected));
+        removed.extend(layers(&record, &collected));
         Ok(removed)
     }
 
-    fn check_unused(&self, name: &str, image: &Digest) -> Result<(), Error> {
-        let image = image.to_string();
-        for container in container::list(&self.root)?.into_iter().flatten() {
-            if container.spec().image.id == image {
-                let running = container.state().is_ok_and(|state| state.status.is_alive());
-                return Err(Error::ImageInUse {
-                    image: name.to_owned(),
-                    container: container.spec().name.clone(),
-                    running,
-                });
+    /// Removes all images that have no reference, with `all` all that no container uses, of those that `filter` lets
+    /// through; and whatever pulls that broke off have left.
+    ///
+    /// # Errors
+    /// A container or an image that cannot be read; somebody pulls or loads.
+    pub fn prune_images(&self, all: bool, filter: &ImageFilter) -> Result<PrunedImages, Error> {
+        let exclusive = exclusive(&self.root)?;
+        let bounds = Bounds::new(&self.root, filter)?;
+        let used = self.used_images()?;
+        let mut pruned = PrunedImages::default();
+        let mut doomed = Vec::new();
+        for record in images::list(&self.root)? {
+            let entries = references(&self.root, &record.id)?;
+            if used.contains(&record.id.to_string())
+                || !(all || entries.is_empty())
+                || !filter::matches(&summary(&self.root, &record)?, filter, bounds)
+            {
+                continue;
             }
+            let names: Vec<_> = entries.into_iter().map(|entry| entry.reference).collect();
+            pruned.removed.extend(self.forget(&record, &names, true)?);
+            doomed.push(record);
         }
-        Ok(())
+        let collected = gc::collect(&self.root, &exclusive)?;
+        let mut named = BTreeSet::new();
+        for record in &doomed {
+            let gone = layers(record, &collected);
+            pruned
+                .removed
+                .extend(gone.into_iter().filter(|one| named.insert(one.clone())));
+        }
+        pruned.bytes = collected.bytes;
+        note::pruned(&self.root, pruned.bytes);
+        Ok(pruned)
     }
-}
 
-/// The lease on all images; an error that names who keeps it from us for long.
-fn exclusive(root: &Root) -> Result<Lock, Error> {
-    if let Some(lease) = content::try_lease(root, Mode::Exclusive)? {
-        return Ok(lease);
+    /// Takes references from an image, and with `delete` the image itself.
+    fn forget(
+        &self,
+        record: &Record,
+        doomed: &[Reference],
+        delete: bool,
+    ) -> Result<Vec<Removed>, Error> {
+        let mut removed = Vec::new();
+        fault::point("rmi.found");
+        for reference in doomed {
+            refs::remove(&self.root, reference)?;
+            fault::point("rmi.untagged");
+            let name = reference.familiar();
+            note::image(&self.root, "untag", &record.id, &name);
+            removed.push(Removed::Untagged(name));
+        }
+        if delete {
+            let id = record.id.to_string();
+            note::image(&self.root, "delete", &record.id, &id);
+            images::remove(&self.root, &record.id)?;
+            fault::point("rmi.forgotten");
+            removed.push(Removed::Deleted(id));
+        }
+        Ok(removed)
     }
-    let (sender, receiver) = mpsc::channel();
-    let waiting = root.clone();
-    // It may wait for longer than we do; then it gives the lease back as soon as it has it.
-    std::thread::Builder::new()
-        .name("lease".to_owned())
-        .spawn(move || drop(sender.send(content::lease(&waiting, Mode::Exclusive))))
-        .map_err(|source| Error::Spawn {
-            operation: "start",
-            program: "a thread".to_owned(),
-            source,
-        })?;
-    if let Ok(lease) = receiver.recv_timeout(PATIENCE) {
-        return Ok(lease?);
+
+    /// A container that was made of an image, one that runs first.
+    fn user(&self, image: &Digest) -> Result<Option<container::Container>, Error> {
+        let image = image.to_string();
+        let mut users: Vec<_> = container::list(&self.root)?
+            .into_iter()
+            .flatten()
+            .filter(|container| container.spec().image.id == image)
+            .collect();
+        let alive = |container: &container::Container| {
+            container
+                .state()
+                .is_ok_and(|state| state.status.is_alive())
+        };
+        users.sort_by_key(|container| !alive(container));
+        Ok(users.into_iter().next())
     }
-    let holders = content::holders(root);
-    let name = |holder: &Holder| format!("process {} ({})", holder.pid, holder.command);
-    Err(Error::ImagesInUse {
-        holders: holders.iter().map(name).collect(),
-    })
+
+    /// The ids of the images that containers were made of.
+    pub(crate) fn used_images(&self) -> Result<BTreeSet<String>, Error> {
+        let mut used = BTreeSet::new();
+        for container in container::list(&self.root)? {
+            let container = container.map_err(|(id, source)| gc::Error::Container {
+                id,
+                source: Box::new(source),
+            })?;
+            used.insert(container.spec().image.id.clone());
+        }
+        Ok(used)
+    }
 }
 
 /// A digest that was pulled by tag stands for that tag.
@@ -104,17 +159,14 @@ fn by_digest(wanted: &Reference, one: &Reference) -> bool {
     wanted.digest().is_some() && wanted.name() == one.name()
 }
 
-/// Of all that was collected, what the user asked about comes first; remains of other images are named too.
-fn deleted(record: &Record, collected: &gc::Collected) -> Vec<Removed> {
-    let mut named: BTreeSet<Digest> = collected.images.iter().copied().collect();
-    let mut removed = Vec::new();
-    let mut name = |digest: Digest| removed.push(Removed::Deleted(digest.to_string()));
-    if named.remove(&record.id) {
-        name(record.id);
-    }
-    named.iter().copied().for_each(&mut name);
-    let layers: BTreeSet<Digest> = record.layers.iter().map(|layer| layer.digest).collect();
-    let gone = collected.blobs.iter().filter(|blob| layers.contains(blob));
-    gone.copied().for_each(&mut name);
-    removed
+/// Of all that was collected, what belonged to the image.
+fn layers(record: &Record, collected: &gc::Collected) -> Vec<Removed> {
+    let mut named = BTreeSet::new();
+    record
+        .layers
+        .iter()
+        .map(|layer| layer.digest)
+        .filter(|digest| collected.blobs.contains(digest) && named.insert(*digest))
+        .map(|digest| Removed::Deleted(digest.to_string()))
+        .collect()
 }
