@@ -60,6 +60,24 @@ pub enum Failure {
     /// `save` without a place to write to.
     #[error("cowardly refusing to save to a terminal")]
     ArchiveToTerminal,
+    /// A file of `KEY=VALUE` lines.
+    #[error("cannot read {}", path.display())]
+    Lines {
+        /// Its path.
+        path: PathBuf,
+        /// Which line, and what is wrong with it.
+        #[source]
+        source: crate::args::lines::Wrong,
+    },
+    /// The file of `--cidfile`.
+    #[error("cannot write the container's id to {}", path.display())]
+    IdFile {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A kernel that does not say its release.
     #[error("{} does not say which release of Linux it is", path.display())]
     NoRelease {

@@ -223,6 +223,12 @@ pub fn command(failure: &Failure) -> Option<String> {
             Failure::NoSuchObject { .. } => {
                 "`gourd ps -a` lists the containers, `gourd images` the images"
             }
+            Failure::Lines { .. } => {
+                "a line is KEY=VALUE, or a comment that begins with #; quotes belong to the value"
+            }
+            Failure::IdFile { .. } => {
+                "it must be a new file: one that is there may name a container that runs; remove it, or choose another"
+            }
             Failure::Open { .. } => "check the path, and that you may read it",
             Failure::Create { .. } => {
                 "check that the folder is there, that its disk has room, and that you may write to it"

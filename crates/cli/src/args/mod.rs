@@ -6,6 +6,7 @@
 pub mod container;
 pub mod image;
 pub mod moment;
+pub mod lines;
 pub mod signal;
 pub mod system;
 pub mod value;

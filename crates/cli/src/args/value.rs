@@ -55,17 +55,6 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(wrong)
 }
 
-/// Virtual processors: a whole number; a VM has no halves.
-pub fn cpus(text: &str) -> Result<u32, String> {
-    let whole = text.strip_suffix(".0").unwrap_or(text);
-    match whole.parse::<u32>() {
-        Ok(count) if count > 0 => Ok(count),
-        _ => Err(format!(
-            "{text:?} is no number of processors: a VM has whole ones, 1 or more"
-        )),
-    }
-}
-
 /// `KEY=VALUE`, or `KEY` to pass on one's own. An unset one comes out without a `=`, for [`pass_on`] to drop.
 pub fn environment(text: &str) -> Result<String, String> {
     if text.is_empty() || text.starts_with('=') {
@@ -187,17 +176,6 @@ mod tests {
         check("1d", None);
         check("99999999999999999999", None);
         check("18446744073709551615h", None);
-    }
-
-    #[test]
-    fn processors() {
-        let check =
-            |text: &str, expect: Option<u32>| assert_eq!(cpus(text).ok(), expect, "{text:?}");
-        check("1", Some(1));
-        check("2.0", Some(2));
-        check("0", None);
-        check("1.5", None);
-        check("many", None);
     }
 
     #[test]

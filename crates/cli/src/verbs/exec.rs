@@ -2,9 +2,10 @@
 
 use engine::{Event, ExecRequest};
 
+use super::create::environment;
 use super::run::exit_code;
 use crate::app::App;
-use crate::args::{container::Exec, value};
+use crate::args::container::Exec;
 use crate::failure::Failure;
 use crate::session::{self, Plan};
 
@@ -22,12 +23,13 @@ pub async fn exec(app: &App, args: Exec) -> Result<u8, Failure> {
     plan.check()?;
     let request = ExecRequest {
         args: words.collect(),
-        env: value::pass_on(&args.env, |key| std::env::var(key).ok()),
+        env: environment(&args.env_file, &args.env)?,
         user: args.user,
         workdir: args.workdir,
         tty: args.tty,
         size: plan.size(),
         stdin: plan.stdin,
+        privileged: args.privileged,
     };
     let attachment = app.engine()?.exec(&container, request).await?;
     if args.detach {

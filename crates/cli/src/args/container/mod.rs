@@ -1,12 +1,15 @@
 //! The verbs of containers and their flags, in files by topic.
 
+mod flags;
 mod life;
 mod list;
 mod run;
 mod streams;
+pub mod value;
 
 use clap::Subcommand;
 
+pub use flags::{Health, Rootfs};
 pub use life::{Kill, Remove, Start, Stop, Wait};
 pub use list::{Inspect, List};
 pub use run::{Create, Process, Pull, Run};

@@ -20,12 +20,18 @@ pub struct Exec {
     /// Set an environment variable; without `=VALUE`, pass on this one's
     #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = value::environment)]
     pub env: Vec<String>,
+    /// Set the variables of a file: a line each, as with -e
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<std::path::PathBuf>,
     /// User, by name or number, and group: `user[:group]`
     #[arg(short, long, value_name = "USER")]
     pub user: Option<String>,
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
+    /// Give it every capability and device of the VM
+    #[arg(long)]
+    pub privileged: bool,
     /// The container, then the program and its arguments
     #[arg(
         required = true,
