@@ -3,6 +3,7 @@
 mod attach;
 mod config;
 mod create;
+mod files;
 mod follow;
 mod health;
 mod inspect;
@@ -10,6 +11,7 @@ mod life;
 mod list;
 mod logs;
 mod names;
+mod observe;
 mod request;
 mod rights;
 
@@ -20,8 +22,12 @@ use serde::Serialize;
 
 pub use attach::{AttachInput, AttachOutput, Attachment};
 pub(crate) use create::platform;
+pub use files::{
+    Change, ChangeKind, Files, PathStat, TarStream, UnpackOptions, Unpacking,
+};
 pub use follow::Follow;
 pub use logs::{Logs, LogsOptions};
+pub use observe::{ProcessInfo, Stats};
 pub use request::{CreateRequest, ExecRequest, HealthRequest, UpdateRequest};
 pub use rights::capability;
 

@@ -71,6 +71,9 @@ pub enum Error {
     /// Containers' files.
     #[error(transparent)]
     Container(#[from] container::Error),
+    /// Events.
+    #[error(transparent)]
+    Events(#[from] store::events::Error),
     /// Logs.
     #[error(transparent)]
     Logs(#[from] logs::Error),
@@ -246,6 +249,16 @@ pub enum Error {
         /// What a person can do about it, where the supervisor knows.
         remedy: Option<String>,
     },
+    /// The guest could not do what it was asked for.
+    #[error("{message}")]
+    Guest {
+        /// There is no such file, user, process, …
+        not_found: bool,
+        /// As in errno.h.
+        errno: Option<i32>,
+        /// The step, the object, the errno.
+        message: String,
+    },
     /// The supervisor answers with an error, or not at all.
     #[error("the supervisor of container {name} failed at {call}")]
     Supervisor {
@@ -298,6 +311,8 @@ impl Error {
         match self {
             Self::Root(error) => root_kind(error),
             Self::Container(error) => container_kind(error),
+            Self::Events(store::events::Error::Lock(error)) => lock_kind(error),
+            Self::Events(store::events::Error::File(error)) => file_kind(error),
             Self::Logs(logs::Error::Corrupt { .. }) => ErrorKind::Corrupt,
             Self::Logs(logs::Error::File(error)) | Self::File(error) => file_kind(error),
             Self::Kernel(error) => kernel_kind(error),
@@ -327,6 +342,12 @@ impl Error {
             Self::Invalid { .. } | Self::Reference { .. } | Self::AmbiguousImage { .. } => {
                 ErrorKind::Invalid
             }
+            Self::Guest {
+                not_found: true, ..
+            } => ErrorKind::NotFound,
+            Self::Guest { errno, .. } => errno.map_or(ErrorKind::Conflict, |errno| {
+                io_kind(&io::Error::from_raw_os_error(errno))
+            }),
             Self::Stuck { .. } => ErrorKind::InUse,
             Self::Probe { .. } => ErrorKind::Io,
             Self::Start { failure, .. } => ErrorKind::StartFailed(*failure),

@@ -10,6 +10,7 @@
 
 mod container;
 mod error;
+mod events;
 mod image;
 mod supervisor;
 #[allow(unsafe_code)]
@@ -22,9 +23,14 @@ pub use container::{
     CreateRequest, Event, ExecRequest, Exit, Follow, HealthRequest, Logs, LogsOptions, Phase, Pull,
     Running, StartMode, Status, TerminalSize, UpdateRequest, capability,
 };
+pub use container::{
+    Change, ChangeKind, Files, PathStat, ProcessInfo, Stats, TarStream, UnpackOptions, Unpacking,
+};
 pub use error::{Error, ErrorKind, StartFailure};
+pub use events::{EventFilter, EventStream, EventsOptions, InvalidFilter};
+pub use store::events::{Event as SystemEvent, Kind as EventKind};
 pub use image::{
-    ArchiveError, HistoryStep, ImageFilter, ImageSummary, ImportRequest, LoadedImage, PrunedImages, PullEvent,
+    ArchiveError, CommitRequest, HistoryStep, ImageFilter, ImageSummary, ImportRequest, LoadedImage, PrunedImages, PullEvent,
     Removed,
 };
 pub use store::TimeRange;

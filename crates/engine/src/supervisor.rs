@@ -13,6 +13,7 @@
 //!   wait for the lock (bounded) ──got it──▶ repair
 //! ```
 
+mod maintenance;
 mod spawn;
 
 use std::future::Future;
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use proto::supervisor::failure::Kind;
 use proto::supervisor::supervisor_client::SupervisorClient;
-use proto::supervisor::{Exited, Failure, HelloRequest};
+use proto::supervisor::{Exited, Failure, HelloRequest, WaitRequest};
 use store::container::{Container, Repaired};
 use store::lock::Lock;
 use tokio::net::UnixStream;
@@ -29,7 +30,8 @@ use tokio::sync::oneshot;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
-pub(crate) use spawn::spawn;
+pub(crate) use maintenance::reach;
+pub(crate) use spawn::{How, spawn};
 
 use crate::Error;
 use crate::error::StartFailure;
@@ -45,6 +47,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 pub(crate) enum Found {
     /// Its supervisor listens.
     Alive(Client),
+    /// It does not run; somebody has its files in hand, in a VM without its process.
+    Maintained(Client),
     /// Nothing of it lives; the state is in order, and nobody starts it while we hold this.
     Idle(Lock),
     /// Its supervisor had died, and it was to be removed at its end: it is.
@@ -54,15 +58,15 @@ pub(crate) enum Found {
 /// Looks for a container's supervisor, and repairs the state of a dead one.
 pub(crate) async fn find(container: &Container) -> Result<Found, Error> {
     for _ in 0..2 {
-        if let Some(client) = Client::connect(container).await? {
-            return Ok(Found::Alive(client));
+        if let Some(found) = listening(container).await? {
+            return Ok(found);
         }
         if let Some(lock) = try_lock(container)? {
             return lock.idle(container);
         }
         // Held by one that began to listen just now?
-        if let Some(client) = Client::connect(container).await? {
-            return Ok(Found::Alive(client));
+        if let Some(found) = listening(container).await? {
+            return Ok(found);
         }
         if let Some(lock) = wait_for_lock(container, LINGER).await? {
             return lock.idle(container);
@@ -71,6 +75,26 @@ pub(crate) async fn find(container: &Container) -> Result<Found, Error> {
     Err(Error::Stuck {
         name: container.spec().name.clone(),
     })
+}
+
+/// `None` when nobody listens, or not any more.
+async fn listening(container: &Container) -> Result<Option<Found>, Error> {
+    let Some(client) = Client::connect(container).await? else {
+        return Ok(None);
+    };
+    Ok(match client.greet().await {
+        Some(true) => Some(Found::Maintained(client)),
+        Some(false) => Some(Found::Alive(client)),
+        None => None,
+    })
+}
+
+/// Returns when a VM that was there for a container's files only is gone: its last user has left.
+pub(crate) async fn maintenance_ended(client: &Client) {
+    let mut rpc = client.rpc.clone();
+    if let Err(error) = client.call("wait", rpc.wait(WaitRequest {})).await {
+        tracing::debug!(%error, "the supervisor is gone");
+    }
 }
 
 /// A lock that was taken, or the news that its container is gone.
@@ -162,17 +186,24 @@ impl Client {
         }
     }
 
-    /// Returns when the supervisor has written down what it knows, is gone, or does not answer: one that hangs does
-    /// not keep the others from being listed.
-    pub(crate) async fn settled(&self) {
+    /// Returns when the supervisor has written down what it knows: whether it is there for the files of a container that
+    /// does not run; `None` when it hung up. One that does not answer in time is there all the same, so that one that hangs
+    /// does not keep the others from being listed.
+    async fn greet(&self) -> Option<bool> {
         let protocol = proto::SUPERVISOR_PROTOCOL;
         let mut rpc = self.rpc.clone();
         match tokio::time::timeout(SETTLE, rpc.hello(HelloRequest { protocol })).await {
-            Ok(Ok(_)) => {}
+            Ok(Ok(reply)) => Some(reply.into_inner().maintenance),
+            // It has something to say: the next call will tell.
+            Ok(Err(status)) if status.code() == Code::FailedPrecondition => Some(false),
             Ok(Err(status)) => {
                 tracing::debug!(%status, name = self.name, "no answer to hello");
+                None
             }
-            Err(_) => tracing::warn!(name = self.name, "the supervisor does not answer"),
+            Err(_) => {
+                tracing::warn!(name = self.name, "the supervisor does not answer");
+                Some(false)
+            }
         }
     }
 
@@ -240,6 +271,15 @@ pub(crate) fn failure(name: &str, failure: Failure) -> Error {
         message: describe(&failure),
         step: failure.step,
         remedy,
+    }
+}
+
+/// What a guest could not do, apart from starting a process.
+pub(crate) fn refusal(failure: Failure) -> Error {
+    Error::Guest {
+        not_found: failure.kind() == Kind::NotFound,
+        errno: Some(failure.errno).filter(|errno| *errno != 0),
+        message: describe(&failure),
     }
 }
 
@@ -312,7 +352,7 @@ pub(crate) async fn aftermath(container: &Container) -> Aftermath {
     match find(container).await {
         Err(error) => Aftermath::Lost(error),
         Ok(Found::Removed) => lost("the supervisor died".to_owned()),
-        Ok(Found::Alive(_)) => lost("the supervisor hung up".to_owned()),
+        Ok(Found::Alive(_) | Found::Maintained(_)) => lost("the supervisor hung up".to_owned()),
         Ok(Found::Idle(lock)) => match container.state() {
             Err(error) => Aftermath::Lost(error.into()),
             Ok(state) => match (state.error, state.exit_code) {

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use proto::supervisor::{Input, Output, SignalRequest, input, output};
+use store::events;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -60,13 +62,17 @@ impl Attachment {
         process: proto::supervisor::Process,
     ) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
+        let exec = ExecEvents::new(&container, &process.args);
         queue(&sender, input::Input::Exec(process));
+        exec.emit(&container, &exec.create, None);
         let answer = async move {
             let mut rpc = client.rpc.clone();
             let call = rpc.exec(ReceiverStream::new(receiver));
             client.call("exec", call).await
         };
-        Self::new(container, sender, None, Box::pin(answer), None)
+        let mut attachment = Self::new(container, sender, None, Box::pin(answer), None);
+        attachment.output.exec = Some(exec);
+        attachment
     }
 
     fn new(
@@ -77,15 +83,20 @@ impl Attachment {
         gone: Option<oneshot::Receiver<()>>,
     ) -> Self {
         let main = signals.is_some();
+        if main {
+            let event = events::Event::container(container.spec(), "attach");
+            events::emit(container.root(), &event);
+        }
         Self {
             input: AttachInput {
-                name: container.spec().name.clone(),
+                container: container.clone(),
                 sender: sender.clone(),
                 signals,
             },
             output: AttachOutput {
                 container,
                 main,
+                exec: None,
                 source: Source::Calling(answer),
                 _sender: sender,
                 gone,
@@ -112,7 +123,7 @@ impl From<TerminalSize> for proto::supervisor::TerminalSize {
 /// Towards the process. Clones go to the same place.
 #[derive(Debug, Clone)]
 pub struct AttachInput {
-    name: String,
+    container: store::container::Container,
     sender: mpsc::Sender<Input>,
     /// The first process has a call of its own for signals, which passes input by.
     signals: Option<Client>,
@@ -159,8 +170,25 @@ impl AttachInput {
             .map_err(|_| self.ended())?;
         match reply.into_inner().failure {
             None => Ok(()),
-            Some(failure) => Err(supervisor::failure(&self.name, failure)),
+            Some(failure) => Err(supervisor::failure(&self.container.spec().name, failure)),
         }
+    }
+
+    /// Says that we leave on purpose: what we are attached to goes on without us, also with `--rm`. Drop both directions
+    /// after it.
+    ///
+    /// # Errors
+    /// The attachment has ended.
+    pub async fn detach(&self) -> Result<(), Error> {
+        self.send(input::Input::Detach(true)).await?;
+        let action = if self.signals.is_some() {
+            "detach"
+        } else {
+            "exec_detach"
+        };
+        let event = events::Event::container(self.container.spec(), action);
+        events::emit(self.container.root(), &event);
+        Ok(())
     }
 
     async fn send(&self, input: input::Input) -> Result<(), Error> {
@@ -170,8 +198,38 @@ impl AttachInput {
 
     fn ended(&self) -> Error {
         Error::NotRunning {
-            name: self.name.clone(),
+            name: self.container.spec().name.clone(),
         }
+    }
+}
+
+/// What is told of a further process, in Docker's words.
+struct ExecEvents {
+    id: String,
+    create: String,
+    start: String,
+}
+
+impl ExecEvents {
+    fn new(container: &store::container::Container, args: &[String]) -> Self {
+        // Nobody asks for it later; it tells one process's events from another's.
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let short = container.id().get(..12).unwrap_or_default();
+        let command = args.join(" ");
+        Self {
+            id: format!("{short}-{}-{number}", std::process::id()),
+            create: format!("exec_create: {command}"),
+            start: format!("exec_start: {command}"),
+        }
+    }
+
+    fn emit(&self, container: &store::container::Container, action: &str, code: Option<u32>) {
+        let mut event = events::Event::container(container.spec(), action).with("execID", &self.id);
+        if let Some(code) = code {
+            event = event.with("exitCode", code);
+        }
+        events::emit(container.root(), &event);
     }
 }
 
@@ -191,6 +249,8 @@ pub struct AttachOutput {
     container: store::container::Container,
     /// To the container's first process, not to a further one.
     main: bool,
+    /// Of a further process.
+    exec: Option<ExecEvents>,
     source: Source,
     /// Keeps the call's other direction open: its end would tell the supervisor that we are gone.
     _sender: mpsc::Sender<Input>,
@@ -260,11 +320,19 @@ impl AttachOutput {
 
     fn event(&mut self, output: output::Output) -> Event {
         match output {
-            output::Output::Started(_) => Event::Started,
+            output::Output::Started(_) => {
+                if let Some(exec) = &self.exec {
+                    exec.emit(&self.container, &exec.start, None);
+                }
+                Event::Started
+            }
             output::Output::Stdout(bytes) => Event::Stdout(bytes),
             output::Output::Stderr(bytes) => Event::Stderr(bytes),
             output::Output::Exited(exited) => {
                 self.source = Source::Ended;
+                if let Some(exec) = &self.exec {
+                    exec.emit(&self.container, "exec_die", Some(exited.exit_code));
+                }
                 Event::Exited(supervisor::exit(exited))
             }
             output::Output::Failed(failure) => {

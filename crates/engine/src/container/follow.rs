@@ -6,7 +6,11 @@
 //! ```text
 //!   watch ─▶ read to the end ─▶ wait for: grown ──▶ read to the end ─▶ …
 //!                                         gone  ──▶ read to the end ─▶ the last, unended lines ─▶ None
+//!                                         late  ──▶ the same
 //! ```
+//!
+//! The directory is watched, so that new files of the log are seen. A container that is restarted by its policy keeps its
+//! supervisor, and so is not gone.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,11 +22,13 @@ use std::pin::Pin;
 use proto::supervisor::WaitRequest;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::Errno;
+use store::TimeRange;
 use store::container::Container;
 use store::logs::{Reader, Splitter};
 use tokio::io::unix::AsyncFd;
 
 use super::LogsOptions;
+use crate::events::late;
 use crate::supervisor::{self, Client, Found};
 use crate::{Engine, Error, LogRecord, sys};
 
@@ -30,8 +36,11 @@ use crate::{Engine, Error, LogRecord, sys};
 #[derive(Debug)]
 pub struct Follow {
     reader: Reader,
-    /// How many lines of what was there at the beginning are wanted; `None` when that is behind us.
+    range: TimeRange,
+    /// Of what was there at the beginning, so many lines are wanted; `None`: all of it, or that is behind us.
     tail: Option<usize>,
+    /// What was there at the beginning is behind us.
+    begun: bool,
     /// Makes lines, when lines are wanted, or to count those at the beginning.
     splitter: Option<Splitter>,
     /// Lines go on to be wanted after the beginning.
@@ -44,6 +53,8 @@ pub struct Follow {
 /// What tells of growth, and of the end.
 struct Live {
     watch: AsyncFd<OwnedFd>,
+    /// Nothing later is wanted.
+    late: Pin<Box<dyn Future<Output = ()> + Send>>,
     end: Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>,
 }
 
@@ -66,19 +77,21 @@ impl Engine {
         let live = match supervisor::find(&container).await? {
             Found::Alive(client) => {
                 // By its first answer it has made the log.
-                client.settled().await;
-                watch(&log)?.map(|watch| Live {
+                let dir = log.parent().unwrap_or(&log);
+                watch(dir)?.map(|watch| Live {
                     watch,
+                    late: Box::pin(late(options.range.until_ns)),
                     end: Box::pin(end(container, client)),
                 })
             }
-            Found::Idle(_) | Found::Removed => None,
+            Found::Maintained(_) | Found::Idle(_) | Found::Removed => None,
         };
-        let wants_lines = options.lines || options.tail.is_some();
         Ok(Follow {
-            reader: Reader::open(&log)?,
+            reader: Reader::open(&log, options.start())?,
+            range: options.range,
             tail: options.tail,
-            splitter: wants_lines.then(Splitter::default),
+            begun: false,
+            splitter: options.wants_lines().then(Splitter::default),
             lines: options.lines,
             ready: VecDeque::new(),
             live,
@@ -98,13 +111,15 @@ impl Follow {
                 return Ok(Some(record));
             }
             let Some(live) = &mut self.live else {
-                return Ok(self.splitter.as_mut().and_then(Splitter::rest));
+                let mut rest = std::iter::from_fn(|| self.splitter.as_mut()?.rest());
+                return Ok(rest.find(|line| self.range.has(line.time_ns)));
             };
             tokio::select! {
                 ended = &mut live.end => {
                     self.live = None;
                     ended?;
                 }
+                () = &mut live.late => self.live = None,
                 grown = drain(&live.watch) => grown?,
             }
         }
@@ -114,14 +129,19 @@ impl Follow {
     fn read(&mut self) -> Result<(), Error> {
         while self.ready.is_empty() || self.tail.is_some() {
             let Some(record) = self.reader.next_record()? else {
-                self.begun();
+                if !self.begun {
+                    self.begin();
+                }
                 break;
             };
+            let range = self.range;
+            let wanted = |record: &LogRecord| range.has(record.time_ns);
             match &mut self.splitter {
-                None => self.ready.push_back(record),
+                None => self.ready.extend(Some(record).filter(wanted)),
                 Some(splitter) => {
                     splitter.take(&record);
-                    self.ready.extend(std::iter::from_fn(|| splitter.line()));
+                    let lines = std::iter::from_fn(|| splitter.line());
+                    self.ready.extend(lines.filter(wanted));
                 }
             }
             if let Some(count) = self.tail {
@@ -131,21 +151,24 @@ impl Follow {
         Ok(())
     }
 
-    /// The end was reached for the first time: from here on all is wanted.
-    fn begun(&mut self) {
-        let Some(count) = self.tail.take() else {
-            return;
-        };
+    /// The end was reached for the first time: from here on all is wanted, as it comes unless lines were asked for.
+    fn begin(&mut self) {
+        self.begun = true;
+        let tail = self.tail.take();
+        let range = self.range;
         let unended = |splitter: &mut Splitter| -> Vec<LogRecord> {
-            std::iter::from_fn(|| splitter.rest()).collect()
+            let rest = std::iter::from_fn(|| splitter.rest());
+            rest.filter(|line| range.has(line.time_ns)).collect()
         };
-        match &mut self.splitter {
+        match (&mut self.splitter, tail) {
             // A line that has begun counts when it is shown: now, unless its end may still come.
-            Some(splitter) if !self.lines || self.live.is_none() => {
+            (Some(splitter), tail) if !self.lines || self.live.is_none() => {
                 self.ready.extend(unended(splitter));
-                drop(self.ready.drain(..self.ready.len().saturating_sub(count)));
+                if let Some(count) = tail {
+                    drop(self.ready.drain(..self.ready.len().saturating_sub(count)));
+                }
             }
-            Some(splitter) if count == 0 => drop(unended(splitter)),
+            (Some(splitter), Some(0)) => drop(unended(splitter)),
             _ => {}
         }
         if !self.lines {
@@ -169,17 +192,17 @@ async fn end(container: Container, client: Client) -> Result<(), Error> {
 }
 
 /// `None` when the log is gone already.
-fn watch(log: &Path) -> Result<Option<AsyncFd<OwnedFd>>, Error> {
-    let failed = |errno: Errno| store::file::Error::new("watch", log, errno);
+fn watch(dir: &Path) -> Result<Option<AsyncFd<OwnedFd>>, Error> {
+    let failed = |errno: Errno| store::file::Error::new("watch", dir, errno);
     let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map_err(failed)?;
-    match inotify::add_watch(&fd, log, WatchFlags::MODIFY) {
+    match inotify::add_watch(&fd, dir, WatchFlags::MODIFY | WatchFlags::CREATE) {
         Ok(_) => {}
         Err(Errno::NOENT) => return Ok(None),
         Err(errno) => return Err(failed(errno).into()),
     }
     sys::readable(fd)
         .map(Some)
-        .map_err(|error| store::file::Error::new("watch", log, error).into())
+        .map_err(|error| store::file::Error::new("watch", dir, error).into())
 }
 
 /// Waits for an event, and takes all that there are.

@@ -8,7 +8,7 @@ use store::lock::Lock;
 use store::{kernels, locate, rootfs};
 
 use super::{AttachOptions, Attachment, ExecRequest, Running, StartMode};
-use crate::supervisor::{self, Aftermath, Client, Found};
+use crate::supervisor::{self, Aftermath, Client, Found, How};
 use crate::{Engine, Error, blocking};
 
 /// How long a supervisor may take to kill its container before it is killed itself.
@@ -41,8 +41,11 @@ impl Engine {
             &self.programs,
             &lock,
             &lease,
-            attached,
-            self.started,
+            How {
+                attached,
+                maintenance: false,
+                started: self.started,
+            },
         )?;
         // The supervisor's copies are what holds them now.
         drop((lock, lease));
@@ -147,7 +150,9 @@ impl Engine {
         let container = self.container(id)?;
         let client = match supervisor::find(&container).await? {
             Found::Alive(client) => client,
-            Found::Idle(_) => return Ok(container.state()?.exit_code.unwrap_or(0)),
+            Found::Maintained(_) | Found::Idle(_) => {
+                return Ok(container.state()?.exit_code.unwrap_or(0));
+            }
             Found::Removed => return Ok(container::LOST_EXIT_CODE),
         };
         let mut rpc = client.rpc.clone();
@@ -173,7 +178,7 @@ impl Engine {
             }
             other => other?,
         };
-        let found = match supervisor::find(&container).await {
+        let found = match settled(&container).await {
             Err(Error::Container(container::Error::Json(error))) if force => {
                 return self.discard(container.id(), &error).await;
             }
@@ -182,6 +187,10 @@ impl Engine {
         let lock = match found {
             Found::Removed => return Ok(()),
             Found::Idle(lock) => lock,
+            Found::Maintained(_) => {
+                let name = container.spec().name.clone();
+                return Err(Error::Stuck { name });
+            }
             Found::Alive(_) if !force => {
                 let name = container.spec().name.clone();
                 return Err(Error::Running { name });
@@ -220,8 +229,11 @@ impl Engine {
             container.state()?;
             return Ok(Some(lock));
         }
-        match supervisor::find(container).await? {
+        match settled(container).await? {
             Found::Alive(_) => Ok(None),
+            Found::Maintained(_) => Err(Error::Stuck {
+                name: container.spec().name.clone(),
+            }),
             Found::Idle(lock) => Ok(Some(lock)),
             Found::Removed => Err(container::Error::NotFound(container.id().to_owned()).into()),
         }
@@ -237,10 +249,23 @@ fn to_wire(options: AttachOptions, primary: bool) -> proto::supervisor::AttachOp
     }
 }
 
-async fn alive(container: &Container) -> Result<Client, Error> {
+/// As [`supervisor::find`], when nobody has its files in hand any more.
+async fn settled(container: &Container) -> Result<Found, Error> {
+    // Others may come again and again.
+    for _ in 0..10 {
+        match supervisor::find(container).await? {
+            Found::Maintained(client) => supervisor::maintenance_ended(&client).await,
+            other => return Ok(other),
+        }
+    }
+    supervisor::find(container).await
+}
+
+/// The supervisor of a container that runs.
+pub(super) async fn alive(container: &Container) -> Result<Client, Error> {
     match supervisor::find(container).await? {
         Found::Alive(client) => Ok(client),
-        Found::Idle(_) | Found::Removed => Err(Error::NotRunning {
+        Found::Maintained(_) | Found::Idle(_) | Found::Removed => Err(Error::NotRunning {
             name: container.spec().name.clone(),
         }),
     }
@@ -278,7 +303,7 @@ async fn stop(
         Ok(_) => Ok(()),
         Err(error @ Error::Version { .. }) => Err(error),
         Err(error) => match supervisor::find(container).await? {
-            Found::Idle(_) | Found::Removed => Ok(()),
+            Found::Maintained(_) | Found::Idle(_) | Found::Removed => Ok(()),
             Found::Alive(_) => Err(error),
         },
     }
@@ -304,7 +329,7 @@ async fn kill_all(container: &Container, client: &Client) -> Result<Option<Lock>
         Found::Idle(lock) => Ok(Some(lock)),
         Found::Removed => Ok(None),
         // Its last answer is out and it is about to leave.
-        Found::Alive(_) => match blocking({
+        Found::Alive(_) | Found::Maintained(_) => match blocking({
             let container = container.clone();
             move || container.lock()
         })

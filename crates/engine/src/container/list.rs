@@ -69,9 +69,8 @@ pub(super) async fn current(
     }
     match supervisor::find(container).await? {
         // It answers when what it knows is written down: its VM may have died a moment ago.
-        Found::Alive(client) => client.settled().await,
         Found::Removed => return Ok(None),
-        Found::Idle(_) => {}
+        Found::Alive(_) | Found::Maintained(_) | Found::Idle(_) => {}
     }
     match container.state() {
         Err(container::Error::NotFound(_)) => Ok(None),

@@ -30,6 +30,8 @@ pub(crate) struct Spawned {
 pub(crate) struct How {
     /// A primary client comes, and the process must not start before it.
     pub(crate) attached: bool,
+    /// The process does not start at all: the VM is there for the container's files.
+    pub(crate) maintenance: bool,
     /// The caller's start in nanoseconds of CLOCK_MONOTONIC.
     pub(crate) started: Option<u64>,
 }
@@ -40,10 +42,8 @@ pub(crate) fn spawn(
     programs: &Programs,
     lock: &Lock,
     rootfs: &Lock,
-    attached: bool,
-    started: Option<u64>,
+    how: How,
 ) -> Result<Spawned, Error> {
-    let how = How { attached, started };
     let program = programs.find(locate::VM)?;
     let listener = listen(container)?;
     let log_path = container.supervisor_log();
@@ -101,6 +101,9 @@ fn arguments(
     }
     if how.attached {
         command.arg("--attached");
+    }
+    if how.maintenance {
+        command.arg("--maintenance");
     }
     if let Some(started) = how.started {
         command.arg("--started-ns").arg(started.to_string());
