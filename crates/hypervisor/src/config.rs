@@ -79,6 +79,9 @@ pub struct VmConfig {
     /// Runs programs of another architecture in the guest.
     #[serde(default)]
     pub translation: Option<Translation>,
+    /// The guest may run VMs of its own: its processors have VMX or SVM.
+    #[serde(default)]
+    pub virtualization: bool,
 }
 
 /// What runs first.

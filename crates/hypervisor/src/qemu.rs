@@ -27,6 +27,7 @@ use crate::config::{BootLoader, ConsoleOutput, Disk, DriverKind, VmConfig};
 use crate::driver::{Driver, Error, ExitReason, Listener, StartOptions, Started, Vm, VmExit};
 use crate::probe::Acceleration;
 use crate::process::Process;
+use crate::validate::{ConfigError, ConfigErrors};
 use crate::vsock::Vsock;
 use arguments::Fds;
 use life::{Axe, Life};
@@ -193,6 +194,20 @@ impl Handed {
 impl Driver for Qemu {
     fn kind(&self) -> DriverKind {
         DriverKind::Qemu
+    }
+
+    fn validate(&self, config: &VmConfig) -> Result<(), ConfigErrors> {
+        let valid = crate::validate::validate(config, self.kind());
+        if !config.virtualization || self.acceleration == Acceleration::Tcg || host_nests() {
+            return valid;
+        }
+        let mut errors = valid.err().unwrap_or(ConfigErrors(Vec::new()));
+        errors.0.push(ConfigError {
+            field: "virtualization".into(),
+            problem: "the driver qemu has it from the host's KVM, which does not nest".into(),
+            remedy: "load kvm_amd or kvm_intel with nested=1, or leave it out".into(),
+        });
+        Err(errors)
     }
 
     async fn start(&self, config: &VmConfig, options: StartOptions) -> Result<Started, Error> {
@@ -377,6 +392,14 @@ impl Vm for QemuVm {
     fn processes(&self) -> Vec<(&'static str, u32)> {
         self.processes.clone()
     }
+}
+
+/// Whether the host's KVM lets guests run VMs (`nested` of its modules: `1` or `Y`).
+fn host_nests() -> bool {
+    ["kvm_amd", "kvm_intel"].iter().any(|module| {
+        std::fs::read_to_string(format!("/sys/module/{module}/parameters/nested"))
+            .is_ok_and(|value| value.starts_with(['1', 'Y']))
+    })
 }
 
 /// Where distributions put qboot, which starts a Linux kernel and does nothing else. SeaBIOS looks for disks to boot from first:

@@ -16,7 +16,7 @@ pub enum Command {
     Config(PathBuf),
 }
 
-/// `gourd-vm run DIR --socket-fd N --lease-fd N… [--attached] [--started-ns N]`.
+/// `gourd-vm run DIR --socket-fd N --lease-fd N… [--attached | --maintenance] [--started-ns N]`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Run {
     /// The container's folder.
@@ -27,13 +27,15 @@ pub struct Run {
     pub leases: Vec<RawFd>,
     /// Wait for the primary client before the process starts.
     pub attached: bool,
+    /// A VM without the process, for the files of a container that is stopped.
+    pub maintenance: bool,
     /// When the CLI started, `CLOCK_MONOTONIC` in nanoseconds.
     pub started_ns: Option<u64>,
 }
 
 /// How it is typed.
 pub const USAGE: &str =
-    "usage: gourd-vm run DIR --socket-fd N --lease-fd N… [--attached] [--started-ns N]
+    "usage: gourd-vm run DIR --socket-fd N --lease-fd N… [--attached | --maintenance] [--started-ns N]
        gourd-vm probe
        gourd-vm validate < CONFIG
        gourd-vm config DIR";
@@ -66,6 +68,7 @@ fn parse_run(mut words: impl Iterator<Item = String>) -> Result<Run, String> {
         socket: -1,
         leases: Vec::new(),
         attached: false,
+        maintenance: false,
         started_ns: None,
     };
     while let Some(word) = words.next() {
@@ -81,6 +84,7 @@ fn parse_run(mut words: impl Iterator<Item = String>) -> Result<Run, String> {
             "--lease-fd" => run.leases.push(descriptor(number()?)?),
             "--started-ns" => run.started_ns = Some(number()?),
             "--attached" => run.attached = true,
+            "--maintenance" => run.maintenance = true,
             other => return Err(format!("unknown option {other:?}")),
         }
     }
@@ -109,7 +113,19 @@ mod tests {
                 socket: 3,
                 leases: vec![4, 5],
                 attached: true,
+                maintenance: false,
                 started_ns: Some(77),
+            })),
+        );
+        check(
+            "run /c --socket-fd 3 --lease-fd 4 --maintenance",
+            Ok(Command::Run(Run {
+                dir: "/c".into(),
+                socket: 3,
+                leases: vec![4],
+                attached: false,
+                maintenance: true,
+                started_ns: None,
             })),
         );
         check("run /c --lease-fd 4", Err("--socket-fd is missing"));

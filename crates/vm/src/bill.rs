@@ -3,18 +3,21 @@
 use hypervisor::config::{
     Balloon, BootLoader, Console, ConsoleDevice, ConsoleOutput, Disk, VmConfig, Vsock,
 };
-use proto::agent::{BootRequest, Process, Rlimit, RootFs};
+use proto::agent::{BootRequest, Mount, Process, Rlimit, RootFs, Sysctl, mount};
 use proto::supervisor::Failure;
-use store::container::{Container, Spec};
+use store::container::{Container, Journal, RootfsMode, Spec, Ulimit};
 use store::kernels;
 use store::locate::{self, Programs};
 
-use crate::failure;
+use crate::{capabilities, failure};
 
 const MIB: u64 = 1024 * 1024;
 
 /// Guest memory that is not the container's: the kernel, its page tables and buffers, init and agent.
 const RESERVE: u64 = 96 * MIB;
+
+/// Bytes for the caches of a maintenance VM.
+const MAINTENANCE_MEMORY: u64 = 512 * MIB;
 
 /// The serial of the image's disk.
 const IMAGE_DISK: &str = "rootfs";
@@ -28,24 +31,6 @@ const UPPER_DISK: &str = "upper";
 /// on a handful of processors.
 const COMMAND_LINE: &str =
     "console=ttyS0 quiet panic=-1 random.trust_cpu=on rcupdate.rcu_expedited=1";
-
-/// What Docker leaves a container's root.
-const CAPABILITIES: [&str; 14] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FSETID",
-    "CAP_FOWNER",
-    "CAP_MKNOD",
-    "CAP_NET_RAW",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETFCAP",
-    "CAP_SETPCAP",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT",
-    "CAP_KILL",
-    "CAP_AUDIT_WRITE",
-];
 
 /// Open files: a soft limit that old programs can bear, a hard one that new ones can raise it to.
 const NOFILE: (u64, u64) = (1024, 524_288);
@@ -63,34 +48,21 @@ pub fn vm_config(container: &Container, programs: &Programs) -> Result<VmConfig,
         .map_err(|error| failure::from_error("find the guest's init", "", &error))?;
     let initramfs = kernels::initramfs(&kernel, &init)
         .map_err(|error| failure::from_error("make the initramfs", &kernel.name, &error))?;
-    // One part in 64 pays for the kernel's struct page of each page.
-    let memory = spec.vm.memory + spec.vm.memory / 64 + RESERVE;
+    let mut command_line = COMMAND_LINE.to_owned();
+    for argument in &spec.vm.kernel_args {
+        command_line.push(' ');
+        command_line.push_str(argument);
+    }
     Ok(VmConfig {
         id: spec.id.clone(),
         vcpus: spec.vm.cpus,
-        memory: memory.next_multiple_of(MIB),
+        memory: memory(spec.vm.memory),
         boot: BootLoader::Linux {
             kernel: kernel.file,
             initramfs: Some(initramfs),
-            command_line: COMMAND_LINE.to_owned(),
+            command_line,
         },
-        disks: vec![
-            Disk {
-                id: IMAGE_DISK.to_owned(),
-                path: store::rootfs::path(root, &spec.image.rootfs),
-                read_only: true,
-                discard: false,
-                volatile: false,
-            },
-            Disk {
-                id: UPPER_DISK.to_owned(),
-                path: container.upper(),
-                read_only: false,
-                discard: true,
-                // It goes with the container: a host that dies takes both.
-                volatile: spec.remove,
-            },
-        ],
+        disks: disks(container),
         networks: Vec::new(),
         shares: Vec::new(),
         vsock: Some(Vsock::default()),
@@ -107,54 +79,147 @@ pub fn vm_config(container: &Container, programs: &Programs) -> Result<VmConfig,
         audio: None,
         usb: None,
         translation: None,
+        virtualization: spec.vm.virtualization,
     })
+}
+
+/// The VM in which the files of a container that is stopped are read and written. It needs no more than one processor
+/// and some memory for the page cache.
+///
+/// # Errors
+/// As [`vm_config`].
+pub fn maintenance_config(container: &Container, programs: &Programs) -> Result<VmConfig, Failure> {
+    let config = vm_config(container, programs)?;
+    Ok(VmConfig {
+        vcpus: 1,
+        memory: memory(container.spec().vm.memory.min(MAINTENANCE_MEMORY)),
+        virtualization: false,
+        ..config
+    })
+}
+
+/// One part in 64 pays for the kernel's struct page of each page.
+fn memory(wanted: u64) -> u64 {
+    let memory = wanted.saturating_add(wanted / 64).saturating_add(RESERVE);
+    memory.checked_next_multiple_of(MIB).unwrap_or(u64::MAX)
+}
+
+fn disks(container: &Container) -> Vec<Disk> {
+    let spec = container.spec();
+    let upper = Disk {
+        id: UPPER_DISK.to_owned(),
+        path: container.upper(),
+        read_only: false,
+        discard: true,
+        // It goes with the container: a host that dies takes both.
+        volatile: spec.remove,
+    };
+    match spec.vm.rootfs {
+        RootfsMode::Clone => vec![upper],
+        RootfsMode::Overlay => vec![
+            Disk {
+                id: IMAGE_DISK.to_owned(),
+                path: store::rootfs::path(container.root(), &spec.image.rootfs),
+                read_only: true,
+                discard: false,
+                volatile: false,
+            },
+            upper,
+        ],
+    }
 }
 
 /// What the agent is told once per boot.
 pub fn boot_request(spec: &Spec) -> BootRequest {
     BootRequest {
-        container: spec.id.clone(),
-        rootfs: Some(RootFs {
-            image_disk: IMAGE_DISK.to_owned(),
-            upper_disk: UPPER_DISK.to_owned(),
-            upper_options: String::new(),
-        }),
         hostname: spec.hostname.clone(),
         hosts: hosts(&spec.hostname).into(),
         memory_limit: spec.vm.memory,
+        pids_limit: spec.vm.pids_limit,
+        nano_cpus: spec.vm.nano_cpus,
+        shm_size: spec.shm_size,
+        read_only_rootfs: spec.read_only,
+        mounts: spec
+            .tmpfs
+            .iter()
+            .map(|tmpfs| Mount {
+                kind: mount::Kind::Tmpfs.into(),
+                target: tmpfs.target.clone(),
+                options: tmpfs.options.clone(),
+                ..Mount::default()
+            })
+            .collect(),
+        sysctls: spec
+            .sysctls
+            .iter()
+            .map(|(name, value)| Sysctl {
+                name: name.clone(),
+                value: value.clone(),
+            })
+            .collect(),
+        ..maintenance_request(spec)
+    }
+}
+
+/// What the agent is told when no process is to run: the root file system as the disks have it, with nothing over it.
+pub fn maintenance_request(spec: &Spec) -> BootRequest {
+    let image_disk = match spec.vm.rootfs {
+        RootfsMode::Overlay => IMAGE_DISK,
+        RootfsMode::Clone => "",
+    };
+    let upper_options = match spec.vm.journal {
+        // What ext4 does by itself; and without a journal it wants to hear nothing of it.
+        Journal::Ordered | Journal::None => "",
+        Journal::Writeback => "data=writeback",
+        Journal::Journal => "data=journal",
+    };
+    BootRequest {
+        container: spec.id.clone(),
+        rootfs: Some(RootFs {
+            image_disk: image_disk.to_owned(),
+            upper_disk: UPPER_DISK.to_owned(),
+            upper_options: upper_options.to_owned(),
+        }),
         wall_clock_ns: store::now_ns(),
         ..BootRequest::default()
     }
 }
 
 /// The container's first process.
-pub fn main_process(spec: &Spec) -> Process {
+///
+/// # Errors
+/// A capability that there is none of.
+pub fn main_process(spec: &Spec) -> Result<Process, Failure> {
     let process = &spec.process;
-    Process {
+    Ok(Process {
         args: process.args.clone(),
         env: process.env.clone(),
         user: process.user.clone(),
         cwd: process.cwd.clone(),
         tty: process.tty,
-        ..confined(Process::default())
-    }
+        init: process.init,
+        ..rights(spec, false)?
+    })
 }
 
 /// A further process: it starts from the container's environment, user and directory.
-pub fn exec_process(spec: &Spec, asked: proto::supervisor::Process) -> Process {
+///
+/// # Errors
+/// As [`main_process`].
+pub fn exec_process(spec: &Spec, asked: proto::supervisor::Process) -> Result<Process, Failure> {
     let own = &spec.process;
     let mut env = own.env.clone();
     env.extend(asked.env);
     let or = |asked: String, own: &String| if asked.is_empty() { own.clone() } else { asked };
-    Process {
+    Ok(Process {
         args: asked.args,
         env,
         user: or(asked.user, &own.user),
         cwd: or(asked.cwd, &own.cwd),
         tty: asked.tty,
         size: asked.size.map(terminal_size),
-        ..confined(Process::default())
-    }
+        ..rights(spec, asked.privileged)?
+    })
 }
 
 /// A terminal's size, from the engine's message to the agent's.
@@ -165,16 +230,46 @@ pub fn terminal_size(size: proto::supervisor::TerminalSize) -> proto::agent::Ter
     }
 }
 
-fn confined(process: Process) -> Process {
-    Process {
-        capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
-        rlimits: vec![Rlimit {
-            name: "RLIMIT_NOFILE".to_owned(),
-            soft: NOFILE.0,
-            hard: NOFILE.1,
-        }],
-        ..process
-    }
+/// What any process of the container may do, and how much.
+fn rights(spec: &Spec, privileged: bool) -> Result<Process, Failure> {
+    let own = &spec.process;
+    let privileged = privileged || own.privileged;
+    let capabilities = if privileged {
+        Vec::new()
+    } else {
+        capabilities::kept(&own.cap_drop, &own.cap_add)?
+    };
+    Ok(Process {
+        capabilities,
+        privileged,
+        no_new_privileges: own.no_new_privileges,
+        rlimits: rlimits(&own.ulimits),
+        groups: own.groups.clone(),
+        oom_score_adj: own.oom_score_adj,
+        unmasked: own.unmasked,
+        ..Process::default()
+    })
+}
+
+fn rlimits(ulimits: &[Ulimit]) -> Vec<Rlimit> {
+    let nofile = Ulimit {
+        name: "nofile".to_owned(),
+        soft: NOFILE.0,
+        hard: NOFILE.1,
+    };
+    let default = ulimits
+        .iter()
+        .all(|ulimit| ulimit.name != nofile.name)
+        .then_some(&nofile);
+    default
+        .into_iter()
+        .chain(ulimits)
+        .map(|ulimit| Rlimit {
+            name: format!("RLIMIT_{}", ulimit.name.to_ascii_uppercase()),
+            soft: ulimit.soft,
+            hard: ulimit.hard,
+        })
+        .collect()
 }
 
 fn hosts(hostname: &str) -> String {
@@ -183,3 +278,6 @@ fn hosts(hostname: &str) -> String {
          ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n127.0.1.1\t{hostname}\n"
     )
 }
+
+#[cfg(test)]
+mod tests;

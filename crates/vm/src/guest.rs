@@ -3,6 +3,8 @@
 //! The guest is hostile. The first dial to the agent's port is taken, from a privileged port only, before any workload runs;
 //! the listener is then dropped, so that every later dial is refused. What the agent says is data: it can end this container and nothing else.
 
+mod control;
+
 use std::time::Duration;
 
 use hypervisor::Listener;
@@ -129,16 +131,16 @@ impl Guest {
         refuse(reply.into_inner().failure)
     }
 
-    /// Stop signal, then KILL after `timeout_ms`.
-    pub async fn stop(&self, signal: u32, timeout_ms: u64) -> Result<(), Failure> {
+    /// Stop signal, then KILL after `timeout_ms`. True when that was needed.
+    pub async fn stop(&self, signal: u32, timeout_ms: u64) -> Result<bool, Failure> {
         let request = StopRequest {
             container: self.container.clone(),
             signal,
             timeout_ms,
         };
         let reply = self.client.clone().stop(request).await;
-        reply.map_err(|status| call_failed("stop the container", &status))?;
-        Ok(())
+        let reply = reply.map_err(|status| call_failed("stop the container", &status))?;
+        Ok(reply.into_inner().killed)
     }
 
     /// The terminal of a process has another size now.

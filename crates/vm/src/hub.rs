@@ -4,14 +4,14 @@
 //! up); a client that is gone is forgotten.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use proto::supervisor::{Output, output};
+use store::container::Container;
 use store::logs::{self, Stream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::Status;
-
-use crate::timeline::Timeline;
 
 /// The sending end of one client's answers.
 pub type Sender = mpsc::Sender<Result<Output, Status>>;
@@ -25,21 +25,61 @@ struct Client {
     sender: Sender,
 }
 
-/// The log and the clients.
+/// How long a client may take for a message once the container is to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A container's log. It outlives runs.
+pub struct Log(Mutex<Option<logs::Writer>>);
+
+impl Log {
+    /// The log of `container`.
+    ///
+    /// # Errors
+    /// It can't be opened.
+    pub fn open(container: &Container) -> Result<Log, logs::Error> {
+        let limits = container.spec().logs;
+        let writer = logs::Writer::open(&container.output_log(), limits)?;
+        Ok(Log(Mutex::new(Some(writer))))
+    }
+
+    /// Nothing is to be logged.
+    pub fn none() -> Log {
+        Log(Mutex::new(None))
+    }
+
+    fn append(&self, stream: Stream, bytes: &[u8]) {
+        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(writer) = log.as_mut()
+            && let Err(error) = writer.append(stream, bytes, store::now_ns())
+        {
+            // The process goes on: a full disk must not stop it. The log ends here, and the supervisor's own log says why.
+            tracing::error!(%error, "the container's log can't be written; it ends here");
+            *log = None;
+        }
+    }
+}
+
+/// The log and the clients of one run.
 pub struct Hub {
     clients: Mutex<Vec<Client>>,
-    log: Mutex<Option<logs::Writer>>,
-    timeline: Arc<Timeline>,
+    log: Arc<Log>,
+    /// The container is to end: a client that does not read must not keep it.
+    hurried: watch::Sender<bool>,
 }
 
 impl Hub {
     /// A hub that writes to `log`.
-    pub fn new(log: logs::Writer, timeline: Arc<Timeline>) -> Self {
+    pub fn new(log: Arc<Log>) -> Self {
         Hub {
             clients: Mutex::default(),
-            log: Mutex::new(Some(log)),
-            timeline,
+            log,
+            hurried: watch::Sender::default(),
         }
+    }
+
+    /// From now on clients that do not read are left behind.
+    pub fn hurry(&self) {
+        self.hurried.send_replace(true);
     }
 
     /// One more client.
@@ -53,8 +93,7 @@ impl Hub {
 
     /// Bytes of the process: to the log, then to every client that wants them. Returns when all have taken them.
     pub async fn write(&self, stream: Stream, bytes: Bytes) {
-        self.timeline.mark("first byte");
-        self.log(stream, &bytes);
+        self.log.append(stream, &bytes);
         let message = match stream {
             Stream::Stdout => output::Output::Stdout(bytes),
             Stream::Stderr => output::Output::Stderr(bytes),
@@ -88,27 +127,27 @@ impl Hub {
             .filter(|client| wants(client))
             .map(|client| client.sender.clone())
             .collect();
-        let mut gone = false;
         for sender in senders {
             let message = Output {
                 output: Some(message.clone()),
             };
-            gone |= sender.send(Ok(message)).await.is_err();
-        }
-        if gone {
-            self.clients().retain(|client| !client.sender.is_closed());
+            let sent = tokio::select! {
+                biased;
+                sent = sender.send(Ok(message)) => sent.is_ok(),
+                () = self.patience() => false,
+            };
+            if !sent {
+                self.clients()
+                    .retain(|client| !client.sender.same_channel(&sender));
+            }
         }
     }
 
-    fn log(&self, stream: Stream, bytes: &[u8]) {
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(writer) = log.as_mut()
-            && let Err(error) = writer.append(stream, bytes, store::now_ns())
-        {
-            // The process goes on: a full disk must not stop it. The log ends here, and the supervisor's own log says why.
-            tracing::error!(%error, "the container's log can't be written; it ends here");
-            *log = None;
-        }
+    /// Ends some time after [`Hub::hurry`].
+    async fn patience(&self) {
+        // The sender lives as long as this.
+        let _ = self.hurried.subscribe().wait_for(|hurried| *hurried).await;
+        tokio::time::sleep(PATIENCE).await;
     }
 
     fn clients(&self) -> std::sync::MutexGuard<'_, Vec<Client>> {

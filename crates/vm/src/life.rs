@@ -1,7 +1,7 @@
-//! The life of a container: one run of it, from the supervisor's start to the last message.
+//! The life of a VM: one run of a container, from the monitor's start to its end.
 //!
 //! ```text
-//!  booting ──► running ──► drained ──► written ──► unmounted ──► off ──► released ──► told
+//!  booting ──► running ──► drained ──► written ──► unmounted ──► off
 //!     │           │                       ▲                       ▲
 //!     │           └── the VM is lost ─────┴───────────────────────┤
 //!     └── the process can't start ────────┘                       │
@@ -9,29 +9,30 @@
 //! ```
 //!
 //! One task owns the life; the service's calls only read its milestones ([`Shared`]) and talk to the agent. The exit code has
-//! one owner: whoever wants it waits for the milestone.
+//! one owner: whoever wants it waits for the milestone. What comes after it is [`crate::supervision`]'s: leases and the last
+//! message, or the next run.
+
+mod shared;
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use hypervisor::config::VmConfig;
-use hypervisor::{StartOptions, Started, Vm};
+use hypervisor::{StartOptions, Started, Vm, VmConfig};
 use proto::agent::WaitReply;
-use proto::supervisor::{Exited, Failure, output};
-use store::container::{Container, Spec, State, Status};
+use proto::supervisor::{Exited, Failure, failure::Kind, output};
+use store::container::Container;
+use store::fault;
 use store::locate::Programs;
 use store::logs::Stream;
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedWriteHalf;
-use tokio::sync::{Mutex, watch};
+
+pub use shared::Shared;
 
 use crate::guest::Guest;
-use crate::hub::Hub;
-use crate::streams::Streams;
-use crate::timeline::Timeline;
-use crate::{bill, drivers, failure, process};
+use crate::supervision::Supervision;
+use crate::{bill, drivers, failure, health, process};
 
 /// The agent's name for the container's first process.
 pub const MAIN: &str = "main";
@@ -46,81 +47,36 @@ const POWER_OFF: Duration = Duration::from_secs(30);
 /// How long a VM whose agent is lost may take to die by itself (a panic's reset is on its way) before it is killed.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
-/// What the service's calls see of the life.
-pub struct Shared {
-    /// The container's spec.
-    pub spec: Spec,
-    /// Set once: the process runs, or could not start.
-    pub started: watch::Sender<Option<Result<(), Failure>>>,
-    /// Set once, at the very end.
-    pub ended: watch::Sender<Option<Exited>>,
-    /// Held for reading by each exec while its output is on its way; the plug is pulled by whoever holds it for writing.
-    pub execs: Arc<tokio::sync::RwLock<()>>,
-    /// The monitors' process ids, from the VM's start on.
-    pub monitors: std::sync::Mutex<Vec<u32>>,
-    /// The end is written to `state.json`.
-    pub settled: watch::Sender<bool>,
-    /// Somebody was told that it runs, or how it went: the supervisor need not wait for a first call.
-    pub told: watch::Sender<bool>,
-    /// The primary client is there.
-    pub primary: watch::Sender<bool>,
-    /// The agent, from the hand-shake on.
-    pub guest: watch::Sender<Option<Guest>>,
-    /// The first process's stdin, while it is open.
-    pub stdin: Mutex<Option<OwnedWriteHalf>>,
-    /// A terminal's size that came before the process did.
-    pub size: std::sync::Mutex<Option<proto::supervisor::TerminalSize>>,
-    /// Output of the first process.
-    pub hub: Hub,
-    /// Streams to come.
-    pub streams: Arc<Streams>,
-    /// Moments.
-    pub timeline: Arc<Timeline>,
-}
-
-impl Shared {
-    /// Returns at once while the monitors live; when one is dead, when its death is written down. So whoever asks a
-    /// supervisor before reading the state never reads that a dead VM runs.
-    pub async fn settle(&self) {
-        let dead = {
-            let monitors = self.monitors.lock();
-            let monitors = monitors.unwrap_or_else(PoisonError::into_inner);
-            monitors.iter().any(|pid| !alive(*pid))
-        };
-        if dead {
-            let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
-        }
-    }
-}
-
-/// Whether a child runs. One whose first thread has ended does not, though its others may still be on their way out; `waitid`
-/// would not tell before they are.
-fn alive(pid: u32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        return false;
-    };
-    // proc(5): the state follows the name, which is in brackets and may hold anything.
-    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
-    state.is_some_and(|state| !state.starts_with(['Z', 'X']))
-}
-
-/// What one run of a container owns.
-pub struct Life {
+/// What one run of a container has.
+pub struct Life<'a> {
     /// The container's folder.
     pub container: Container,
     /// The lock and the leases.
-    pub leases: Vec<OwnedFd>,
+    pub leases: &'a [OwnedFd],
     /// Wait for the primary client.
     pub attached: bool,
     /// What the service sees.
     pub shared: Arc<Shared>,
+    /// What outlives it.
+    pub supervision: Arc<Supervision>,
 }
 
-/// How the guest's part went.
-struct Outcome {
-    exit: Exited,
+/// How a run went.
+pub struct Outcome {
+    /// For clients.
+    pub exit: Exited,
     /// The process ran.
-    ran: bool,
+    pub ran: bool,
+    /// How long to wait before the next run, if there is one.
+    pub again: Option<Duration>,
+}
+
+impl Outcome {
+    /// The VM ended and took the process with it.
+    pub fn lost(&self) -> bool {
+        let failure = self.exit.failure.as_ref();
+        failure.is_some_and(|failure| failure.kind() == Kind::VmLost)
+    }
 }
 
 /// Whether anything that a guest may still write is there after its VM.
@@ -143,42 +99,86 @@ impl Lasting {
     }
 }
 
-impl Life {
-    /// Lives it, to the point where everything is gone and the leases are free. What is left to do is to say so.
-    pub async fn live(mut self) -> Exited {
-        let shared = self.shared.clone();
-        let mut state = State {
-            status: Status::Running,
-            pid: Some(std::process::id()),
-            started_ns: Some(store::now_ns()),
-            ..State::created()
-        };
-        let outcome = match self.start_vm(&mut state).await {
-            Ok((started, lasting)) => self.with_vm(started, lasting, &mut state).await,
-            Err(failure) => {
-                let outcome = never_ran(failure);
-                self.write_end(&mut state, &outcome);
-                outcome
-            }
+impl Life<'_> {
+    /// Lives it, to the point where the VM is gone.
+    pub async fn live(self) -> Outcome {
+        let outcome = match self.start().await {
+            Ok((started, lasting)) => self.with_vm(started, lasting).await,
+            Err(failure) => self.write_end(never_ran(failure)),
         };
         if !outcome.ran {
             let failure = outcome.exit.failure.clone().unwrap_or_default();
-            shared.started.send_replace(Some(Err(failure)));
+            self.shared.started.send_replace(Some(Err(failure)));
         }
-        self.leave();
-        outcome.exit
+        outcome
+    }
+
+    /// A VM without the container's process, until its clients are gone. The state is not written: the container is stopped.
+    pub async fn maintain(self) -> Exited {
+        let outcome = async {
+            let config = bill::maintenance_config(&self.container, &Programs::new(None))?;
+            let Started { vm, mut listeners } = self.start_vm(&config).await?;
+            let Some(agent) = self.listen(&*vm, &mut listeners) else {
+                return Err(no_listeners());
+            };
+            let open = async {
+                let guest = self.greet(agent).await?;
+                guest
+                    .boot(bill::maintenance_request(&self.shared.spec))
+                    .await?;
+                self.shared.guest.send_replace(Some(guest));
+                self.shared.started.send_replace(Some(Ok(())));
+                tokio::select! {
+                    () = self.supervision.is_closed() => {}
+                    () = self.supervision.is_dismissed() => {}
+                }
+                Ok(())
+            };
+            let result = tokio::select! {
+                result = open => result,
+                exit = vm.wait() => Err(failure::lost(self.epitaph(&exit))),
+            };
+            if result.is_err() {
+                self.shared.guest.send_replace(None);
+            }
+            self.power_off(&*vm, Lasting::of(&config)).await;
+            result
+        };
+        let failure = outcome.await.err();
+        if let Some(failure) = &failure {
+            let words = failure::describe(failure);
+            tracing::error!(failure = %words, "the container's files can't be reached");
+            self.shared
+                .started
+                .send_if_modified(|started| match started {
+                    None => {
+                        *started = Some(Err(failure.clone()));
+                        true
+                    }
+                    Some(_) => false,
+                });
+        }
+        Exited {
+            failure,
+            ..Exited::default()
+        }
     }
 
     /// The VM, and what of it lasts.
-    async fn start_vm(&mut self, state: &mut State) -> Result<(Started, Lasting), Failure> {
+    async fn start(&self) -> Result<(Started, Lasting), Failure> {
+        self.supervision.write_begin(&self.shared.spec)?;
+        let config = bill::vm_config(&self.container, &Programs::new(None))?;
+        Ok((self.start_vm(&config).await?, Lasting::of(&config)))
+    }
+
+    async fn start_vm(&self, config: &VmConfig) -> Result<Started, Failure> {
         let spec = &self.shared.spec;
-        self.container
-            .write_state(state)
-            .map_err(|error| failure::from_error("write the state", "", &error))?;
         let programs = Programs::new(None);
-        let config = bill::vm_config(&self.container, &programs)?;
         let driver = drivers::choose(self.container.root(), &spec.vm.driver, &programs)?;
-        state.driver = Some(driver.kind().to_string());
+        let kind = driver.kind().to_string();
+        self.supervision
+            .record
+            .edit(|state| state.driver = Some(kind));
         let held = self
             .leases
             .iter()
@@ -189,60 +189,79 @@ impl Life {
             held,
             listen: vec![proto::AGENT_PORT, proto::STDIO_PORT],
         };
+        fault::point("vm.monitor-start");
         let started = driver
-            .start(&config, options)
+            .start(config, options)
             .await
             .map_err(|error| failure::from_error("start the VM", "", &error))?;
+        fault::point("vm.monitor-started");
         self.shared.timeline.mark("monitor started");
-        Ok((started, Lasting::of(&config)))
+        Ok(started)
     }
 
-    async fn with_vm(&mut self, started: Started, lasting: Lasting, state: &mut State) -> Outcome {
-        let Started { vm, mut listeners } = started;
+    /// Lets the guest's streams come in. The listener for its agent.
+    fn listen(
+        &self,
+        vm: &dyn Vm,
+        listeners: &mut Vec<hypervisor::Listener>,
+    ) -> Option<hypervisor::Listener> {
         *self
             .shared
             .monitors
             .lock()
             .unwrap_or_else(PoisonError::into_inner) =
             vm.processes().into_iter().map(|(_, pid)| pid).collect();
-        let (Some(stdio), Some(agent)) = (listeners.pop(), listeners.pop()) else {
-            vm.stop(Duration::ZERO).await;
-            return never_ran(failure::own(
-                "start the VM",
-                "",
-                "it came without listeners",
-            ));
-        };
+        let (stdio, agent) = (listeners.pop()?, listeners.pop()?);
         tokio::spawn(self.shared.streams.clone().serve(stdio));
+        Some(agent)
+    }
+
+    async fn with_vm(&self, started: Started, lasting: Lasting) -> Outcome {
+        let Started { vm, mut listeners } = started;
+        let Some(agent) = self.listen(&*vm, &mut listeners) else {
+            vm.stop(Duration::ZERO).await;
+            return self.write_end(never_ran(no_listeners()));
+        };
         let outcome = tokio::select! {
-            outcome = self.converse(agent, state) => outcome,
+            outcome = self.converse(agent) => outcome,
             exit = vm.wait() => Err(failure::lost(exit.to_string())),
         };
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(failure) => self.lost(&*vm, failure).await,
         };
-        self.write_end(state, &outcome);
+        let outcome = self.write_end(outcome);
         self.shared.timeline.mark("status written");
         self.power_off(&*vm, lasting).await;
         self.shared.timeline.mark("monitor gone");
         outcome
     }
 
-    /// Everything up to the drained streams of a process that ended. An error means that the VM is of no use any more.
-    async fn converse(
-        &self,
-        listener: hypervisor::Listener,
-        state: &mut State,
-    ) -> Result<Outcome, Failure> {
+    fn write_end(&self, outcome: Outcome) -> Outcome {
+        let again = self.supervision.write_end(&self.shared, &outcome);
+        self.shared.settled.send_replace(true);
+        Outcome { again, ..outcome }
+    }
+
+    /// Takes the agent's call.
+    async fn greet(&self, listener: hypervisor::Listener) -> Result<Guest, Failure> {
         let shared = &self.shared;
         let (guest, reply) = Guest::handshake(listener, &shared.spec.id).await?;
         shared.timeline.mark_guest(&reply);
         shared.timeline.mark("agent greeted");
+        fault::point("vm.agent-greeted");
+        Ok(guest)
+    }
+
+    /// Everything up to the drained streams of a process that ended. An error means that the VM is of no use any more.
+    async fn converse(&self, listener: hypervisor::Listener) -> Result<Outcome, Failure> {
+        let shared = &self.shared;
+        let guest = self.greet(listener).await?;
         if let Err(failure) = guest.boot(bill::boot_request(&shared.spec)).await {
             return give_up(failure);
         }
         shared.timeline.mark("guest mounted");
+        fault::point("vm.guest-booted");
         shared.guest.send_replace(Some(guest.clone()));
         if self.attached {
             // The sender lives in `shared`: this ends with a client, or with the time-out.
@@ -256,7 +275,10 @@ impl Life {
                 )));
             }
         }
-        let mut spec = bill::main_process(&shared.spec);
+        let mut spec = match bill::main_process(&shared.spec) {
+            Ok(spec) => spec,
+            Err(failure) => return Ok(never_ran(failure)),
+        };
         spec.size = self.size();
         let with_stdin = shared.spec.process.stdin;
         let running = match process::start(&guest, &shared.streams, MAIN, spec, with_stdin).await {
@@ -264,15 +286,10 @@ impl Life {
             Err(failure) => return give_up(failure),
         };
         shared.timeline.mark("process started");
+        fault::point("vm.process-started");
         *shared.stdin.lock().await = running.stdin;
-        state.started_ns = Some(store::now_ns());
-        if let Err(error) = self.container.write_state(state) {
-            tracing::error!(%error, "the state can't be written");
-        }
-        shared.started.send_replace(Some(Ok(())));
-        if shared.hub.tell(output::Output::Started(true)).await {
-            shared.told.send_replace(true);
-        }
+        self.tell_started().await;
+        let _health = health::begin(&self.supervision, shared, &guest);
         let (reply, (), ()) = tokio::join!(
             guest.wait(MAIN),
             self.pump(Some(running.stdout), Stream::Stdout),
@@ -280,13 +297,36 @@ impl Life {
         );
         let reply = reply?;
         shared.timeline.mark("process exited");
+        fault::point("vm.process-exited");
         Ok(ended(&reply))
+    }
+
+    /// The process runs: readers of the state see it, then clients are told, then it goes to the disk.
+    async fn tell_started(&self) {
+        let (shared, supervision) = (&self.shared, &self.supervision);
+        shared.begin();
+        let record = &supervision.record;
+        record.edit(|state| state.started_ns = Some(store::now_ns()));
+        record.show_or_log();
+        // That it runs at all was on its way to the disk while the VM booted.
+        record.kept_is_done().await;
+        fault::point("vm.started-tell");
+        shared.started.send_replace(Some(Ok(())));
+        if shared.hub.tell(output::Output::Started(true)).await {
+            shared.told.send_replace(true);
+        }
+        fault::point("vm.started-told");
+        record.keep();
+        let supervision = supervision.clone();
+        // After the clients' connections have had their turn.
+        tokio::spawn(async move { supervision.emit("start", &[]) });
     }
 
     async fn pump(&self, stream: Option<UnixStream>, name: Stream) {
         let Some(mut stream) = stream else { return };
         let mut buffer = BytesMut::new();
         while let Some(bytes) = process::next(&mut stream, &mut buffer).await {
+            self.shared.timeline.mark("first byte");
             self.shared.hub.write(name, bytes).await;
         }
     }
@@ -304,7 +344,7 @@ impl Life {
         let exit = match tokio::time::timeout(LAST_WORDS, vm.wait()).await {
             Ok(exit) => {
                 let mut failure = failure.clone();
-                if failure.kind() == proto::supervisor::failure::Kind::VmLost {
+                if failure.kind() == Kind::VmLost {
                     failure.message = self.epitaph(&exit);
                 }
                 failure
@@ -322,6 +362,7 @@ impl Life {
                 ..Exited::default()
             },
             ran,
+            again: None,
         }
     }
 
@@ -353,9 +394,11 @@ impl Life {
         }
         let guest = self.shared.guest.borrow().clone();
         if let Some(guest) = guest {
+            fault::point("vm.guest-unmount");
             let farewell = async {
                 match guest.shutdown().await {
                     Ok(()) => {
+                        fault::point("vm.guest-unmounted");
                         self.shared.timeline.mark("guest unmounted");
                         // Their processes are dead, but what these wrote last may still be between the guest and a client.
                         let drained = self.shared.execs.write();
@@ -373,56 +416,28 @@ impl Life {
             }
         }
         vm.stop(Duration::ZERO).await;
-    }
-
-    fn write_end(&self, state: &mut State, outcome: &Outcome) {
-        state.status = Status::Exited;
-        state.pid = None;
-        state.finished_ns = Some(store::now_ns());
-        state.exit_code = Some(outcome.exit.exit_code);
-        state.oom_killed = outcome.exit.oom_killed;
-        state.error = outcome.exit.failure.as_ref().map(failure::describe);
-        if let Some(error) = &state.error {
-            tracing::error!(%error, "the container failed");
-        }
-        if let Err(error) = self.container.write_state(state) {
-            tracing::error!(%error, "the state can't be written");
-        }
-        self.shared.settled.send_replace(true);
-    }
-
-    /// The socket goes while the lock is still held, so that the next start can make a new one; then the leases.
-    fn leave(&mut self) {
-        let socket = self.container.supervisor_socket();
-        if let Err(error) = store::file::remove(&socket) {
-            tracing::warn!(%error, socket = %socket.display(), "the socket can't be removed");
-        }
-        if self.shared.spec.remove
-            && let Err(error) = self.container.remove_all()
-        {
-            tracing::error!(%error, "the container can't be removed");
-        }
-        self.leases.clear();
-        self.shared.timeline.mark("leases released");
+        fault::point("vm.monitor-gone");
     }
 }
 
 /// How clients are told: a process that never ran has failed, one that was lost with its VM has exited.
 pub fn last_message(exited: Exited) -> output::Output {
     match &exited.failure {
-        Some(failure) if failure.kind() != proto::supervisor::failure::Kind::VmLost => {
-            output::Output::Failed(failure.clone())
-        }
+        Some(failure) if failure.kind() != Kind::VmLost => output::Output::Failed(failure.clone()),
         _ => output::Output::Exited(exited),
     }
 }
 
 /// The guest is well, but the container's process can't run in it.
 fn give_up(failure: Failure) -> Result<Outcome, Failure> {
-    if failure.kind() == proto::supervisor::failure::Kind::VmLost {
+    if failure.kind() == Kind::VmLost {
         return Err(failure);
     }
     Ok(never_ran(failure))
+}
+
+fn no_listeners() -> Failure {
+    failure::own("start the VM", "", "it came without listeners")
 }
 
 fn never_ran(failure: Failure) -> Outcome {
@@ -433,6 +448,7 @@ fn never_ran(failure: Failure) -> Outcome {
             ..Exited::default()
         },
         ran: false,
+        again: None,
     }
 }
 
@@ -445,5 +461,6 @@ fn ended(reply: &WaitReply) -> Outcome {
             ..Exited::default()
         },
         ran: true,
+        again: None,
     }
 }

@@ -1,21 +1,28 @@
-//! `gourd-vm`, the supervisor: one process per container, for one run of it.
+//! `gourd-vm`, the supervisor: one process per container, from its start by a person to its end.
 //!
-//! It owns the container's life ([`life`]) and tells engines about it ([`service`]). It is not confined; of what the guest
-//! controls it touches the agent's messages and the bytes of stdio only. Everything runs on the main thread: the monitors die with
+//! It owns the container ([`supervision`]) through all its runs ([`life`]) and tells engines about it ([`service`]). It is not
+//! confined; of what the guest controls it touches the agent's messages and the bytes of its streams only. Everything runs on the main thread: the monitors die with
 //! the thread that started them, and this one lives as long as the process.
 
 mod args;
 mod bill;
+mod capabilities;
 mod console;
 mod drivers;
 mod failure;
+mod freezer;
 mod guest;
+mod health;
 mod hub;
 mod life;
+mod policy;
+mod presence;
 mod process;
+mod record;
 mod serve;
 mod service;
 mod streams;
+mod supervision;
 mod sys;
 mod timeline;
 
@@ -24,20 +31,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
-use store::Root;
+use proto::supervisor::StopRequest;
 use store::container::Container;
+use store::{Root, fault};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::args::{Command, Run};
-use crate::hub::Hub;
-use crate::life::{Life, Shared};
+use crate::supervision::{Dismissal, End, FAREWELL, Supervision};
 use crate::timeline::Timeline;
-
-/// How long clients may take to read the last message. The leases are free by then: nobody waits for this.
-const FAREWELL: Duration = Duration::from_secs(5);
 
 type Error = Box<dyn std::error::Error>;
 
@@ -99,7 +102,7 @@ fn root() -> Result<Root, Error> {
 }
 
 async fn supervise(run: Run) -> Result<(), Error> {
-    let timeline = Arc::new(Timeline::default());
+    let timeline = Timeline::default();
     timeline.mark("supervisor started");
     if let Some(at_ns) = run.started_ns {
         timeline.mark_at("started", at_ns);
@@ -120,58 +123,35 @@ async fn supervise(run: Run) -> Result<(), Error> {
         )
         .init();
     let container = Container::from_dir(&root()?, &run.dir)?;
-    let shared = shared(&container, timeline)?;
+    let supervision = Arc::new(Supervision::new(&container, timeline, run.maintenance)?);
     let (over, is_over) = watch::channel(false);
     let listener = tokio::net::UnixListener::from_std(listener)?;
-    let service = service::Service::new(shared.clone());
-    let server = tokio::spawn(serve::serve(listener, service, is_over));
-    tokio::spawn(end_on_signal(shared.clone()));
-    let life = Life {
-        container,
-        leases,
-        attached: run.attached,
-        shared: shared.clone(),
-    };
-    let mut exited = life.live().await;
+    let server = tokio::spawn(serve::serve(listener, supervision.clone(), is_over));
+    tokio::spawn(end_on_signal(supervision.clone()));
+    let End { mut exited, shared } = supervision.clone().lead(leases, run.attached).await;
     exited.phases = shared.timeline.phases();
-    shared.ended.send_replace(Some(exited.clone()));
+    fault::point("vm.tell");
+    supervision.ended.send_replace(Some(exited.clone()));
     let farewell = async {
         if shared.hub.finish(life::last_message(exited)).await {
-            shared.told.send_replace(true);
+            supervision.told.send_replace(true);
         }
         // A life that was over before its client's first call still has something to say to it.
-        let _ = shared.told.subscribe().wait_for(|told| *told).await;
+        if !run.maintenance {
+            let _ = supervision.told.subscribe().wait_for(|told| *told).await;
+        }
         over.send_replace(true);
         let _ = server.await;
     };
     if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
         tracing::debug!("nobody asked how it went");
     }
+    fault::point("vm.told");
     Ok(())
 }
 
-fn shared(container: &Container, timeline: Arc<Timeline>) -> Result<Arc<Shared>, Error> {
-    let log = store::logs::Writer::open(&container.output_log(), container.spec().logs)?;
-    Ok(Arc::new(Shared {
-        spec: container.spec().clone(),
-        started: watch::Sender::default(),
-        ended: watch::Sender::default(),
-        execs: Arc::default(),
-        monitors: std::sync::Mutex::default(),
-        settled: watch::Sender::default(),
-        told: watch::Sender::default(),
-        primary: watch::Sender::default(),
-        guest: watch::Sender::default(),
-        stdin: tokio::sync::Mutex::default(),
-        size: std::sync::Mutex::default(),
-        hub: Hub::new(log, timeline.clone()),
-        streams: Arc::default(),
-        timeline,
-    }))
-}
-
 /// The host's session ends, or a person kills the supervisor politely: the container is stopped as `gourd stop` would.
-async fn end_on_signal(shared: Arc<Shared>) {
+async fn end_on_signal(supervision: Arc<Supervision>) {
     let (Ok(mut term), Ok(mut interrupt)) = (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
@@ -183,14 +163,5 @@ async fn end_on_signal(shared: Arc<Shared>) {
         _ = interrupt.recv() => {}
     }
     tracing::info!("told to end: stopping the container");
-    let spec = &shared.spec;
-    let mut guest = shared.guest.subscribe();
-    if let Ok(guest) = guest
-        .wait_for(Option::is_some)
-        .await
-        .map(|guest| guest.clone())
-        && let Some(guest) = guest
-    {
-        let _ = guest.stop(spec.stop_signal, spec.stop_timeout_ms).await;
-    }
+    service::stop(&supervision, Dismissal::Host, &StopRequest::default()).await;
 }

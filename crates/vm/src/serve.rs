@@ -1,6 +1,7 @@
 //! gRPC for every client that connects to the supervisor's socket.
 
 use std::pin::pin;
+use std::sync::Arc;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -11,26 +12,46 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::service::Service;
+use crate::supervision::Supervision;
 
-/// Serves until `over` is true; then takes no further client, and returns when every client has its last answer.
-pub async fn serve(listener: UnixListener, service: Service, mut over: watch::Receiver<bool>) {
+/// Serves until `over` is true; then takes no further client, and returns when every client has its last answer. A
+/// supervisor that is there for its clients only lets nobody in once the last one has left.
+pub async fn serve(
+    listener: UnixListener,
+    supervision: Arc<Supervision>,
+    mut over: watch::Receiver<bool>,
+) {
+    let mut listener = Some(listener);
     let mut clients = JoinSet::new();
     loop {
         tokio::select! {
+            // In this order: one that has connected is let in before the others are believed to be the last ones.
+            biased;
             () = ended(&mut over) => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    clients.spawn(client(stream, service.clone(), over.clone()));
+            accepted = accept(listener.as_ref()) => match accepted {
+                Ok(stream) => {
+                    clients.spawn(client(stream, Service::new(&supervision), over.clone()));
                 }
                 // Out of descriptors, most likely: the clients that are there go on.
                 Err(error) => tracing::warn!(%error, "a client can't be accepted"),
             },
+            () = supervision.presence.deserted(), if supervision.maintenance && listener.is_some() => {
+                listener = None;
+                supervision.closed.send_replace(true);
+            }
             // Ended clients are forgotten as they end.
             Some(_) = clients.join_next() => {}
         }
     }
     drop(listener);
     while clients.join_next().await.is_some() {}
+}
+
+async fn accept(listener: Option<&UnixListener>) -> std::io::Result<UnixStream> {
+    match listener {
+        Some(listener) => Ok(listener.accept().await?.0),
+        None => std::future::pending().await,
+    }
 }
 
 async fn client(stream: UnixStream, service: Service, mut over: watch::Receiver<bool>) {

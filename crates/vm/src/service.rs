@@ -1,209 +1,116 @@
-//! The supervisor's service: what engines ask of one container's run.
+//! The supervisor's service: what engines ask of a container.
 //!
-//! Handlers own nothing: they wait for the life's milestones and talk to the agent. Whoever may connect is decided by the
-//! socket's mode (0600 in a folder of 0700): it is the same user.
+//! Handlers own nothing: they wait for milestones and talk to the agent. Whoever may connect is decided by the socket's mode
+//! (0600 in a folder of 0700): it is the same user.
+
+mod attach;
+mod control;
+mod exec;
+mod transfer;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::BytesMut;
-use proto::agent::WaitReply;
 use proto::supervisor::supervisor_server::Supervisor;
 use proto::supervisor::{
-    AttachOptions, Exited, Failure, HelloReply, HelloRequest, Input, Output, Process, SignalReply,
-    SignalRequest, StartedReply, StartedRequest, StopReply, StopRequest, WaitRequest, input,
+    Exited, Failure, HelloReply, HelloRequest, Input, Output, PauseReply, PauseRequest, ReadOutput,
+    ReadRequest, SignalReply, SignalRequest, StartedReply, StartedRequest, StatPathReply,
+    StatPathRequest, StatsReply, StatsRequest, StopReply, StopRequest, TopReply, TopRequest,
+    UpdateReply, UpdateRequest, WaitReply, WaitRequest, WriteInput, WriteReply, failure::Kind,
     output,
 };
-use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
-use tokio::net::unix::OwnedWriteHalf;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_stream::{Stream, StreamExt};
+use store::container::Status as State;
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::failure;
 use crate::guest::Guest;
-use crate::hub::{QUEUE, Sender};
-use crate::life::{MAIN, Shared, last_message};
-use crate::{bill, failure, process};
+use crate::life::Shared;
+use crate::presence::Client;
+use crate::supervision::{Now, Supervision};
 
-/// SIGKILL, as every Linux has it.
-const KILL: u32 = 9;
+pub use control::stop;
 
-/// Answers engines.
+/// Answers one client.
 #[derive(Clone)]
 pub struct Service {
-    shared: Arc<Shared>,
-    execs: Arc<AtomicU64>,
+    supervision: Arc<Supervision>,
+    client: Client,
 }
 
-type Outputs = Pin<Box<dyn Stream<Item = Result<Output, Status>> + Send>>;
+type Outputs<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Service {
-    /// A service over a life.
-    pub fn new(shared: Arc<Shared>) -> Self {
+    /// A service for one more client.
+    pub fn new(supervision: &Arc<Supervision>) -> Self {
         Service {
-            shared,
-            execs: Arc::default(),
+            supervision: supervision.clone(),
+            client: supervision.presence.enter(),
         }
     }
 
-    /// The agent, once the container's process runs.
-    async fn guest(&self) -> Result<Guest, Failure> {
-        self.started().await?;
-        let guest = self.shared.guest.borrow().clone();
-        guest.ok_or_else(|| failure::lost("the VM is gone"))
+    /// The run that there is.
+    fn run(&self) -> Result<Arc<Shared>, Failure> {
+        match self.supervision.now() {
+            // Its process is over, and the VM about to be.
+            _ if self.is_restarting() => Err(self.refusal("is restarting", "wait until it runs")),
+            Now::Run(run) if !*run.settled.borrow() => Ok(run),
+            Now::Run(_) | Now::Waiting => Err(self.is_not_running()),
+            Now::Over => Err(self.is_not_running()),
+        }
     }
 
-    async fn started(&self) -> Result<(), Failure> {
-        let mut started = self.shared.started.subscribe();
-        match started.wait_for(Option::is_some).await {
-            Ok(result) => result.clone().unwrap_or(Ok(())),
-            Err(_) => Err(failure::lost("the VM is gone")),
+    /// The run whose process runs, and its agent.
+    async fn running(&self) -> Result<(Arc<Shared>, Guest), Failure> {
+        if self.supervision.maintenance {
+            return Err(self.is_not_running());
+        }
+        let run = self.run()?;
+        let guest = run.guest().await?;
+        Ok((run, guest))
+    }
+
+    /// Between two runs.
+    fn is_restarting(&self) -> bool {
+        match self.supervision.now() {
+            Now::Run(run) => *run.settled.borrow() && self.supervision.is(State::Restarting),
+            Now::Waiting => true,
+            Now::Over => false,
+        }
+    }
+
+    fn is_not_running(&self) -> Failure {
+        self.refusal("is not running", "")
+    }
+
+    /// What is asked for does not go with the state of the container.
+    fn refusal(&self, what: &str, remedy: &str) -> Failure {
+        let name = &self.supervision.container().spec().name.clone();
+        Failure {
+            kind: Kind::Invalid.into(),
+            remedy: remedy.to_owned(),
+            ..failure::own("", "", format!("container {name} {what}"))
+        }
+    }
+
+    /// A call went wrong: because the run was over meanwhile, perhaps.
+    fn explain(&self, run: &Shared, failure: Failure) -> Failure {
+        if failure.kind() == Kind::VmLost && *run.settled.borrow() {
+            self.refusal("ended meanwhile", "")
+        } else {
+            failure
         }
     }
 
     /// Waits for the end; whoever asks is told.
     async fn ended(&self) -> Exited {
-        let mut ended = self.shared.ended.subscribe();
+        let mut ended = self.supervision.ended.subscribe();
         let exited = match ended.wait_for(Option::is_some).await {
             Ok(exited) => exited.clone().unwrap_or_default(),
             Err(_) => Exited::default(),
         };
-        self.shared.told.send_replace(true);
+        self.supervision.told.send_replace(true);
         exited
-    }
-
-    /// Ends the container without grace: its owner is gone.
-    async fn abandon(&self) {
-        if let Ok(guest) = self.guest().await {
-            let _ = guest.signal(MAIN, KILL).await;
-        }
-    }
-
-    async fn attach_input(self, mut inputs: Streaming<Input>, options: AttachOptions) {
-        while let Some(Ok(Input { input: Some(input) })) = inputs.next().await {
-            match input {
-                input::Input::Stdin(bytes) if options.stdin => {
-                    if self.started().await.is_err() {
-                        return;
-                    }
-                    let mut stdin = self.shared.stdin.lock().await;
-                    if let Some(writer) = stdin.as_mut()
-                        && writer.write_all(&bytes).await.is_err()
-                    {
-                        // The process closed its end; what still comes is thrown away, as a broken pipe would.
-                        *stdin = None;
-                    }
-                }
-                input::Input::StdinClosed(true) if options.stdin => self.close_stdin().await,
-                input::Input::Size(size) => self.resize_main(size).await,
-                input::Input::Signal(signal) => {
-                    if let Ok(guest) = self.guest().await {
-                        let _ = guest.signal(MAIN, signal).await;
-                    }
-                }
-                _ => {}
-            }
-        }
-        if options.primary && options.stdin {
-            self.close_stdin().await;
-        }
-    }
-
-    async fn close_stdin(&self) {
-        if self.started().await.is_ok() {
-            // Dropping the half shuts it down.
-            *self.shared.stdin.lock().await = None;
-        }
-    }
-
-    async fn resize_main(&self, size: proto::supervisor::TerminalSize) {
-        let running = self.shared.started.borrow().is_some();
-        if !running {
-            *self
-                .shared
-                .size
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(size);
-        } else if let Ok(guest) = self.guest().await {
-            let _ = guest.resize(MAIN, size.rows, size.columns).await;
-        }
-    }
-
-    async fn run_exec(
-        self,
-        asked: Process,
-        inputs: Streaming<Input>,
-        sender: &Sender,
-    ) -> Result<WaitReply, Failure> {
-        let guest = self.guest().await?;
-        let name = format!("exec-{}", self.execs.fetch_add(1, Ordering::Relaxed));
-        let with_stdin = asked.stdin;
-        let spec = bill::exec_process(&self.shared.spec, asked);
-        let running = process::start(&guest, &self.shared.streams, &name, spec, with_stdin).await?;
-        if sender
-            .send(Ok(message(output::Output::Started(true))))
-            .await
-            .is_err()
-        {
-            // Docker leaves an exec'd process alone when its client goes; so do we.
-            tracing::debug!("an exec's client went away at its start");
-        }
-        let feed = tokio::spawn(exec_input(
-            guest.clone(),
-            name.clone(),
-            inputs,
-            running.stdin,
-        ));
-        let (reply, (), ()) = tokio::join!(
-            guest.wait(&name),
-            forward(Some(running.stdout), sender, output::Output::Stdout),
-            forward(running.stderr, sender, output::Output::Stderr),
-        );
-        feed.abort();
-        reply
-    }
-}
-
-async fn exec_input(
-    guest: Guest,
-    name: String,
-    mut inputs: Streaming<Input>,
-    mut stdin: Option<OwnedWriteHalf>,
-) {
-    while let Some(Ok(Input { input: Some(input) })) = inputs.next().await {
-        match input {
-            input::Input::Stdin(bytes) => {
-                if let Some(writer) = stdin.as_mut()
-                    && writer.write_all(&bytes).await.is_err()
-                {
-                    stdin = None;
-                }
-            }
-            input::Input::StdinClosed(true) => stdin = None,
-            input::Input::Size(size) => {
-                let _ = guest.resize(&name, size.rows, size.columns).await;
-            }
-            input::Input::Signal(signal) => {
-                let _ = guest.signal(&name, signal).await;
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Copies a stream to one client. When the client is gone the bytes are still taken, so that the process is not held back.
-async fn forward(
-    stream: Option<UnixStream>,
-    sender: &Sender,
-    wrap: fn(bytes::Bytes) -> output::Output,
-) {
-    let Some(mut stream) = stream else { return };
-    let mut buffer = BytesMut::new();
-    while let Some(bytes) = process::next(&mut stream, &mut buffer).await {
-        let _ = sender.send(Ok(message(wrap(bytes)))).await;
     }
 }
 
@@ -223,188 +130,140 @@ impl Supervisor for Service {
                 proto::SUPERVISOR_PROTOCOL
             )));
         }
-        self.shared.settle().await;
+        if let Now::Run(run) = self.supervision.now()
+            && !self.supervision.maintenance
+        {
+            run.settle().await;
+        }
         Ok(Response::new(HelloReply {
             protocol: asked,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            maintenance: false,
+            maintenance: self.supervision.maintenance,
         }))
     }
 
     async fn started(&self, _: Request<StartedRequest>) -> Result<Response<StartedReply>, Status> {
-        let failure = Service::started(self).await.err();
+        let mut started = self.supervision.started.clone();
+        let failure = match started.wait_for(Option::is_some).await {
+            Ok(started) => started.clone().and_then(Result::err),
+            Err(_) => Some(failure::lost("the VM is gone")),
+        };
         if failure.is_some() {
             // A container that could not start is told of when it is out of the way: the next start must not collide.
             self.ended().await;
         }
-        self.shared.told.send_replace(true);
+        self.supervision.told.send_replace(true);
         Ok(Response::new(StartedReply { failure }))
     }
 
-    type AttachStream = Outputs;
+    type AttachStream = Outputs<Output>;
 
     async fn attach(
         &self,
         request: Request<Streaming<Input>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        let mut inputs = request.into_inner();
-        let first = inputs.message().await?.and_then(|input| input.input);
-        let Some(input::Input::Attach(options)) = first else {
-            return Err(Status::invalid_argument("the first message must be attach"));
-        };
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        let over = self.shared.ended.borrow().clone();
-        if let Some(exited) = over {
-            self.shared.told.send_replace(true);
-            let _ = sender.send(Ok(message(last_message(exited)))).await;
-            return Ok(Response::new(Box::pin(ReceiverStream::new(receiver))));
-        }
-        let watched = sender.clone();
-        self.shared.hub.add(sender, options.stdout, options.stderr);
-        tokio::spawn(self.clone().attach_input(inputs, options));
-        if options.primary {
-            self.shared.primary.send_replace(true);
-            if self.shared.spec.remove {
-                let service = self.clone();
-                tokio::spawn(async move {
-                    let mut ended = service.shared.ended.subscribe();
-                    let gone = tokio::select! {
-                        () = watched.closed() => true,
-                        _ = ended.wait_for(Option::is_some) => false,
-                    };
-                    drop(watched);
-                    if gone {
-                        service.abandon().await;
-                    }
-                });
-            }
-        }
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let outputs = self.attach_to(request.into_inner()).await?;
+        Ok(Response::new(Box::pin(outputs)))
     }
 
-    type ExecStream = Outputs;
+    type ExecStream = Outputs<Output>;
 
     async fn exec(
         &self,
         request: Request<Streaming<Input>>,
     ) -> Result<Response<Self::ExecStream>, Status> {
-        let mut inputs = request.into_inner();
-        let first = inputs.message().await?.and_then(|input| input.input);
-        let Some(input::Input::Exec(asked)) = first else {
-            return Err(Status::invalid_argument("the first message must be exec"));
-        };
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        let service = self.clone();
-        let running = self.shared.execs.clone().read_owned().await;
-        tokio::spawn(async move {
-            let last = match service.run_exec(asked, inputs, &sender).await {
-                Ok(reply) => output::Output::Exited(Exited {
-                    exit_code: reply.exit_code & 0xff,
-                    oom_killed: reply.oom_killed,
-                    ..Exited::default()
-                }),
-                Err(failure) => output::Output::Failed(failure),
-            };
-            drop(running);
-            let _ = sender.send(Ok(message(last))).await;
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let outputs = self.execute(request.into_inner()).await?;
+        Ok(Response::new(Box::pin(outputs)))
     }
 
     async fn signal(
         &self,
         request: Request<SignalRequest>,
     ) -> Result<Response<SignalReply>, Status> {
-        let signal = request.into_inner().signal;
-        let result = match self.guest().await {
-            Ok(guest) => guest.signal(MAIN, signal).await,
-            Err(failure) => Err(failure),
-        };
-        Ok(Response::new(SignalReply {
-            failure: result.err(),
-        }))
+        let failure = self.kill(request.into_inner().signal).await.err();
+        Ok(Response::new(SignalReply { failure }))
     }
 
     async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopReply>, Status> {
-        let asked = request.into_inner();
-        let spec = &self.shared.spec;
-        let signal = if asked.signal == 0 {
-            spec.stop_signal
-        } else {
-            asked.signal
-        };
-        let timeout_ms = asked.timeout_ms.unwrap_or(spec.stop_timeout_ms);
-        if let Ok(guest) = self.guest().await
-            && let Err(failure) = guest.stop(signal, timeout_ms).await
-        {
-            // The container may have ended in this very moment; if not, its end is what counts, and it is on its way.
-            tracing::warn!(failure = %failure::describe(&failure), "the agent did not stop the container");
-        }
+        self.end(&request.into_inner()).await;
         Ok(Response::new(StopReply {
             exited: Some(self.ended().await),
         }))
     }
 
-    async fn pause(
-        &self,
-        _: Request<proto::supervisor::PauseRequest>,
-    ) -> Result<Response<proto::supervisor::PauseReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn wait(&self, _: Request<WaitRequest>) -> Result<Response<WaitReply>, Status> {
+        // Who waits for the end does not put it off.
+        self.client.leave();
+        Ok(Response::new(WaitReply {
+            exited: Some(self.ended().await),
+        }))
     }
 
-    async fn stats(
-        &self,
-        _: Request<proto::supervisor::StatsRequest>,
-    ) -> Result<Response<proto::supervisor::StatsReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn pause(&self, request: Request<PauseRequest>) -> Result<Response<PauseReply>, Status> {
+        let failure = self.set_paused(request.into_inner().paused).await.err();
+        Ok(Response::new(PauseReply { failure }))
     }
 
-    async fn top(
-        &self,
-        _: Request<proto::supervisor::TopRequest>,
-    ) -> Result<Response<proto::supervisor::TopReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn stats(&self, _: Request<StatsRequest>) -> Result<Response<StatsReply>, Status> {
+        let reply = self
+            .statistics()
+            .await
+            .unwrap_or_else(|failure| StatsReply {
+                failure: Some(failure),
+                ..StatsReply::default()
+            });
+        Ok(Response::new(reply))
+    }
+
+    async fn top(&self, _: Request<TopRequest>) -> Result<Response<TopReply>, Status> {
+        let reply = self.processes().await.unwrap_or_else(|failure| TopReply {
+            failure: Some(failure),
+            ..TopReply::default()
+        });
+        Ok(Response::new(reply))
     }
 
     async fn update(
         &self,
-        _: Request<proto::supervisor::UpdateRequest>,
-    ) -> Result<Response<proto::supervisor::UpdateReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+        request: Request<UpdateRequest>,
+    ) -> Result<Response<UpdateReply>, Status> {
+        let failure = self.set_limits(request.into_inner()).await.err();
+        Ok(Response::new(UpdateReply { failure }))
     }
 
     async fn stat_path(
         &self,
-        _: Request<proto::supervisor::StatPathRequest>,
-    ) -> Result<Response<proto::supervisor::StatPathReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+        request: Request<StatPathRequest>,
+    ) -> Result<Response<StatPathReply>, Status> {
+        let reply = match self.look_at(request.into_inner().path).await {
+            Ok(stat) => StatPathReply {
+                failure: None,
+                stat: Some(stat),
+            },
+            Err(failure) => StatPathReply {
+                failure: Some(failure),
+                stat: None,
+            },
+        };
+        Ok(Response::new(reply))
     }
 
-    type ReadStream = Pin<
-        Box<dyn tokio_stream::Stream<Item = Result<proto::supervisor::ReadOutput, Status>> + Send>,
-    >;
+    type ReadStream = Outputs<ReadOutput>;
 
     async fn read(
         &self,
-        _: Request<proto::supervisor::ReadRequest>,
+        request: Request<ReadRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let outputs = self.read_files(request.into_inner());
+        Ok(Response::new(Box::pin(outputs)))
     }
 
     async fn write(
         &self,
-        _: Request<Streaming<proto::supervisor::WriteInput>>,
-    ) -> Result<Response<proto::supervisor::WriteReply>, Status> {
-        Err(Status::unimplemented("not yet"))
-    }
-
-    async fn wait(
-        &self,
-        _: Request<WaitRequest>,
-    ) -> Result<Response<proto::supervisor::WaitReply>, Status> {
-        Ok(Response::new(proto::supervisor::WaitReply {
-            exited: Some(self.ended().await),
-        }))
+        request: Request<Streaming<WriteInput>>,
+    ) -> Result<Response<WriteReply>, Status> {
+        let failure = self.write_files(request.into_inner()).await?;
+        Ok(Response::new(WriteReply { failure }))
     }
 }

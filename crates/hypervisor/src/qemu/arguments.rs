@@ -106,10 +106,11 @@ fn machine(words: &mut Words, config: &VmConfig, accel: Acceleration) {
             // none of 9 on one thread, which boots no slower. One processor has nobody to race with.
             let thread = if config.vcpus > 1 { "single" } else { "multi" };
             words.option("-accel", format!("tcg,thread={thread}"));
-            // Without SVM: emulating it costs the guest's kernel its set-up, and nothing here offers nested virtualization.
+            // Without SVM unless it is wanted: emulating it costs the guest's kernel its set-up.
             // Without LA57: a bzImage turns five levels of page tables on, and QEMU 7.2 gets them wrong (programs of the
             // guest see wrong bytes and abort).
-            words.option("-cpu", "max,-svm,-la57");
+            let svm = if config.virtualization { '+' } else { '-' };
+            words.option("-cpu", format!("max,{svm}svm,-la57"));
         }
     }
     words.option(
@@ -196,6 +197,7 @@ mod tests {
             audio: None,
             usb: None,
             translation: None,
+            virtualization: false,
         }
     }
 
@@ -240,6 +242,22 @@ mod tests {
             vsock: Some(11),
         };
         check(&config, Acceleration::Tcg, &fds, EVERYTHING);
+    }
+
+    #[test]
+    fn processors() {
+        let cpu = |virtualization, accel| {
+            let config = VmConfig {
+                virtualization,
+                ..small()
+            };
+            let words = arguments(&config, accel, &Fds::default());
+            let at = words.iter().position(|word| word == "-cpu").unwrap();
+            words[at + 1].clone()
+        };
+        assert_eq!(cpu(false, Acceleration::Tcg), "max,-svm,-la57");
+        assert_eq!(cpu(true, Acceleration::Tcg), "max,+svm,-la57");
+        assert_eq!(cpu(true, Acceleration::Kvm), "host");
     }
 
     const SMALL: &str = "

@@ -54,6 +54,7 @@ fn right() -> Right {
         audio: None,
         usb: None,
         translation: None,
+        virtualization: false,
     };
     Right { config, folder }
 }

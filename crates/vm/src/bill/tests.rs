@@ -1,0 +1,170 @@
+use super::*;
+use store::container::{Process as Main, Tmpfs, Vm};
+
+fn spec(process: Main) -> Spec {
+    Spec {
+        id: "c".repeat(64),
+        hostname: "box".to_owned(),
+        process,
+        ..Spec::default()
+    }
+}
+
+fn asked(privileged: bool) -> proto::supervisor::Process {
+    proto::supervisor::Process {
+        args: vec!["ps".to_owned()],
+        privileged,
+        ..proto::supervisor::Process::default()
+    }
+}
+
+fn limit(name: &str, soft: u64, hard: u64) -> Ulimit {
+    Ulimit {
+        name: name.to_owned(),
+        soft,
+        hard,
+    }
+}
+
+/// Each row: a change to the first process's specification, and what the agent is told of it and of an exec.
+#[test]
+fn rights_of_processes() {
+    let check = |change: fn(&mut Main), expect: fn(&Process) -> bool, what: &str| {
+        let mut process = Main::default();
+        change(&mut process);
+        let spec = spec(process);
+        assert!(expect(&main_process(&spec).unwrap()), "main: {what}");
+        let exec = exec_process(&spec, asked(false)).unwrap();
+        assert!(expect(&exec), "exec: {what}");
+    };
+    check(
+        |_| {},
+        |told| {
+            let limit = &told.rlimits[0];
+            told.capabilities.len() == 14
+                && told.rlimits.len() == 1
+                && (limit.name.as_str(), limit.soft, limit.hard) == ("RLIMIT_NOFILE", 1024, 524_288)
+                && !told.privileged
+                && !told.no_new_privileges
+                && !told.unmasked
+        },
+        "nothing asked for",
+    );
+    check(
+        |main| main.cap_drop = vec!["all".to_owned()],
+        |told| told.capabilities.is_empty() && !told.privileged,
+        "all dropped",
+    );
+    check(
+        |main| {
+            main.privileged = true;
+            main.cap_drop = vec!["ALL".to_owned()];
+        },
+        |told| told.privileged,
+        "privileged",
+    );
+    check(
+        |main| main.ulimits = vec![limit("nofile", 5, 6), limit("core", 0, u64::MAX)],
+        |told| {
+            let names: Vec<_> = told.rlimits.iter().map(|limit| &*limit.name).collect();
+            names == ["RLIMIT_NOFILE", "RLIMIT_CORE"]
+                && told.rlimits[0].soft == 5
+                && told.rlimits[1].hard == u64::MAX
+        },
+        "limits",
+    );
+    check(
+        |main| {
+            main.no_new_privileges = true;
+            main.unmasked = true;
+            main.groups = vec!["video".to_owned()];
+            main.oom_score_adj = -5;
+        },
+        |told| {
+            told.no_new_privileges
+                && told.unmasked
+                && told.groups == ["video"]
+                && told.oom_score_adj == -5
+        },
+        "the rest",
+    );
+}
+
+#[test]
+fn a_privileged_exec_in_a_container_that_is_not() {
+    let spec = spec(Main {
+        init: true,
+        ..Main::default()
+    });
+    assert!(exec_process(&spec, asked(true)).unwrap().privileged);
+    assert!(!exec_process(&spec, asked(true)).unwrap().init);
+    assert!(main_process(&spec).unwrap().init);
+}
+
+#[test]
+fn a_capability_that_is_none_is_named() {
+    let spec = spec(Main {
+        cap_add: vec!["FLY".to_owned()],
+        ..Main::default()
+    });
+    assert_eq!(main_process(&spec).unwrap_err().object, "FLY");
+}
+
+#[test]
+fn what_the_guest_is_told_at_its_boot() {
+    let mut spec = spec(Main::default());
+    spec.vm = Vm {
+        memory: 7,
+        pids_limit: 9,
+        nano_cpus: 1_500_000_000,
+        journal: Journal::Writeback,
+        ..Vm::default()
+    };
+    spec.shm_size = 11;
+    spec.read_only = true;
+    spec.tmpfs = vec![Tmpfs {
+        target: "/run".to_owned(),
+        options: "size=1m".to_owned(),
+    }];
+    spec.sysctls = [("net.ipv4.ip_forward".to_owned(), "1".to_owned())].into();
+    let told = boot_request(&spec);
+    assert_eq!(
+        (told.memory_limit, told.pids_limit, told.nano_cpus),
+        (7, 9, 1_500_000_000)
+    );
+    assert_eq!((told.shm_size, told.read_only_rootfs), (11, true));
+    assert_eq!(told.mounts[0].target, "/run");
+    assert_eq!(told.mounts[0].kind(), mount::Kind::Tmpfs);
+    assert_eq!(told.sysctls[0].name, "net.ipv4.ip_forward");
+    let rootfs = told.rootfs.unwrap();
+    assert_eq!(
+        (&*rootfs.image_disk, &*rootfs.upper_options),
+        ("rootfs", "data=writeback")
+    );
+    let bare = maintenance_request(&spec);
+    assert!(bare.mounts.is_empty() && bare.sysctls.is_empty() && bare.hosts.is_empty());
+    assert!(!bare.read_only_rootfs);
+}
+
+#[test]
+fn a_clone_is_one_disk() {
+    let mut spec = spec(Main::default());
+    spec.vm.rootfs = RootfsMode::Clone;
+    spec.vm.journal = Journal::None;
+    let rootfs = boot_request(&spec).rootfs.unwrap();
+    assert_eq!(
+        (
+            &*rootfs.image_disk,
+            &*rootfs.upper_disk,
+            &*rootfs.upper_options
+        ),
+        ("", "upper", "")
+    );
+}
+
+#[test]
+fn the_memory_of_a_vm() {
+    assert_eq!(memory(0), 96 * MIB);
+    assert_eq!(memory(64 * MIB), (64 + 1 + 96) * MIB);
+    assert_eq!(memory(64 * MIB + 1), (64 + 1 + 96 + 1) * MIB);
+}
