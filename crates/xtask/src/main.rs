@@ -10,9 +10,16 @@ use anyhow::{Context, Result, bail};
 mod bench;
 mod debian_kernel;
 mod images;
+mod rig;
 mod tidy;
 
 fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|verb| verb == "rig")
+        && let Some(cache) = args.next()
+    {
+        return rig::run(cache.as_ref(), args);
+    }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         // A backtrace would bury what was found.
@@ -35,7 +42,7 @@ fn run() -> Result<()> {
         "image-debian" => images::debian(&cache?),
         "bench" => bench::run(&next("the bench's name: start")?, &cache?),
         _ => bail!(
-            "unknown verb {verb:?}: tidy, kernel-debian CACHE, image-busybox CACHE, image-debian CACHE, bench CACHE NAME"
+            "unknown verb {verb:?}: tidy, kernel-debian CACHE, image-busybox CACHE, image-debian CACHE, bench CACHE NAME, rig CACHE OPTIONS -- CMD"
         ),
     }
 }
