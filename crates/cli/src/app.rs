@@ -139,6 +139,9 @@ async fn verb(app: &App, verb: Verb) -> Result<u8, Failure> {
         Verb::System(system::Group::Info(args)) => verbs::info::info(app, &args).await,
         Verb::System(system::Group::Doctor(args)) => verbs::doctor::doctor(app, &args).await,
         Verb::System(system::Group::Kernel(verb)) => verbs::kernel::kernel(app, &verb),
+        Verb::Events(args) | Verb::System(system::Group::Events(args)) => {
+            verbs::events::events(app, &args).await
+        }
         Verb::Version(args) => verbs::version::version(&args),
     }
 }
@@ -155,6 +158,15 @@ async fn containers(app: &App, verb: container::Verb) -> Result<u8, Failure> {
         container::Verb::Exec(args) => verbs::exec::exec(app, args).await,
         container::Verb::Logs(args) => verbs::logs::logs(app, &args).await,
         container::Verb::Wait(args) => verbs::wait::wait(app, &args).await,
+        container::Verb::Attach(args) => verbs::attach::attach(app, &args).await,
+        container::Verb::Pause(args) => verbs::pause::pause(app, &args).await,
+        container::Verb::Unpause(args) => verbs::pause::unpause(app, &args).await,
+        container::Verb::Stats(args) => verbs::stats::stats(app, &args).await,
+        container::Verb::Top(args) => verbs::top::top(app, &args).await,
+        container::Verb::Cp(args) => verbs::cp::cp(app, &args).await,
+        container::Verb::Export(args) => verbs::export::export(app, &args).await,
+        container::Verb::Diff(args) => verbs::diff::diff(app, &args).await,
+        container::Verb::Commit(args) => verbs::commit::commit(app, &args).await,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Images: pulling, loading, saving, naming, listing, removing.
 
 mod archive;
+mod commit;
 mod filter;
 mod find;
 mod history;
@@ -23,6 +24,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 pub use archive::Error as ArchiveError;
+pub use commit::CommitRequest;
 pub use filter::ImageFilter;
 pub(crate) use find::Resolved;
 pub use history::HistoryStep;

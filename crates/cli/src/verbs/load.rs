@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 
 use crate::app::App;
 use crate::args::image::Load;
@@ -12,17 +13,13 @@ use crate::terminal;
 
 /// Loads the images of an archive and prints their names, or ids where the archive names none.
 pub async fn load(app: &App, args: &Load) -> Result<u8, Failure> {
-    let archive: Box<dyn Read + Send> = match &args.input {
-        Some(path) => Box::new(File::open(path).map_err(|source| Failure::Open {
-            path: path.clone(),
-            source,
-        })?),
-        None if terminal::stdin_is_terminal() => return Err(Failure::NoArchive),
-        None => Box::new(io::stdin()),
-    };
     let engine = app.engine()?;
     let progress = Progress::new(args.quiet);
-    let loaded = engine.load(archive, &|event| progress.show(event)).await;
+    let show = |event| progress.show(event);
+    let loaded = match &args.input {
+        Some(path) if path.is_dir() => engine.load_folder(path, &show).await,
+        input => engine.load(open(input.as_deref())?, &show).await,
+    };
     progress.end();
     for image in loaded? {
         match image.reference {
@@ -31,4 +28,15 @@ pub async fn load(app: &App, args: &Load) -> Result<u8, Failure> {
         }
     }
     Ok(0)
+}
+
+fn open(path: Option<&Path>) -> Result<Box<dyn Read + Send>, Failure> {
+    Ok(match path {
+        Some(path) => Box::new(File::open(path).map_err(|source| Failure::Open {
+            path: path.to_owned(),
+            source,
+        })?),
+        None if terminal::stdin_is_terminal() => return Err(Failure::NoArchive),
+        None => Box::new(io::stdin()),
+    })
 }

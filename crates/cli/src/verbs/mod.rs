@@ -1,8 +1,14 @@
 //! One file per verb: ask the engine, show what it says.
 
+pub mod attach;
+pub mod commit;
+pub mod cp;
 pub mod create;
+pub mod diff;
 pub mod doctor;
+pub mod events;
 pub mod exec;
+pub mod export;
 pub mod history;
 pub mod image_prune;
 pub mod images;
@@ -13,6 +19,7 @@ pub mod kernel;
 pub mod kill;
 pub mod load;
 pub mod logs;
+pub mod pause;
 pub mod ps;
 pub mod pull;
 pub mod rm;
@@ -20,7 +27,9 @@ pub mod rmi;
 pub mod run;
 pub mod save;
 pub mod start;
+pub mod stats;
 pub mod stop;
 pub mod tag;
+pub mod top;
 pub mod version;
 pub mod wait;

@@ -1,22 +1,29 @@
-//! An archive of images on its way into the store, in one pass.
+//! An archive of images on its way into the store, in one pass; or a folder that was unpacked from one.
 //!
 //! Two layouts, both tars: the OCI image layout (`index.json`, `blobs/sha256/…`), and `docker save`'s
 //! (`manifest.json`, which names configurations and layers by path). The archive is a stranger's: every blob is hashed
 //! as it comes, names that would leave the archive are refused, documents have a limit.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{self, Read};
+use std::path::Path;
 
 use oci::{Descriptor, Digest, MediaType};
 use store::content::{self, Ingest};
-use store::{Root, rootfs};
+use store::{Root, file, rootfs};
 use tar::EntryType;
+
+use super::{PullEvent, unpack};
 
 /// Entries of an archive: an image has a handful of blobs.
 const ENTRIES: usize = 100_000;
 
 /// Links that are followed: a layer that is there twice is a link to the first.
 const LINKS: usize = 8;
+
+/// Bytes of a blob after which it is worth a bar.
+const SHOWN: u64 = 1 << 20;
 
 /// Why an archive cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +72,6 @@ pub enum Error {
 }
 
 /// What came out of an archive.
-#[derive(Debug)]
 pub(super) struct Archive<'f> {
     /// `index.json`
     pub(super) index: Option<Vec<u8>>,
@@ -74,6 +80,7 @@ pub(super) struct Archive<'f> {
     files: BTreeMap<String, File>,
     /// Blobs that were not here before.
     fresh: &'f mut Vec<Digest>,
+    progress: &'f dyn Fn(PullEvent),
 }
 
 #[derive(Debug)]
@@ -87,21 +94,17 @@ enum File {
 }
 
 impl<'f> Archive<'f> {
-    /// Reads a tar (plain, gzip or zstd) to its end. The caller holds the lease on content. What an archive's blobs are
+    /// Reads a tar, plain or packed, to its end. The caller holds the lease on content. What an archive's blobs are
     /// for is said anywhere in it, so all are taken; `fresh` tells, in case of an error too, which were not here before.
     pub(super) fn read(
         root: &Root,
-        source: impl Read + Send,
+        source: impl Read + Send + 'static,
         fresh: &'f mut Vec<Digest>,
+        progress: &'f dyn Fn(PullEvent),
     ) -> Result<Self, crate::Error> {
-        let tar = rootfs::decompress(source).map_err(Error::Read)?;
+        let tar = unpack::unpack(source).map_err(Error::Read)?;
         let mut tar = tar::Archive::new(tar);
-        let mut archive = Self {
-            index: None,
-            manifest: None,
-            files: BTreeMap::new(),
-            fresh,
-        };
+        let mut archive = Self::new(fresh, progress);
         for (index, entry) in tar.entries().map_err(Error::Read)?.enumerate() {
             if index >= ENTRIES {
                 return Err(Error::TooMany.into());
@@ -109,6 +112,58 @@ impl<'f> Archive<'f> {
             archive.take(root, entry.map_err(Error::Read)?)?;
         }
         Ok(archive)
+    }
+
+    fn new(fresh: &'f mut Vec<Digest>, progress: &'f dyn Fn(PullEvent)) -> Self {
+        Self {
+            index: None,
+            manifest: None,
+            files: BTreeMap::new(),
+            fresh,
+            progress,
+        }
+    }
+
+    /// Reads a folder with an OCI layout (or with what `docker save` writes). Links are followed: it is the caller's folder.
+    pub(super) fn read_folder(
+        root: &Root,
+        folder: &Path,
+        fresh: &'f mut Vec<Digest>,
+        progress: &'f dyn Fn(PullEvent),
+    ) -> Result<Self, crate::Error> {
+        let mut archive = Self::new(fresh, progress);
+        for name in ["index.json", "manifest.json"] {
+            let path = folder.join(name);
+            match fs::File::open(&path) {
+                Ok(mut file) => archive.take_file(root, name, &mut file, &path)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(file::Error::new("open", &path, error).into()),
+            }
+        }
+        let blobs = folder.join("blobs/sha256");
+        for (index, hex) in file::names(&blobs)?.iter().enumerate() {
+            if index >= ENTRIES {
+                return Err(Error::TooMany.into());
+            }
+            let path = blobs.join(hex);
+            let mut file = fs::File::open(&path).map_err(file::Error::at("open", &path))?;
+            archive.take_file(root, &format!("blobs/sha256/{hex}"), &mut file, &path)?;
+        }
+        Ok(archive)
+    }
+
+    fn take_file(
+        &mut self,
+        root: &Root,
+        name: &str,
+        file: &mut fs::File,
+        path: &Path,
+    ) -> Result<(), crate::Error> {
+        let found = file.metadata().map_err(file::Error::at("stat", path))?;
+        if found.is_file() {
+            self.take_bytes(root, name.to_owned(), found.len(), file)?;
+        }
+        Ok(())
     }
 
     fn take(
@@ -132,12 +187,23 @@ impl<'f> Archive<'f> {
         if !kind.is_file() {
             return Ok(());
         }
+        let size = entry.size();
+        self.take_bytes(root, name, size, &mut entry)
+    }
+
+    fn take_bytes(
+        &mut self,
+        root: &Root,
+        name: String,
+        size: u64,
+        from: &mut impl Read,
+    ) -> Result<(), crate::Error> {
         match name.as_str() {
-            "index.json" => self.index = Some(document(&name, &mut entry)?),
-            "manifest.json" => self.manifest = Some(document(&name, &mut entry)?),
+            "index.json" => self.index = Some(document(&name, size, from)?),
+            "manifest.json" => self.manifest = Some(document(&name, size, from)?),
             "oci-layout" | "repositories" => {}
             _ => {
-                let blob = ingest(root, &name, &mut entry, self.fresh)?;
+                let blob = ingest(root, &name, size, from, self.fresh, self.progress)?;
                 self.files.insert(name, blob);
             }
         }
@@ -196,8 +262,7 @@ fn normal(name: &[u8], folder: &str) -> Result<String, Error> {
     Ok(parts.join("/"))
 }
 
-fn document(name: &str, entry: &mut tar::Entry<'_, impl Read>) -> Result<Vec<u8>, Error> {
-    let size = entry.size();
+fn document(name: &str, size: u64, from: &mut impl Read) -> Result<Vec<u8>, Error> {
     if size > oci::MAX_DOCUMENT_SIZE {
         return Err(Error::TooLarge {
             name: name.to_owned(),
@@ -205,7 +270,9 @@ fn document(name: &str, entry: &mut tar::Entry<'_, impl Read>) -> Result<Vec<u8>
         });
     }
     let mut bytes = Vec::new();
-    entry.read_to_end(&mut bytes).map_err(Error::Read)?;
+    from.take(size)
+        .read_to_end(&mut bytes)
+        .map_err(Error::Read)?;
     whole(size, bytes.len() as u64)?;
     Ok(bytes)
 }
@@ -224,20 +291,22 @@ fn whole(expected: u64, found: u64) -> Result<(), Error> {
 fn ingest(
     root: &Root,
     name: &str,
-    entry: &mut tar::Entry<'_, impl Read>,
+    size: u64,
+    from: &mut impl Read,
     fresh: &mut Vec<Digest>,
+    progress: &dyn Fn(PullEvent),
 ) -> Result<File, crate::Error> {
-    let size = entry.size();
     // In `blobs/sha256/` the name is a promise.
     let promised = name
         .strip_prefix("blobs/sha256/")
         .and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok())
         .map(|digest| Descriptor::new(MediaType::Other(String::new()), digest, size));
+    let shown = promised.as_ref().filter(|_| size >= SHOWN);
     let mut ingest = Ingest::begin(root, promised.as_ref())?;
     let mut magic = [0; 4];
     let mut buffer = vec![0; 256 << 10];
     loop {
-        let length = match entry.read(&mut buffer) {
+        let length = match from.read(&mut buffer) {
             Ok(0) => break,
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -247,6 +316,13 @@ fn ingest(
         let fresh = (4 - before).min(length);
         magic[before..before + fresh].copy_from_slice(&buffer[..fresh]);
         ingest.write(&buffer[..length])?;
+        if let Some(blob) = shown {
+            progress(PullEvent::LayerProgress {
+                digest: blob.digest.to_string(),
+                done: ingest.len(),
+                total: size,
+            });
+        }
     }
     whole(size, ingest.len())?;
     if let Some(promised) = &promised

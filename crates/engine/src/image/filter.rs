@@ -241,16 +241,73 @@ mod tests {
         let label = |value: Option<&str>| vec![("k".to_owned(), value.map(str::to_owned))];
         let all = ImageFilter::default;
         check(all(), true);
-        check(ImageFilter { dangling: Some(true), ..all() }, false);
-        check(ImageFilter { dangling: Some(false), ..all() }, true);
-        check(ImageFilter { labels: label(None), ..all() }, true);
-        check(ImageFilter { labels: label(Some("v")), ..all() }, true);
-        check(ImageFilter { labels: label(Some("w")), ..all() }, false);
-        check(ImageFilter { without_labels: label(None), ..all() }, false);
-        check(ImageFilter { without_labels: label(Some("w")), ..all() }, true);
-        check(ImageFilter { until_ns: Some(100), ..all() }, false);
-        check(ImageFilter { until_ns: Some(101), ..all() }, true);
-        let bounds = |before_ns, since_ns| Bounds { before_ns, since_ns };
+        check(
+            ImageFilter {
+                dangling: Some(true),
+                ..all()
+            },
+            false,
+        );
+        check(
+            ImageFilter {
+                dangling: Some(false),
+                ..all()
+            },
+            true,
+        );
+        check(
+            ImageFilter {
+                labels: label(None),
+                ..all()
+            },
+            true,
+        );
+        check(
+            ImageFilter {
+                labels: label(Some("v")),
+                ..all()
+            },
+            true,
+        );
+        check(
+            ImageFilter {
+                labels: label(Some("w")),
+                ..all()
+            },
+            false,
+        );
+        check(
+            ImageFilter {
+                without_labels: label(None),
+                ..all()
+            },
+            false,
+        );
+        check(
+            ImageFilter {
+                without_labels: label(Some("w")),
+                ..all()
+            },
+            true,
+        );
+        check(
+            ImageFilter {
+                until_ns: Some(100),
+                ..all()
+            },
+            false,
+        );
+        check(
+            ImageFilter {
+                until_ns: Some(101),
+                ..all()
+            },
+            true,
+        );
+        let bounds = |before_ns, since_ns| Bounds {
+            before_ns,
+            since_ns,
+        };
         assert!(!matches(&image, &all(), bounds(Some(100), None)));
         assert!(matches(&image, &all(), bounds(None, Some(99))));
         assert!(!matches(&image, &all(), bounds(None, Some(100))));

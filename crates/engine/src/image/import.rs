@@ -110,7 +110,7 @@ fn import(
     fresh.push(layer.blob.digest);
     config.rootfs.diff_ids.push(layer.diff_id);
     progress(PullEvent::Merging { layers: 1 });
-    let record = make::image(root, &config, vec![layer.blob])?;
+    let record = make::image(root, &config, vec![layer.blob], fresh)?;
     fault::point("import.kept");
     if let Some(reference) = reference {
         keep::tag(root, reference, record.id, None)?;

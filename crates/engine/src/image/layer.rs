@@ -82,7 +82,9 @@ impl LayerWriter {
         let Blob { ingest, .. } = match self.gzip.finish() {
             Ok(blob) => blob,
             // Nothing is left to be written.
-            Err(error) => return Err(store::file::Error::new("pack", "layer".as_ref(), error).into()),
+            Err(error) => {
+                return Err(store::file::Error::new("pack", "layer".as_ref(), error).into());
+            }
         };
         fault::point("layer.written");
         let (digest, size) = ingest.finish()?;

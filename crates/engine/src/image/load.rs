@@ -1,6 +1,7 @@
 //! Loading archives.
 
 use std::io::Read;
+use std::path::Path;
 
 use oci::{Descriptor, Digest, Document, Index, Manifest, Platform, Reference, parse_document};
 use serde::Deserialize;
@@ -38,7 +39,7 @@ struct Found {
 }
 
 impl Engine {
-    /// Loads the images of an archive: a tar of an OCI layout or of `docker save`, plain, gzip or zstd.
+    /// Loads the images of an archive: a tar of an OCI layout or of `docker save`, plain or packed.
     ///
     /// # Errors
     /// [`crate::ErrorKind`] says what kind.
@@ -47,14 +48,49 @@ impl Engine {
         source: impl Read + Send + 'static,
         progress: &dyn Fn(PullEvent),
     ) -> Result<Vec<LoadedImage>, Error> {
+        self.load_by(progress, move |root, fresh, progress| {
+            Archive::read(root, source, fresh, progress)
+        })
+        .await
+    }
+
+    /// Loads the images of a folder with an OCI layout.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind`] says what kind.
+    pub async fn load_folder(
+        &self,
+        folder: &Path,
+        progress: &dyn Fn(PullEvent),
+    ) -> Result<Vec<LoadedImage>, Error> {
+        let folder = folder.to_owned();
+        self.load_by(progress, move |root, fresh, progress| {
+            Archive::read_folder(root, &folder, fresh, progress)
+        })
+        .await
+    }
+
+    async fn load_by<R>(
+        &self,
+        progress: &dyn Fn(PullEvent),
+        read: R,
+    ) -> Result<Vec<LoadedImage>, Error>
+    where
+        R: Send + 'static,
+        R: for<'f> FnOnce(
+            &Root,
+            &'f mut Vec<Digest>,
+            &'f dyn Fn(PullEvent),
+        ) -> Result<Archive<'f>, Error>,
+    {
         let lease = self.content_lease().await?;
         let (sender, mut receiver) = mpsc::unbounded_channel();
         let root = self.root.clone();
         let work = blocking(move || {
             let mut fresh = Vec::new();
-            let loaded = load(&root, source, &mut fresh, &|event| {
-                drop(sender.send(event));
-            });
+            let show = |event| drop(sender.send(event));
+            let loaded =
+                read(&root, &mut fresh, &show).and_then(|archive| load(&root, &archive, &show));
             drop(lease);
             clear(&root, &fresh);
             loaded
@@ -71,17 +107,16 @@ impl Engine {
 
 fn load(
     root: &Root,
-    source: impl Read + Send,
-    fresh: &mut Vec<Digest>,
+    archive: &Archive<'_>,
     progress: &dyn Fn(PullEvent),
 ) -> Result<Vec<LoadedImage>, Error> {
-    let archive = Archive::read(root, source, fresh)?;
+    fault::point("load.came");
     let platform = Platform::host();
     // An archive of both kinds is an OCI layout with a `manifest.json` for older readers.
     let found = if let Some(index) = &archive.index {
         from_layout(root, index, &platform)?
     } else if let Some(manifest) = &archive.manifest {
-        from_docker(root, &archive, manifest, &platform)?
+        from_docker(root, archive, manifest, &platform)?
     } else {
         return Err(ArchiveError::NoImages.into());
     };

@@ -1,6 +1,6 @@
 //! New images: a configuration and layers become a manifest and an image.
 
-use oci::{Descriptor, ImageConfig, Manifest, MediaType};
+use oci::{Descriptor, Digest, ImageConfig, Manifest, MediaType};
 use store::images::Record;
 use store::{Root, content, fault};
 
@@ -13,11 +13,12 @@ pub(super) fn now() -> String {
 }
 
 /// Writes configuration and manifest, makes the rootfs image and keeps the image. The layers are in the store; the caller
-/// holds the lease on content.
+/// holds the lease on content. `fresh` tells, in case of an error too, which blobs came.
 pub(super) fn image(
     root: &Root,
     config: &ImageConfig,
     layers: Vec<Descriptor>,
+    fresh: &mut Vec<Digest>,
 ) -> Result<Record, Error> {
     let encode = |bytes: Result<Vec<u8>, serde_json::Error>| {
         bytes.map_err(|source| Error::Config {
@@ -26,12 +27,12 @@ pub(super) fn image(
         })
     };
     let bytes = encode(serde_json::to_vec(config))?;
-    content::put(root, &bytes)?;
+    fresh.push(content::put(root, &bytes)?);
     fault::point("image.config-written");
     let config_blob = Descriptor::of(MediaType::OciConfig, &bytes);
     let parsed = Manifest::new(config_blob, layers);
     let bytes = encode(serde_json::to_vec(&parsed))?;
-    content::put(root, &bytes)?;
+    fresh.push(content::put(root, &bytes)?);
     fault::point("image.manifest-written");
     let manifest = Descriptor::of(MediaType::OciManifest, &bytes);
     let image = parsed.config.digest.to_string();

@@ -36,5 +36,7 @@ pub(super) fn pruned(root: &Root, bytes: u64) {
 fn labels(root: &Root, image: &Digest) -> std::collections::BTreeMap<String, String> {
     let record = images::get(root, image).ok().flatten();
     let config = record.and_then(|record| find::config(root, &record).ok());
-    config.map(|config| config.config.labels).unwrap_or_default()
+    config
+        .map(|config| config.config.labels)
+        .unwrap_or_default()
 }

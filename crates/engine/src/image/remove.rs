@@ -132,9 +132,7 @@ impl Engine {
             .filter(|container| container.spec().image.id == image)
             .collect();
         let alive = |container: &container::Container| {
-            container
-                .state()
-                .is_ok_and(|state| state.status.is_alive())
+            container.state().is_ok_and(|state| state.status.is_alive())
         };
         users.sort_by_key(|container| !alive(container));
         Ok(users.into_iter().next())

@@ -1,19 +1,25 @@
 //! The verbs of containers and their flags, in files by topic.
 
+mod commit;
+mod files;
 mod flags;
 mod life;
 mod list;
+mod observe;
 mod run;
 mod streams;
 pub mod value;
 
 use clap::Subcommand;
 
+pub use commit::Commit;
+pub use files::{Copy, Diff, Export};
 pub use flags::{Health, Rootfs};
 pub use life::{Kill, Remove, Start, Stop, Wait};
 pub use list::{Inspect, List};
+pub use observe::{Pause, Stats, Top};
 pub use run::{Create, Process, Pull, Run};
-pub use streams::{Exec, Logs};
+pub use streams::{Attach, Exec, Logs};
 
 /// The verbs of containers, at the top and in the group `container`.
 #[derive(Debug, Subcommand)]
@@ -39,6 +45,25 @@ pub enum Verb {
     Logs(Logs),
     /// Wait until containers end and print their exit codes
     Wait(Wait),
+    /// Join a running container's first process: its output, its input, its signals
+    Attach(Attach),
+    /// Hold all programs of containers still
+    Pause(Pause),
+    /// Let the programs of paused containers go on
+    Unpause(Pause),
+    /// Show what containers use, live
+    Stats(Stats),
+    /// Show the programs of a container
+    Top(Top),
+    /// Copy files and folders between a container and this host
+    #[command(override_usage = "gourd cp [OPTIONS] CONTAINER:PATH PATH|-\n       gourd cp [OPTIONS] PATH|- CONTAINER:PATH")]
+    Cp(Copy),
+    /// Write all files of a container into a tar archive
+    Export(Export),
+    /// Show which files of a container are not as in its image
+    Diff(Diff),
+    /// Make an image of a container and its changes
+    Commit(Commit),
 }
 
 /// `gourd container …`.
