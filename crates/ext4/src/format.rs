@@ -1,6 +1,6 @@
 //! An empty file system in a sparse file.
 //!
-//! Each flexible group starts with the bitmaps and inode tables of its groups; in the first one the
+//! Every 4096 groups start with the bitmaps and inode tables of all of them; in the first ones the
 //! root directory, `lost+found` and the journal follow. Of all that only the parts that are not zero
 //! are written: a group that holds nothing but reserved blocks is marked so that its bitmaps need
 //! not exist, and every inode table counts as zeroed because a new file reads as zeros.
@@ -18,7 +18,7 @@ use crate::inode::{self, EXT4_EXTENTS_FL, RawInode, S_IFDIR, S_IFREG};
 use crate::journal;
 use crate::layout::{
     BLOCK, BLOCKS_PER_GROUP, Block, Cursor, EXT4_GOOD_OLD_FIRST_INO, EXT4_JOURNAL_INO,
-    EXT4_ROOT_INO, GROUP_BYTES, GROUPS_PER_FLEX, INODE_SIZE, INODES_PER_BLOCK,
+    EXT4_ROOT_INO, GROUP_BYTES, GROUPS_TOGETHER, INODE_SIZE, INODES_PER_BLOCK,
     MAX_INODES_PER_GROUP, ZERO_BLOCK, reserved,
 };
 use crate::sink::Sink;
@@ -135,7 +135,7 @@ struct Layout {
     /// By group: block bitmap, inode bitmap, inode table.
     places: Vec<[u64; 3]>,
     used: BlockMap,
-    /// Behind the metadata of the first flexible group.
+    /// Behind the metadata of the first groups.
     cursor: Cursor,
 }
 
@@ -202,12 +202,12 @@ impl Layout {
         reserved + self.groups * (2 + self.table_blocks())
     }
 
-    /// Puts each flexible group's metadata at its start.
+    /// Puts the metadata of the groups that have theirs together at the start of the first.
     fn place(&mut self) {
         let sizes = [1, 1, self.table_blocks()];
         let mut places = vec![[0; 3]; self.groups as usize];
-        for (flex, part) in (0..).zip(places.chunks_mut(GROUPS_PER_FLEX as usize)) {
-            let mut cursor = Cursor::new(flex * GROUPS_PER_FLEX * BLOCKS_PER_GROUP);
+        for (batch, part) in (0..).zip(places.chunks_mut(GROUPS_TOGETHER as usize)) {
+            let mut cursor = Cursor::new(batch * GROUPS_TOGETHER * BLOCKS_PER_GROUP);
             for (kind, size) in sizes.into_iter().enumerate() {
                 let mut rest = &mut part[..];
                 while !rest.is_empty() {
@@ -224,7 +224,7 @@ impl Layout {
                     rest = later;
                 }
             }
-            if flex == 0 {
+            if batch == 0 {
                 self.cursor = cursor;
             }
         }
