@@ -78,6 +78,25 @@ pub enum Error {
         /// What would do.
         maximum: u64,
     },
+    /// The file system to grow cannot be read.
+    #[error("cannot read {len} bytes at offset {offset} of the disk")]
+    ReadDisk {
+        /// Where, in bytes.
+        offset: u64,
+        /// How many bytes.
+        len: usize,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file system to grow is none that this crate made and nobody wrote to.
+    #[error("the disk holds no file system that can grow: {field} is {value:#x}")]
+    Foreign {
+        /// Which field of the superblock or of a descriptor.
+        field: &'static str,
+        /// What it is.
+        value: u64,
+    },
     /// A journal needs at least 4 MiB and may take half of the file system.
     #[error("a journal of {bytes} bytes does not lie between {minimum} and {maximum}")]
     JournalSize {

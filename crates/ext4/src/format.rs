@@ -30,8 +30,8 @@ use crate::writer::encode_label;
 /// disk is full.
 const LOST_FOUND_BLOCKS: u32 = 4;
 /// A group at the end with fewer blocks than its metadata and these is left out.
-const LEAST_USEFUL_BLOCKS: u64 = 50;
-const MAX_SIZE: u64 = 1 << 50;
+pub(crate) const LEAST_USEFUL_BLOCKS: u64 = 50;
+pub(crate) const MAX_SIZE: u64 = 1 << 50;
 
 /// How large a journal an empty file system gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -50,7 +50,7 @@ pub(crate) struct Descriptor {
 }
 
 impl Descriptor {
-    fn encode(&self, raw: &mut [u8], group: u64, seed: u32) {
+    pub(crate) fn encode(&self, raw: &mut [u8], group: u64, seed: u32) {
         put32_split(raw, 0x00, 0x20, self.block_bitmap);
         put32_split(raw, 0x04, 0x24, self.inode_bitmap);
         put32_split(raw, 0x08, 0x28, self.inode_table);
@@ -92,13 +92,23 @@ pub(crate) fn write_all(
     descriptors: &[Descriptor],
 ) -> Result<()> {
     let seed = superblock.seed();
+    let mut raw = vec![[0; DESC_SIZE]; descriptors.len()];
+    for ((raw, descriptor), group) in raw.iter_mut().zip(descriptors).zip(0..) {
+        descriptor.encode(raw, group, seed);
+    }
+    write_copies(disk, |group| superblock.encode(group), &raw)
+}
+
+/// The same with encoded descriptors; `superblock` makes the copy that stands in a group.
+pub(crate) fn write_copies(
+    disk: &mut impl Disk,
+    superblock: impl Fn(u64) -> [u8; SUPERBLOCK_SIZE],
+    descriptors: &[[u8; DESC_SIZE]],
+) -> Result<()> {
     let mut blocks = Vec::with_capacity(descriptors.len().div_ceil(DESC_PER_BLOCK as usize));
-    for (meta_group, part) in (0..).zip(descriptors.chunks(DESC_PER_BLOCK as usize)) {
-        let mut block = vec![0; BLOCK_SIZE];
-        let slots = block.chunks_mut(DESC_SIZE).zip(part);
-        for ((slot, descriptor), group) in slots.zip(meta_group * DESC_PER_BLOCK..) {
-            descriptor.encode(slot, group, seed);
-        }
+    for part in descriptors.chunks(DESC_PER_BLOCK as usize) {
+        let mut block = part.concat();
+        block.resize(BLOCK_SIZE, 0);
         blocks.push(block);
     }
     let mut buffer = Vec::with_capacity(2 * BLOCK_SIZE);
@@ -111,7 +121,7 @@ pub(crate) fn write_all(
                 0
             };
             buffer.resize(BLOCK_SIZE, 0);
-            buffer[start..start + SUPERBLOCK_SIZE].copy_from_slice(&superblock.encode(group));
+            buffer[start..start + SUPERBLOCK_SIZE].copy_from_slice(&superblock(group));
         }
         if has_descriptors(group) {
             buffer.extend_from_slice(&blocks[(group / DESC_PER_BLOCK) as usize]);

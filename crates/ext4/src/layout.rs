@@ -49,6 +49,12 @@ pub(crate) fn has_descriptors(group: u64) -> bool {
     matches!(group % DESC_PER_BLOCK, 0 | 1) || group % DESC_PER_BLOCK == DESC_PER_BLOCK - 1
 }
 
+/// Where the descriptors of a meta group stand first.
+pub(crate) fn first_descriptors(meta_group: u64) -> u64 {
+    let group = meta_group * DESC_PER_BLOCK;
+    group * BLOCKS_PER_GROUP + u64::from(has_super(group))
+}
+
 /// How many blocks at the start of a group are superblock and descriptors.
 pub(crate) fn reserved(group: u64) -> u64 {
     u64::from(has_super(group)) + u64::from(has_descriptors(group))

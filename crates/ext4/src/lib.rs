@@ -9,6 +9,8 @@
 //! - [`format`](fn@format) makes an empty file system of a given size in a sparse file, for volumes and upper
 //!   disks. It writes a few hundred blocks, whatever the size.
 //!
+//! [`grow`](fn@grow) makes a larger one of either, with room for new files: a private copy of an image.
+//!
 //! [`read`] is the way back: a reader that trusts no byte of what it reads.
 //!
 //! Everything is synchronous and single-threaded; whoever calls owns the disk. Of the ext4 family
@@ -25,6 +27,7 @@ mod error;
 mod extent;
 mod format;
 mod group;
+mod grow;
 mod inode;
 mod inodes;
 mod journal;
@@ -42,6 +45,7 @@ mod xattr;
 pub use disk::Disk;
 pub use error::{Error, Result};
 pub use format::{FormatOptions, Journal, format};
+pub use grow::grow;
 pub use tree::{Data, Kind, Node, NodeId, Timestamp, Tree};
 pub use writer::{Summary, Writer, WriterOptions};
 pub use xattr::is_supported as supports_xattr;

@@ -167,13 +167,55 @@ impl NewSuperblock {
     }
 
     fn encode_journal(&self, raw: &mut [u8; SUPERBLOCK_SIZE]) {
-        let Some((i_block, size)) = &self.journal else {
-            return;
+        if let Some((i_block, size)) = &self.journal {
+            encode_journal(raw, i_block, *size);
+        }
+    }
+}
+
+fn encode_journal(raw: &mut [u8; SUPERBLOCK_SIZE], i_block: &[u8; 60], size: u64) {
+    put32(raw, 0xe0, EXT4_JOURNAL_INO);
+    raw[0xfd] = EXT3_JNL_BACKUP_BLOCKS;
+    raw[0x10c..0x10c + 60].copy_from_slice(i_block);
+    put32_split(raw, 0x10c + 64, 0x10c + 60, size);
+}
+
+/// What changes in a superblock when its file system grows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grown {
+    pub(crate) inodes: u32,
+    pub(crate) blocks: u64,
+    pub(crate) free_blocks: u64,
+    pub(crate) free_inodes: u32,
+    /// More blocks of metadata than before.
+    pub(crate) more_overhead: u64,
+    /// A journal that it did not have before: `i_block` and size.
+    pub(crate) journal: Option<([u8; 60], u64)>,
+}
+
+impl Grown {
+    /// The copy of a superblock that stands in `group`.
+    pub(crate) fn encode(&self, old: &[u8; SUPERBLOCK_SIZE], group: u64) -> [u8; SUPERBLOCK_SIZE] {
+        let mut raw = *old;
+        put32(&mut raw, 0x00, self.inodes);
+        put32_split(&mut raw, 0x04, 0x150, self.blocks);
+        put32_split(&mut raw, 0x0c, 0x158, self.free_blocks);
+        put32(&mut raw, 0x10, self.free_inodes);
+        put16(&mut raw, 0x5a, group as u16);
+        // Zero: not known.
+        let overhead = match u64::from(get32(old, 0x248)) {
+            0 => 0,
+            known => u32::try_from(known + self.more_overhead).unwrap_or(0),
         };
-        put32(raw, 0xe0, EXT4_JOURNAL_INO);
-        raw[0xfd] = EXT3_JNL_BACKUP_BLOCKS;
-        raw[0x10c..0x10c + 60].copy_from_slice(i_block);
-        put32_split(raw, 0x10c + 64, 0x10c + 60, *size);
+        put32(&mut raw, 0x248, overhead);
+        if let Some((i_block, size)) = &self.journal {
+            let compat = get32(old, 0x5c) | EXT4_FEATURE_COMPAT_HAS_JOURNAL;
+            put32(&mut raw, 0x5c, compat);
+            encode_journal(&mut raw, i_block, *size);
+        }
+        let sum = crc32c(!0, &raw[..CHECKSUM_AT]);
+        put32(&mut raw, CHECKSUM_AT, sum);
+        raw
     }
 }
 
@@ -230,6 +272,10 @@ impl Superblock {
     /// Whether a journal waits to be replayed.
     pub fn needs_recovery(&self) -> bool {
         self.incompat & EXT4_FEATURE_INCOMPAT_RECOVER != 0
+    }
+
+    pub(crate) fn has_journal(&self) -> bool {
+        self.compat & EXT4_FEATURE_COMPAT_HAS_JOURNAL != 0
     }
 
     pub(crate) fn has_checksums(&self) -> bool {
