@@ -423,8 +423,20 @@ fn container_kind(error: &container::Error) -> ErrorKind {
         container::Error::Json(error) => json_kind(error),
         container::Error::Lock(error) => lock_kind(error),
         container::Error::File(error) => file_kind(error),
-        container::Error::Upper { .. } => ErrorKind::Io,
+        container::Error::Disk { source, .. } => io_within(source.as_ref()),
     }
+}
+
+/// What the system call that is at the bottom of an error met.
+fn io_within(error: &(dyn std::error::Error + 'static)) -> ErrorKind {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return io_kind(error);
+        }
+        cause = error.source();
+    }
+    ErrorKind::Io
 }
 
 fn kernel_kind(error: &kernels::Error) -> ErrorKind {

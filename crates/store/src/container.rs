@@ -1,4 +1,4 @@
-//! `containers/<id>/`: `lock`, `spec.json`, `state.json`, `upper.ext4`, `logs/`.
+//! `containers/<id>/`: `lock`, `spec.json`, and once it was started `state.json`, `upper.ext4`, `logs/*`.
 //!
 //! A container is visible when it is whole: it is made under a hidden name and renamed, and removed the other way
 //! round, so a crash leaves hidden remains that the next creation clears away. Whoever holds the container's lock may
@@ -10,14 +10,18 @@
 //! ```
 
 mod create;
+
+mod find;
+mod names;
 mod repair;
+mod rewrite;
 mod spec;
+mod upper;
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
 pub use create::create;
+pub use find::{check_name, discard, ids, is_id, list, resolve};
 pub use repair::{LOST_EXIT_CODE, Repaired};
 pub use spec::{
     Attach, Health, HealthCheck, HealthResult, HealthStatus, Image, Journal, LogLimits, Process,
@@ -26,7 +30,7 @@ pub use spec::{
 
 use crate::file::{self, Durability};
 use crate::lock::{self, Lock, Mode};
-use crate::{Root, json};
+use crate::{Root, fault, json};
 
 /// Bytes that an upper disk may grow to.
 pub const UPPER_SIZE: u64 = 64 << 30;
@@ -71,9 +75,9 @@ pub enum Error {
     /// A system call failed.
     #[error(transparent)]
     File(#[from] file::Error),
-    /// The upper disk could not be made.
-    #[error("cannot make the upper disk {}", path.display())]
-    Upper {
+    /// The container's disk could not be made.
+    #[error("cannot make the container's disk {}", path.display())]
+    Disk {
         /// Where.
         path: PathBuf,
         /// Why.
@@ -110,7 +114,7 @@ impl Container {
         }
     }
 
-    /// `spec.json`, as it was when this was opened; it is written once.
+    /// `spec.json`, as it was when this was opened.
     #[must_use]
     pub fn spec(&self) -> &Spec {
         &self.spec
@@ -128,7 +132,8 @@ impl Container {
         &self.dir
     }
 
-    /// The upper disk: a sparse ext4 file.
+    /// The container's disk, a sparse ext4 file: an upper layer, or with [`RootfsMode::Clone`] the whole root. Made by
+    /// [`Container::make_disk`].
     #[must_use]
     pub fn upper(&self) -> PathBuf {
         self.dir.join("upper.ext4")
@@ -180,9 +185,11 @@ impl Container {
     /// Corrupt, newer, unreadable; [`Error::NotFound`] when the container was removed in the meantime.
     pub fn state(&self) -> Result<State, Error> {
         match json::read(&self.dir.join("state.json"), SCHEMA) {
-            Err(error) if error.is_not_found() && !self.dir.exists() => {
-                Err(Error::NotFound(self.id().to_owned()))
-            }
+            Err(error) if error.is_not_found() => match self.dir.exists() {
+                // The creation writes none.
+                true => Ok(State::created()),
+                false => Err(Error::NotFound(self.id().to_owned())),
+            },
             other => Ok(other?),
         }
     }
@@ -239,126 +246,14 @@ impl Container {
             Err(error) if error.is_not_found() => return Ok(()),
             other => other?,
         }
+        fault::point("remove.renamed");
         file::remove(&self.supervisor_socket())?;
-        Ok(file::remove_tree(&condemned)?)
-    }
-}
-
-/// All containers, by id. One that cannot be read is an error in its place, with its id.
-///
-/// # Errors
-/// The directory cannot be listed.
-#[allow(clippy::type_complexity)]
-pub fn list(root: &Root) -> Result<Vec<Result<Container, (String, Error)>>, Error> {
-    let mut containers = Vec::new();
-    for id in ids(root)? {
-        match Container::from_dir(root, &root.containers().join(&id)) {
-            Ok(container) => containers.push(Ok(container)),
-            // Removed since we listed.
-            Err(Error::NotFound(_)) => {}
-            Err(error) => containers.push(Err((id, error))),
-        }
-    }
-    Ok(containers)
-}
-
-/// Finds a container by its id, its name, or the beginning of its id, in this order.
-///
-/// # Errors
-/// [`Error::NotFound`], [`Error::Ambiguous`], or what is wrong with the one that was meant.
-pub fn resolve(root: &Root, wanted: &str) -> Result<Container, Error> {
-    let id = find(root, wanted)?;
-    Container::from_dir(root, &root.containers().join(id))
-}
-
-/// The id of a container, whether its files can be read or not.
-fn find(root: &Root, wanted: &str) -> Result<String, Error> {
-    let ids = ids(root)?;
-    if ids.iter().any(|id| id == wanted) {
-        return Ok(wanted.to_owned());
-    }
-    // One whose spec is no JSON has no name that we know; it is found by its id.
-    let named = ids
-        .iter()
-        .find(|id| name_of(root, id).as_deref() == Some(wanted));
-    if let Some(id) = named {
-        return Ok(id.clone());
-    }
-    let mut matches: Vec<_> = ids
-        .into_iter()
-        .filter(|id| !wanted.is_empty() && id.starts_with(wanted))
-        .collect();
-    match matches.len() {
-        0 => Err(Error::NotFound(wanted.to_owned())),
-        1 => Ok(matches.remove(0)),
-        _ => Err(Error::Ambiguous {
-            prefix: wanted.to_owned(),
-            matches,
-        }),
-    }
-}
-
-/// Removes a container whose files cannot be read. It is found as by [`resolve`].
-///
-/// # Errors
-/// [`Error::NotFound`], [`Error::Ambiguous`], [`lock::Error`]; [`Error::Running`] when somebody holds its lock.
-pub fn discard(root: &Root, wanted: &str) -> Result<(), Error> {
-    let id = find(root, wanted)?;
-    let dir = root.containers().join(&id);
-    let Some(_lock) = Lock::try_acquire(&dir, Mode::Exclusive)? else {
-        return Err(Error::Running(id));
-    };
-    let condemned = root.containers().join(format!(".del-{id}"));
-    file::rename(&dir, &condemned, Durability::Synced)?;
-    file::remove(&root.socket(&id, "sup"))?;
-    Ok(file::remove_tree(&condemned)?)
-}
-
-/// The ids of all containers, sorted.
-///
-/// # Errors
-/// The directory cannot be listed.
-pub fn ids(root: &Root) -> Result<Vec<String>, Error> {
-    let mut names = file::names(&root.containers())?;
-    names.retain(|name| is_id(name));
-    Ok(names)
-}
-
-/// 64 lower-case hexadecimal digits.
-#[must_use]
-pub fn is_id(text: &str) -> bool {
-    text.len() == 64
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-}
-
-/// Docker's rule for names.
-///
-/// # Errors
-/// [`Error::InvalidName`].
-pub fn check_name(name: &str) -> Result<(), Error> {
-    let begins = name.starts_with(|first: char| first.is_ascii_alphanumeric());
-    let goes_on = name
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
-    if begins && goes_on && (2..=128).contains(&name.len()) {
+        names::leave_if_unlocked(&self.root, &self.spec.name)?;
+        fault::point("remove.name-removed");
+        file::remove_tree(&condemned)?;
+        fault::point("remove.removed");
         Ok(())
-    } else {
-        Err(Error::InvalidName(name.to_owned()))
     }
-}
-
-#[derive(Deserialize)]
-struct Named {
-    name: String,
-}
-
-/// A newer spec's name counts too: it is taken, and it is what a person calls the container.
-fn name_of(root: &Root, id: &str) -> Option<String> {
-    let bytes = std::fs::read(root.containers().join(id).join("spec.json")).ok()?;
-    let Named { name } = serde_json::from_slice(&bytes).ok()?;
-    Some(name)
 }
 
 #[cfg(test)]

@@ -45,6 +45,7 @@ pub(crate) fn spawn(
     how: How,
 ) -> Result<Spawned, Error> {
     let program = programs.find(locate::VM)?;
+    container.make_disk(lock)?;
     let listener = listen(container)?;
     let log_path = container.supervisor_log();
     let log = OpenOptions::new()

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::{Container, Error, Journal, Spec, State, UPPER_SIZE, check_name, ids, is_id, name_of};
+use super::{Container, Error, Spec, check_name, is_id, names};
 use crate::file::{self, Durability};
 use crate::lock::{LOCK, Lock, Mode};
-use crate::{Root, json};
+use crate::{Root, fault, json};
 
 const NEW: &str = ".new-";
 const CONDEMNED: &str = ".del-";
@@ -23,21 +23,16 @@ pub fn create(root: &Root, spec: &Spec) -> Result<(Container, Lock), Error> {
     let containers = root.containers();
     let new = containers.join(format!("{NEW}{}", spec.id));
     let lock = {
-        let _containers = Lock::acquire(&containers, Mode::Exclusive)?;
+        let containers_lock = Lock::acquire(&containers, Mode::Exclusive)?;
         clear_remains(&containers)?;
-        // Early, so that a conflict costs no disk. It counts below.
-        check_free(root, &spec.name)?;
+        // Early, so that a conflict costs little. It counts below.
+        names::check_free(root, &spec.name, names::Locked::new(&containers_lock))?;
         file::make_dir(&new)?;
+        fault::point("create.begun");
         // Before the others may look at it again: a hidden directory without a lock's holder is remains.
         Lock::acquire(&new, Mode::Exclusive)?
     };
-    let made = fill(&new, spec).and_then(|()| {
-        let _containers = Lock::acquire(&containers, Mode::Exclusive)?;
-        check_free(root, &spec.name)?;
-        let dir = containers.join(&spec.id);
-        file::rename(&new, &dir, durability(spec))?;
-        Container::from_dir(root, &dir)
-    });
+    let made = fill(&new, spec).and_then(|()| publish(root, &new, spec));
     match made {
         Ok(container) => Ok((container, lock)),
         Err(error) => {
@@ -56,27 +51,32 @@ fn durability(spec: &Spec) -> Durability {
     }
 }
 
-fn fill(dir: &Path, spec: &Spec) -> Result<(), Error> {
-    let durability = durability(spec);
-    file::make_dir(&dir.join("logs"))?;
-    make_upper(&dir.join("upper.ext4"), spec, durability)?;
-    let state = State::created();
-    json::write(&dir.join("state.json"), &state, durability)?;
-    json::write(&dir.join("spec.json"), spec, durability)?;
+/// The spec, and room for logs. State and disk come with the first start.
+fn fill(new: &Path, spec: &Spec) -> Result<(), Error> {
+    file::make_dir(&new.join("logs"))?;
+    json::write(&new.join("spec.json"), spec, durability(spec))?;
+    fault::point("create.spec-written");
     Ok(())
 }
 
-fn check_free(root: &Root, name: &str) -> Result<(), Error> {
-    for id in ids(root)? {
-        // One whose spec cannot be read must not keep others from being made.
-        if name_of(root, &id).as_deref() == Some(name) {
-            return Err(Error::NameInUse {
-                name: name.to_owned(),
-                holder: id,
-            });
-        }
+/// Gives the container its name and its place.
+fn publish(root: &Root, new: &Path, spec: &Spec) -> Result<Container, Error> {
+    let containers = root.containers();
+    let dir = containers.join(&spec.id);
+    {
+        let lock = Lock::acquire(&containers, Mode::Exclusive)?;
+        let locked = names::Locked::new(&lock);
+        names::check_free(root, &spec.name, locked)?;
+        names::enter(root, &spec.name, &spec.id, locked)?;
+        fault::point("create.name-entered");
+        file::rename(new, &dir, Durability::Unsynced)?;
     }
-    Ok(())
+    fault::point("create.renamed");
+    if durability(spec) == Durability::Synced {
+        file::sync_dir(&containers)?;
+    }
+    fault::point("create.synced");
+    Container::from_dir(root, &dir)
 }
 
 /// Removes what creations and removals left that a crash cut short. For the holder of the lock on `containers/`.
@@ -96,41 +96,6 @@ fn clear_remains(containers: &Path) -> Result<(), Error> {
             tracing::warn!(dir = %dir.display(), "clearing away what a crash left");
             file::remove_tree(&dir)?;
         }
-    }
-    Ok(())
-}
-
-/// A journal is for whoever mounts the disk after a crash. Nobody does where it goes with the container, unless a way of
-/// journalling was asked for.
-fn journal(spec: &Spec) -> ext4::Journal {
-    match spec.vm.journal {
-        Journal::None => ext4::Journal::None,
-        Journal::Ordered if spec.remove => ext4::Journal::None,
-        Journal::Ordered | Journal::Writeback | Journal::Journal => ext4::Journal::Auto,
-    }
-}
-
-fn make_upper(path: &Path, spec: &Spec, durability: Durability) -> Result<(), Error> {
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Upper {
-        path: path.to_owned(),
-        source,
-    };
-    // Empty: a file that is cut to nothing is written out by ext4 on the host as soon as it is closed (`auto_da_alloc`),
-    // and it then costs a tenth of a second to remove it.
-    let mut disk = disk::create_sparse(path, 0).map_err(|error| failed(error.into()))?;
-    let mut uuid = [0; 16];
-    uuid.copy_from_slice(&oci::Digest::of(spec.id.as_bytes()).as_bytes()[..16]);
-    let options = ext4::FormatOptions {
-        size: UPPER_SIZE,
-        label: "upper".to_owned(),
-        uuid,
-        created: std::time::SystemTime::now().into(),
-        journal: journal(spec),
-        ..ext4::FormatOptions::default()
-    };
-    ext4::format(&mut disk, &options).map_err(|error| failed(error.into()))?;
-    if durability == Durability::Synced {
-        disk.sync_all().map_err(file::Error::at("sync", path))?;
     }
     Ok(())
 }

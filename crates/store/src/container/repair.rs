@@ -25,7 +25,10 @@ impl Container {
     /// The state cannot be read or written.
     pub fn repair(&self, _lock: &Lock) -> Result<Repaired, Error> {
         let mut state = self.state()?;
-        if !state.status.is_alive() {
+        let ended = state.status == Status::Exited;
+        if !state.status.is_alive() && !(ended && self.spec().remove) {
+            // It may have died on its last steps.
+            crate::file::remove(&self.supervisor_socket())?;
             return Ok(Repaired::Nothing);
         }
         if self.spec().remove {
@@ -48,6 +51,7 @@ impl Container {
         state.error = Some(error);
         self.write_state(&state)?;
         crate::file::remove(&self.supervisor_socket())?;
+        crate::file::sweep(self.dir())?;
         Ok(Repaired::Exited)
     }
 }

@@ -41,6 +41,10 @@ fn spec(number: u32, name: &str) -> Spec {
     }
 }
 
+fn name_entries(root: &Root) -> Vec<String> {
+    file::names(&root.containers().join(".names")).unwrap()
+}
+
 fn running(container: &Container) -> State {
     State {
         status: Status::Running,
@@ -88,6 +92,9 @@ fn a_container_is_whole() {
     assert!(container.try_lock().unwrap().is_none());
     drop(lock);
     assert!(container.try_lock().unwrap().is_some());
+    assert!(!container.upper().exists());
+    let lock = container.lock().unwrap();
+    container.make_disk(&lock).unwrap();
     assert_eq!(fs::metadata(container.upper()).unwrap().len(), UPPER_SIZE);
     let allocated = disk::allocated(&container.upper()).unwrap();
     assert!(allocated < 4 << 20, "{allocated} bytes");
@@ -140,7 +147,7 @@ fn a_name_is_had_once_however_many_ask() {
     assert_eq!(results.iter().filter(|result| in_use(result)).count(), 7);
     // Nothing is left of those that lost.
     let entries = fs::read_dir(root.containers()).unwrap().count();
-    assert_eq!(entries, 2, "one container and the lock");
+    assert_eq!(entries, 3, "one container, the names and the lock");
 }
 
 #[test]
@@ -267,9 +274,106 @@ fn removing_takes_everything() {
     container.remove_all().unwrap();
     drop(lock);
     assert!(matches!(container.try_lock(), Err(Error::NotFound(_))));
-    assert_eq!(fs::read_dir(root.containers()).unwrap().count(), 1);
+    let left = fs::read_dir(root.containers()).unwrap().count();
+    assert_eq!(left, 2, "the names and the lock");
+    assert_eq!(name_entries(&root), [""; 0]);
     assert_eq!(fs::read_dir(root.run()).unwrap().count(), 0);
     create(&root, &spec(2, "web")).unwrap();
+}
+
+#[test]
+fn renamed_and_changed() {
+    let (_dir, root) = setup();
+    drop(create(&root, &spec(1, "one")).unwrap());
+    drop(create(&root, &spec(2, "two")).unwrap());
+    let mut one = resolve(&root, "one").unwrap();
+    let mut stale = one.clone();
+    one.rewrite_spec(|spec| spec.name = "uno".to_owned())
+        .unwrap();
+    assert_eq!(one.spec().name, "uno");
+    assert!(matches!(resolve(&root, "one"), Err(Error::NotFound(_))));
+    assert_eq!(resolve(&root, "uno").unwrap().id(), one.id());
+    // From what it says now, not from what it said when it was opened.
+    stale.rewrite_spec(|spec| spec.vm.memory = 5).unwrap();
+    let now = resolve(&root, "uno").unwrap();
+    assert_eq!((now.spec().vm.memory, now.spec()), (5, stale.spec()));
+    let taken = one.rewrite_spec(|spec| spec.name = "two".to_owned());
+    assert!(matches!(taken, Err(Error::NameInUse { .. })), "{taken:?}");
+    let wrong = one.rewrite_spec(|spec| spec.name = "../x".to_owned());
+    assert!(matches!(wrong, Err(Error::InvalidName(_))), "{wrong:?}");
+    assert_eq!(name_entries(&root), ["two", "uno"]);
+    // The old name is free again.
+    drop(create(&root, &spec(3, "one")).unwrap());
+    one.remove_all().unwrap();
+    let gone = one.rewrite_spec(|spec| spec.name = "back".to_owned());
+    assert!(matches!(gone, Err(Error::NotFound(_))), "{gone:?}");
+    assert_eq!(name_entries(&root), ["one", "two"]);
+}
+
+/// What a crash can leave of the index, and what it never can: a host that went down, an older gourd.
+#[test]
+fn the_index_of_names_does_not_lie() {
+    let (_dir, root) = setup();
+    drop(create(&root, &spec(1, "one")).unwrap());
+    let names = root.containers().join(".names");
+    // Left by creations, renamings and removals that were cut short.
+    for (name, id) in [("lost", spec(9, "").id), ("former", spec(1, "").id)] {
+        std::os::unix::fs::symlink(id, names.join(name)).unwrap();
+        assert!(matches!(resolve(&root, name), Err(Error::NotFound(_))));
+    }
+    drop(create(&root, &spec(2, "lost")).unwrap());
+    assert_eq!(resolve(&root, "lost").unwrap().id(), spec(2, "").id);
+    // Another boot, in which entries are missing.
+    fs::remove_file(names.join("one")).unwrap();
+    fs::remove_file(names.join(".boot")).unwrap();
+    assert!(matches!(
+        create(&root, &spec(3, "one")),
+        Err(Error::NameInUse { .. })
+    ));
+    assert_eq!(name_entries(&root), ["lost", "one"]);
+    fs::remove_dir_all(&names).unwrap();
+    assert_eq!(resolve(&root, "one").unwrap().id(), spec(1, "").id);
+    assert_eq!(name_entries(&root), ["lost", "one"]);
+}
+
+/// Oracle: e2fsck.
+#[test]
+fn a_clone_is_private_and_has_room() {
+    let (_dir, root) = setup();
+    let image = crate::rootfs::path(&root, "key");
+    fs::create_dir_all(image.parent().unwrap()).unwrap();
+    let options = ext4::FormatOptions {
+        size: 40 << 20,
+        journal: ext4::Journal::None,
+        ..ext4::FormatOptions::default()
+    };
+    ext4::format(&mut disk::create_sparse(&image, 0).unwrap(), &options).unwrap();
+    let before = fs::read(&image).unwrap();
+    for (number, storage_size, expect) in [(1, 0, UPPER_SIZE), (2, 1 << 30, 1 << 30)] {
+        let mut spec = spec(number, &format!("clone{number}"));
+        spec.vm.rootfs = RootfsMode::Clone;
+        spec.vm.storage_size = storage_size;
+        let (container, lock) = create(&root, &spec).unwrap();
+        container.make_disk(&lock).unwrap();
+        container.make_disk(&lock).unwrap();
+        assert_eq!(fs::metadata(container.upper()).unwrap().len(), expect);
+        let check = Command::new("e2fsck")
+            .arg("-fn")
+            .arg(container.upper())
+            .output()
+            .expect("this test needs e2fsck (Debian: e2fsprogs)");
+        let said = String::from_utf8_lossy(&check.stdout);
+        assert!(check.status.success(), "{said}");
+    }
+    assert_eq!(fs::read(&image).unwrap(), before);
+    let mut spec = spec(3, "small");
+    spec.vm.rootfs = RootfsMode::Clone;
+    spec.vm.storage_size = 32 << 20;
+    let (container, lock) = create(&root, &spec).unwrap();
+    let error = container.make_disk(&lock).unwrap_err();
+    assert!(matches!(error, Error::Disk { .. }), "{error}");
+    // Its lock, its spec, its logs.
+    assert_eq!(fs::read_dir(container.dir()).unwrap().count(), 3);
 }
 
 #[test]
