@@ -123,6 +123,8 @@ async fn verb(app: &App, verb: Verb) -> Result<u8, Failure> {
         Verb::Save(args) | Verb::Image(image::Group::Save(args)) => {
             verbs::save::save(app, &args).await
         }
+        Verb::Login(args) => verbs::login::login(app, &args).await,
+        Verb::Logout(args) => verbs::login::logout(app, &args).await,
         Verb::Tag(args) | Verb::Image(image::Group::Tag(args)) => verbs::tag::tag(app, &args),
         Verb::History(args) | Verb::Image(image::Group::History(args)) => {
             verbs::history::history(app, &args)

@@ -57,6 +57,9 @@ pub enum Failure {
         #[source]
         source: io::Error,
     },
+    /// `login` with nobody to ask.
+    #[error("no user name or no password: stdin is no terminal")]
+    NoPassword,
     /// `save` without a place to write to.
     #[error("cowardly refusing to save to a terminal")]
     ArchiveToTerminal,

@@ -157,7 +157,7 @@ fn kind(kind: ErrorKind, subject: &Subject) -> Option<Text> {
             "check the address, and that the registry runs and can be reached from here (http is for loopback only)".into()
         }
         (ErrorKind::Unauthorized, _) => {
-            "check the name; credentials are read from ~/.docker/config.json (`docker login` or `skopeo login` writes it)".into()
+            "check the name; `gourd login SERVER` keeps credentials for it (in ~/.docker/config.json, as `docker login` does)".into()
         }
         (ErrorKind::Corrupt, Subject::StateFile) => {
             "the file is damaged: `gourd rm -f CONTAINER` removes a container with all its files; delete any other file".into()
@@ -232,6 +232,9 @@ pub fn command(failure: &Failure) -> Option<String> {
             Failure::Open { .. } => "check the path, and that you may read it",
             Failure::Create { .. } => {
                 "check that the folder is there, that its disk has room, and that you may write to it"
+            }
+            Failure::NoPassword => {
+                "`gourd login -u NAME --password-stdin SERVER < FILE` asks for nothing"
             }
             Failure::ArchiveToTerminal => {
                 "name a file with -o FILE, or send it on: `gourd save IMAGE > FILE`"

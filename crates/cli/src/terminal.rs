@@ -37,7 +37,8 @@ impl RawMode {
         Ok(guard)
     }
 
-    /// Sets raw mode once more, for after a stop: shells put their own settings back.
+    /// Sets raw mode once more, for after a stop: shells put their own settings back. In the background it waits, stopped,
+    /// to be in the foreground.
     pub fn again(&self) -> io::Result<()> {
         if !is_raw() {
             return Ok(());
@@ -46,11 +47,49 @@ impl RawMode {
         raw.make_raw();
         Ok(termios::tcsetattr(stdin(), OptionalActions::Now, &raw)?)
     }
+
+    /// Stops this process with the terminal as it was before raw mode, and sets raw mode again when it goes on.
+    pub fn stop_here(&self) -> io::Result<()> {
+        let before = BEFORE
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(before) = before {
+            termios::tcsetattr(stdin(), OptionalActions::Now, &before)?;
+        }
+        // STOP can't be caught: this comes back when somebody sends CONT.
+        rustix::process::kill_process(
+            rustix::process::getpid(),
+            rustix::process::Signal::STOP,
+        )?;
+        self.again()
+    }
 }
 
 impl Drop for RawMode {
     fn drop(&mut self) {
         restore();
+    }
+}
+
+/// Keys are not shown, until it is dropped.
+pub struct Silence(Termios);
+
+impl Silence {
+    /// No echo; lines are still edited, and interrupts still come.
+    pub fn enter() -> io::Result<Silence> {
+        let before = termios::tcgetattr(stdin())?;
+        let mut silent = before.clone();
+        silent.local_modes -= termios::LocalModes::ECHO;
+        termios::tcsetattr(stdin(), OptionalActions::Flush, &silent)?;
+        Ok(Silence(before))
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        // Nothing can be done about a terminal that is gone.
+        let _ = termios::tcsetattr(stdin(), OptionalActions::Now, &self.0);
     }
 }
 
@@ -95,6 +134,12 @@ pub fn size() -> Option<TerminalSize> {
         rows: size.ws_row,
         columns: size.ws_col,
     })
+}
+
+/// Columns of stdout's terminal.
+pub fn stdout_columns() -> Option<usize> {
+    let size = termios::tcgetwinsize(stdout()).ok()?;
+    (size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
 /// Columns of stderr's terminal.

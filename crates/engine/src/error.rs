@@ -512,7 +512,7 @@ fn registry_kind(error: &registry::Error) -> ErrorKind {
     use registry::Error;
     match error {
         Error::NotFound { .. } => ErrorKind::NotFound,
-        Error::Unauthorized { .. } | Error::Credentials { .. } => ErrorKind::Unauthorized,
+        Error::Unauthorized { .. } | Error::Login { .. } | Error::Credentials { .. } => ErrorKind::Unauthorized,
         Error::Verify { .. } | Error::BadManifest { .. } => ErrorKind::Corrupt,
         Error::NoMatchingPlatform(_) => ErrorKind::Platform,
         _ => ErrorKind::Unreachable,

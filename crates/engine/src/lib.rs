@@ -12,6 +12,7 @@ mod container;
 mod error;
 mod events;
 mod image;
+mod login;
 mod supervisor;
 #[allow(unsafe_code)]
 mod sys;
@@ -33,6 +34,7 @@ pub use image::{
     ArchiveError, CommitRequest, HistoryStep, ImageFilter, ImageSummary, ImportRequest, LoadedImage, PrunedImages, PullEvent,
     Removed,
 };
+pub use login::{LoggedIn, LoggedOut};
 pub use store::TimeRange;
 pub use store::container::{Attach, Journal, Restart, RestartPolicy, RootfsMode, Tmpfs, Ulimit};
 pub use store::logs::{Record as LogRecord, Stream};

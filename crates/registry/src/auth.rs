@@ -105,15 +105,16 @@ impl Sessions {
                 let wish = Wish {
                     realm: &realm,
                     service: service.as_deref(),
-                    scope: &scope,
-                    reference,
+                    scope: Some(&scope),
+                    host: endpoint::host(reference),
+                    repository: reference.repository(),
                 };
                 let token = wish.token(transport, credential.as_ref()).await?;
                 Some(format!("Bearer {token}"))
             }
         };
         let value = value
-            .map(|value| sensitive(&value, reference))
+            .map(|value| sensitive(&value, endpoint::host(reference)))
             .transpose()?;
         remember(value.clone());
         Ok(value)
@@ -127,9 +128,10 @@ fn key(reference: &Reference) -> (String, String) {
     )
 }
 
-fn sensitive(value: &str, reference: &Reference) -> Result<HeaderValue, Error> {
+/// A header's value that `Debug` does not show.
+pub(crate) fn sensitive(value: &str, host: &str) -> Result<HeaderValue, Error> {
     let mut value = HeaderValue::from_str(value).map_err(|_| Error::Protocol {
-        host: endpoint::host(reference).to_owned(),
+        host: host.to_owned(),
         what: "the token or password has characters that no header can hold".to_owned(),
     })?;
     value.set_sensitive(true);
@@ -137,15 +139,18 @@ fn sensitive(value: &str, reference: &Reference) -> Result<HeaderValue, Error> {
 }
 
 /// What token to ask for, and where.
-struct Wish<'a> {
-    realm: &'a str,
-    service: Option<&'a str>,
-    scope: &'a str,
-    reference: &'a Reference,
+pub(crate) struct Wish<'a> {
+    pub(crate) realm: &'a str,
+    pub(crate) service: Option<&'a str>,
+    /// What for; nothing to see whether a credential is known.
+    pub(crate) scope: Option<&'a str>,
+    /// Who asked for it, for errors.
+    pub(crate) host: &'a str,
+    pub(crate) repository: &'a str,
 }
 
 impl Wish<'_> {
-    async fn token(
+    pub(crate) async fn token(
         &self,
         transport: &Transport,
         credential: Option<&Credential>,
@@ -159,8 +164,8 @@ impl Wish<'_> {
                 let detail = answer.detail(&transport.timeouts).await;
                 return Err(match status {
                     400 | 401 | 403 | 404 => Error::Unauthorized {
-                        host: endpoint::host(self.reference).to_owned(),
-                        repository: self.reference.repository().to_owned(),
+                        host: self.host.to_owned(),
+                        repository: self.repository.to_owned(),
                         had_credentials: credential.is_some(),
                         detail,
                     },
@@ -187,10 +192,11 @@ impl Wish<'_> {
     }
 
     fn call(&self, credential: Option<&Credential>) -> Result<Call, Error> {
-        let mut query = format!("scope={}", encode(self.scope));
-        if let Some(service) = self.service {
-            query = format!("service={}&{query}", encode(service));
+        let mut query: Vec<String> = Vec::new();
+        for (name, value) in [("service", self.service), ("scope", self.scope)] {
+            query.extend(value.map(|value| format!("{name}={}", encode(value))));
         }
+        let query = query.join("&");
         if let Some(Credential::IdentityToken(token)) = credential {
             let mut call = Call::get(self.uri(self.realm)?);
             let token = encode(token);
@@ -203,14 +209,14 @@ impl Wish<'_> {
         let mut call = Call::get(self.uri(&format!("{}{separator}{query}", self.realm))?);
         if let Some(value) = credential.and_then(Credential::basic) {
             call.headers
-                .insert(AUTHORIZATION, sensitive(&value, self.reference)?);
+                .insert(AUTHORIZATION, sensitive(&value, self.host)?);
         }
         Ok(call)
     }
 
     fn uri(&self, text: &str) -> Result<Uri, Error> {
         let refuse = |why| Error::Redirect {
-            host: endpoint::host(self.reference).to_owned(),
+            host: self.host.to_owned(),
             target: self.realm.to_owned(),
             why,
         };

@@ -73,6 +73,10 @@ impl Client {
         }))
     }
 
+    pub(crate) fn transport(&self) -> &Transport {
+        &self.0.transport
+    }
+
     pub(crate) fn timeouts(&self) -> &Timeouts {
         &self.0.transport.timeouts
     }

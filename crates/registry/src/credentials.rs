@@ -3,24 +3,24 @@
 //! Read anew for each registry that asks for credentials, so that a `docker login` in between
 //! counts. Secrets never reach a log or an error.
 
+mod helper;
+mod keep;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use tokio::io::AsyncWriteExt as _;
 
-/// How long a credential helper may take; some ask the user to unlock something.
-const HELPER_TIMEOUT: Duration = Duration::from_secs(60);
+pub use keep::{Kept, Login, erase_login, keep_login, load_login};
+
 /// What Docker's registry is called in `config.json`.
-const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
+pub(crate) const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 /// The user name that stands for an identity token.
-const TOKEN_USER: &str = "<token>";
+pub(crate) const TOKEN_USER: &str = "<token>";
 
 /// What to show a registry.
 #[derive(Clone, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl fmt::Debug for Credential {
 }
 
 impl Credential {
-    fn new(user: String, secret: String) -> Self {
+    pub(crate) fn new(user: String, secret: String) -> Self {
         match user.as_str() {
             TOKEN_USER => Self::IdentityToken(secret),
             _ => Self::Basic {
@@ -69,6 +69,15 @@ pub enum CredentialsError {
     /// The file is there but cannot be read.
     #[error("{path} cannot be read", path = .path.display())]
     Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file cannot be replaced.
+    #[error("{path} cannot be written", path = .path.display())]
+    Write {
         /// Which file.
         path: PathBuf,
         /// Why.
@@ -131,14 +140,6 @@ struct Auth {
     identitytoken: String,
 }
 
-/// What a helper answers to `get`.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct HelperAnswer {
-    username: String,
-    secret: String,
-}
-
 /// `$DOCKER_CONFIG`, or `.docker` in the home directory.
 pub(crate) fn default_directory() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|v| !v.is_empty());
@@ -168,10 +169,10 @@ pub(crate) async fn load_credential(
         other => other,
     };
     if let Some(helper) = by_host(&config.cred_helpers, registry) {
-        return ask_helper(helper, key).await;
+        return helper::ask(helper, key).await;
     }
     if !config.creds_store.is_empty()
-        && let Some(credential) = ask_helper(&config.creds_store, key).await?
+        && let Some(credential) = helper::ask(&config.creds_store, key).await?
     {
         return Ok(Some(credential));
     }
@@ -189,19 +190,19 @@ pub(crate) async fn load_credential(
 
 /// Keys are hosts or, from older versions, URLs.
 fn by_host<'a, T>(map: &'a HashMap<String, T>, registry: &str) -> Option<&'a T> {
-    let host = |key: &str| -> String {
-        let rest = key.split_once("://").map_or(key, |(_, rest)| rest);
-        let host = rest.split('/').next().unwrap_or_default();
-        match host {
-            "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
-            host => host.to_owned(),
-        }
-    };
     map.get(registry).or_else(|| {
         map.iter()
-            .find(|(key, _)| host(key) == registry)
+            .find(|(key, _)| host_of(key) == registry)
             .map(|(_, v)| v)
     })
+}
+
+fn host_of(key: &str) -> &str {
+    let rest = key.split_once("://").map_or(key, |(_, rest)| rest);
+    match rest.split('/').next().unwrap_or_default() {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io",
+        host => host,
+    }
 }
 
 /// `None` if it is malformed, `Some(None)` if it is empty, as it is beside a helper.
@@ -221,59 +222,6 @@ fn from_auth(auth: &Auth) -> Option<Option<Credential>> {
         return Some(Some(Credential::new(user, password)));
     }
     Some(None)
-}
-
-/// Runs `docker-credential-NAME get` with the registry on its standard input.
-async fn ask_helper(name: &str, key: &str) -> Result<Option<Credential>, CredentialsError> {
-    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || !name.chars().all(is_word) {
-        return Err(CredentialsError::HelperName(name.to_owned()));
-    }
-    let helper = format!("docker-credential-{name}");
-    let start = |source| CredentialsError::HelperStart {
-        helper: helper.clone(),
-        source,
-    };
-    let failed = |message: String| CredentialsError::Helper {
-        helper: helper.clone(),
-        message,
-    };
-    let mut child = tokio::process::Command::new(&helper)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(start)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A helper that does not read its input says why by its exit status.
-        let _ = stdin.write_all(key.as_bytes()).await;
-    }
-    let output = tokio::time::timeout(HELPER_TIMEOUT, child.wait_with_output())
-        .await
-        .map_err(|_| {
-            failed(format!(
-                "no answer within {} seconds",
-                HELPER_TIMEOUT.as_secs()
-            ))
-        })?
-        .map_err(start)?;
-    if !output.status.success() {
-        // Helpers report errors on standard output; it holds no secret then.
-        let said = String::from_utf8_lossy(&output.stdout);
-        if said.contains("credentials not found") {
-            return Ok(None);
-        }
-        let said = said.lines().next().unwrap_or_default().trim();
-        return Err(failed(match said {
-            "" => output.status.to_string(),
-            said => said.chars().filter(|c| !c.is_control()).take(200).collect(),
-        }));
-    }
-    let answer: HelperAnswer = serde_json::from_slice(&output.stdout)
-        .map_err(|_| failed("its answer is not valid".to_owned()))?;
-    Ok(Some(Credential::new(answer.username, answer.secret)))
 }
 
 #[cfg(test)]

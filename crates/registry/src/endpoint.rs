@@ -9,10 +9,26 @@ const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 
 /// The host, and port if one is given, that serves the reference.
 pub(crate) fn host(reference: &Reference) -> &str {
-    match reference.registry() {
+    host_of_registry(reference.registry())
+}
+
+/// The same for a registry's name as it stands in references.
+pub(crate) fn host_of_registry(registry: &str) -> &str {
+    match registry {
         DOCKER_HUB => DOCKER_HUB_HOST,
         other => other,
     }
+}
+
+/// `scheme://host/v2/`: answers whoever may use the registry.
+pub(crate) fn base(registry: &str) -> Result<Uri, http::Error> {
+    let host = host_of_registry(registry);
+    let scheme = if is_loopback(host) { "http" } else { "https" };
+    Uri::builder()
+        .scheme(scheme)
+        .authority(host)
+        .path_and_query("/v2/")
+        .build()
 }
 
 /// `scheme://host/v2/repository/kind/what`.

@@ -60,6 +60,14 @@ pub enum Error {
         /// What the registry said, or nothing.
         detail: String,
     },
+    /// The registry does not know user and password, or not this way.
+    #[error("registry {host} refused the credentials{}", detail_suffix(.detail))]
+    Login {
+        /// Host, and port if one was given.
+        host: String,
+        /// What the registry said, or nothing.
+        detail: String,
+    },
     /// An answer that means failure, still after trying again where that makes sense.
     #[error("{host} answered {status}{}", detail_suffix(.detail))]
     Status {

@@ -21,13 +21,15 @@ mod client;
 mod credentials;
 mod endpoint;
 mod error;
+mod login;
 mod resolve;
 mod retry;
 mod transport;
 
 pub use blob::BlobStream;
 pub use client::{Client, ClientOptions};
-pub use credentials::CredentialsError;
+pub use credentials::{CredentialsError, Kept, Login, erase_login, keep_login, load_login};
 pub use error::Error;
+pub use login::Server;
 pub use resolve::Resolved;
 pub use retry::RetryPolicy;

@@ -23,6 +23,15 @@ pub struct Registry {
     storage: TempDir,
 }
 
+/// Who may use a registry of [`Registry::start_closed`].
+pub const USER: &str = "alice";
+
+/// Her password.
+pub const PASSWORD: &str = "wonder:land 1";
+
+/// The same by bcrypt, made with crypt(3).
+const PASSWORD_HASH: &str = "$2y$05$abcdefghijklmnopqrstuuitayMcqAGSfB/k3Rh1YpQx4gGGiLmv2";
+
 /// How long the registry may take to listen.
 const START: Duration = Duration::from_secs(20);
 
@@ -32,7 +41,15 @@ impl Registry {
     /// # Errors
     /// If `docker-registry` is not installed or does not start.
     pub fn start() -> Result<Self> {
-        Self::start_with(None)
+        Self::start_with(None, false)
+    }
+
+    /// Starts one over plain HTTP that only [`USER`] with [`PASSWORD`] may use.
+    ///
+    /// # Errors
+    /// As [`Registry::start`].
+    pub fn start_closed() -> Result<Self> {
+        Self::start_with(None, true)
     }
 
     /// Starts one over TLS with a certificate chain and a key, both PEM files.
@@ -40,14 +57,14 @@ impl Registry {
     /// # Errors
     /// As [`Registry::start`].
     pub fn start_tls(certificate: &Path, key: &Path) -> Result<Self> {
-        Self::start_with(Some((certificate, key)))
+        Self::start_with(Some((certificate, key)), false)
     }
 
-    fn start_with(tls: Option<(&Path, &Path)>) -> Result<Self> {
+    fn start_with(tls: Option<(&Path, &Path)>, closed: bool) -> Result<Self> {
         // Between finding a free port and the registry's own bind somebody else may take it.
         let mut last = None;
         for _ in 0..5 {
-            match Self::try_start(tls) {
+            match Self::try_start(tls, closed) {
                 Ok(registry) => return Ok(registry),
                 Err(e) => last = Some(e),
             }
@@ -55,7 +72,7 @@ impl Registry {
         Err(last.unwrap_or_else(|| anyhow::anyhow!("no attempt was made")))
     }
 
-    fn try_start(tls: Option<(&Path, &Path)>) -> Result<Self> {
+    fn try_start(tls: Option<(&Path, &Path)>, closed: bool) -> Result<Self> {
         let storage = tempfile::Builder::new()
             .prefix("gourd-registry-")
             .tempdir()?;
@@ -67,9 +84,18 @@ impl Registry {
                 key.display()
             )
         });
+        let users = storage.path().join("users");
+        fs::write(&users, format!("{USER}:{PASSWORD_HASH}\n"))?;
+        let auth = match closed {
+            true => format!(
+                "auth:\n  htpasswd:\n    realm: test\n    path: {}\n",
+                users.display()
+            ),
+            false => String::new(),
+        };
         let config = format!(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    \
-             enabled: true\nhttp:\n  addr: {addr}\n{tls}",
+             enabled: true\nhttp:\n  addr: {addr}\n{tls}{auth}",
             storage.path().join("data").display()
         );
         let config_path = storage.path().join("config.yml");

@@ -4,7 +4,9 @@
 //! `exec`) belongs to the program, dashes included.
 
 pub mod container;
+pub mod events;
 pub mod image;
+pub mod login;
 pub mod moment;
 pub mod lines;
 pub mod signal;
@@ -58,6 +60,10 @@ pub enum Verb {
     Save(image::Save),
     /// Make an image of an archive of files
     Import(image::Import),
+    /// Log in to a registry
+    Login(login::Login),
+    /// Forget the login to a registry
+    Logout(login::Logout),
     /// Give an image one more name
     Tag(image::Tag),
     /// Show how an image's layers came about
@@ -76,6 +82,8 @@ pub enum Verb {
     /// Look at this installation and what it runs on
     #[command(subcommand)]
     System(system::Group),
+    /// Show what happens to containers and images, as it happens
+    Events(events::Events),
     /// Show the versions of the parts
     Version(system::Version),
 }

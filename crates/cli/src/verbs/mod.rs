@@ -18,6 +18,7 @@ pub mod inspect;
 pub mod kernel;
 pub mod kill;
 pub mod load;
+pub mod login;
 pub mod logs;
 pub mod pause;
 pub mod ps;
