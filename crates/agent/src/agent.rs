@@ -26,6 +26,7 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod top;
+mod transfer;
 
 use std::sync::Arc;
 use std::time::Duration;

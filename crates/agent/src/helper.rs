@@ -153,7 +153,7 @@ fn limits(process: &Process) -> Result<Vec<Limit<'_>>, Failed> {
 }
 
 /// The OOM killer may choose what runs in the container, unlike the agent.
-fn let_oom_killer_choose() -> Result<(), Failed> {
+pub(crate) fn let_oom_killer_choose() -> Result<(), Failed> {
     const SCORE: &str = "/proc/self/oom_score_adj";
     std::fs::write(SCORE, "0").step("write", SCORE)
 }

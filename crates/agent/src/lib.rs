@@ -1,11 +1,12 @@
-//! The guest's side of a container's VM: one static program in three roles.
+//! The guest's side of a container's VM: one static program in four roles.
 //!
 //! ```text
 //! PID 1  gourd-init    one thread, synchronous: file systems of the VM, modules; starts the agent, reaps, powers off
 //!  └─ gourd-agent      tokio, one thread: dials the host, serves `proto::agent` on that connection, mounts, waits
 //!      ├─ gourd-helper ⇒ execve: the container's first process, PID 1 of its own PID namespace
 //!      │    └─ …       its children; orphans in that PID namespace are its own to reap
-//!      └─ gourd-helper ⇒ execve: any other process, in the same namespaces
+//!      ├─ gourd-helper ⇒ execve: any other process, in the same namespaces
+//!      └─ gourd-transfer  reads or writes the container's files for the host, and ends
 //! ```
 //!
 //! The agent and the first helper are forks that go on in the same program: under translation a program's start costs as
@@ -32,6 +33,7 @@ mod inroot;
 mod modules;
 mod rlimits;
 mod sys;
+mod transfer;
 mod users;
 
 use std::ffi::CStr;
@@ -39,7 +41,9 @@ use std::os::unix::ffi::OsStrExt;
 
 /// `argv[0]` of the helper's role.
 const HELPER: &CStr = c"gourd-helper";
-/// What that role is started from.
+/// `argv[0]` of the transfer helper's role.
+const TRANSFER: &CStr = c"gourd-transfer";
+/// What those roles are started from.
 const SELF: &CStr = c"/proc/self/exe";
 
 /// A role's exit status when all went well.
@@ -53,6 +57,8 @@ pub fn main() -> u8 {
     let name = std::env::args_os().next().unwrap_or_default();
     if name.as_bytes() == HELPER.to_bytes() {
         helper::main()
+    } else if name.as_bytes() == TRANSFER.to_bytes() {
+        transfer::main()
     } else if std::process::id() == 1 {
         init::main()
     } else {

@@ -46,7 +46,16 @@ const RESTRICTED: MountFlags = MountFlags::NOSUID
 pub(super) struct Booted {
     /// The root in the VM's mount namespace.
     pub(super) rootfs: PathBuf,
+    /// Where the image and the changes against it lie.
+    pub(super) overlay: Option<Overlay>,
     pub(super) cgroup: Cgroup,
+}
+
+/// What the container's root is put together from.
+#[derive(Debug)]
+pub(super) struct Overlay {
+    pub(super) image: PathBuf,
+    pub(super) upper: PathBuf,
 }
 
 /// Does what the request says. What was mounted until a failure stays in `mounts`.
@@ -57,7 +66,7 @@ pub(super) fn boot(request: &BootRequest, mounts: &mut Mounts) -> Result<Booted,
     sys::loopback_up().step("bring up", "lo")?;
     let rootfs = Path::new(BASE).join("rootfs");
     let disks = request.rootfs.clone().unwrap_or_default();
-    overlay(&rootfs, &disks, mounts)?;
+    let overlay = overlay(&rootfs, &disks, mounts)?;
     let cgroup = Cgroup::set_up(request.memory_limit, request.pids_limit)?;
     let root = open_root(&rootfs)?;
     devices(&root, request.shm_size, mounts)?;
@@ -79,10 +88,14 @@ pub(super) fn boot(request: &BootRequest, mounts: &mut Mounts) -> Result<Booted,
     if request.read_only_rootfs {
         make_read_only(&rootfs)?;
     }
-    Ok(Booted { rootfs, cgroup })
+    Ok(Booted {
+        rootfs,
+        overlay: Some(overlay),
+        cgroup,
+    })
 }
 
-fn overlay(rootfs: &Path, disks: &RootFs, mounts: &mut Mounts) -> Result<(), Failed> {
+fn overlay(rootfs: &Path, disks: &RootFs, mounts: &mut Mounts) -> Result<Overlay, Failed> {
     let base = Path::new(BASE);
     let (image, upper) = (base.join("image"), base.join("upper"));
     ext4(&disks.image_disk, &image, true, mounts)?;
@@ -102,7 +115,11 @@ fn overlay(rootfs: &Path, disks: &RootFs, mounts: &mut Mounts) -> Result<(), Fai
         flags: MountFlags::empty(),
         options: &options,
     };
-    mounts.add(rootfs, &overlay)
+    mounts.add(rootfs, &overlay)?;
+    Ok(Overlay {
+        image,
+        upper: changes,
+    })
 }
 
 /// Makes the overlay's upper directory. The container's "/" takes owner and mode from it, so it takes them from the

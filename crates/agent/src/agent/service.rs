@@ -21,9 +21,11 @@ use super::boot;
 use super::container::{Container, KILL, MAIN, State, lock, start};
 use super::process::Process;
 use super::stream::Dial;
+use super::transfer::{self, Work};
 use super::{control, stats, top};
 use crate::clock;
 use crate::failure::Failed;
+use crate::transfer::Outcome;
 
 /// The service.
 pub(super) struct Service<D> {
@@ -85,6 +87,13 @@ impl<D: Dial> Service<D> {
         let container = Container::new(&request.container, &request.hostname, booted);
         state.container = Some(container);
         Ok(())
+    }
+
+    /// In a task of its own, so that a call that is given up leaves nothing half-started.
+    async fn transfer(&self, work: Work) -> Result<Result<Outcome, Failed>, Status> {
+        let running = transfer::run(Arc::clone(&self.dial), Arc::clone(&self.state), work);
+        let ended = tokio::spawn(running).await;
+        ended.map_err(|error| Status::internal(error.to_string()))
     }
 
     fn process(&self, container: &str, name: &str) -> Result<Arc<Process>, Failed> {
@@ -258,17 +267,48 @@ impl<D: Dial> Agent for Service<D> {
 
     async fn stat_path(
         &self,
-        _: Request<StatPathRequest>,
+        request: Request<StatPathRequest>,
     ) -> Result<Response<StatPathReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let request = request.into_inner();
+        let work = Work {
+            container: request.container.clone(),
+            stat: Some(request),
+            ..Work::default()
+        };
+        let (outcome, failure) = failure(self.transfer(work).await?);
+        Ok(Response::new(StatPathReply {
+            stat: outcome.and_then(|outcome| outcome.stat),
+            failure,
+        }))
     }
 
-    async fn read(&self, _: Request<ReadRequest>) -> Result<Response<TransferReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn read(&self, request: Request<ReadRequest>) -> Result<Response<TransferReply>, Status> {
+        let mut request = request.into_inner();
+        let work = Work {
+            container: request.container.clone(),
+            stream: Some(std::mem::take(&mut request.stream).into()),
+            read: Some(request),
+            ..Work::default()
+        };
+        let (outcome, failure) = failure(self.transfer(work).await?);
+        let bytes = outcome.map_or(0, |outcome| outcome.bytes);
+        Ok(Response::new(TransferReply { bytes, failure }))
     }
 
-    async fn write(&self, _: Request<WriteRequest>) -> Result<Response<TransferReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn write(
+        &self,
+        request: Request<WriteRequest>,
+    ) -> Result<Response<TransferReply>, Status> {
+        let mut request = request.into_inner();
+        let work = Work {
+            container: request.container.clone(),
+            stream: Some(std::mem::take(&mut request.stream).into()),
+            write: Some(request),
+            ..Work::default()
+        };
+        let (outcome, failure) = failure(self.transfer(work).await?);
+        let bytes = outcome.map_or(0, |outcome| outcome.bytes);
+        Ok(Response::new(TransferReply { bytes, failure }))
     }
 
     async fn resize(

@@ -83,7 +83,8 @@ pub(super) fn spawn(
     })
 }
 
-fn inheritable(fd: BorrowedFd<'_>) -> Result<OwnedFd, Failed> {
+/// A copy of `fd` that a new program has under the same number.
+pub(super) fn inheritable(fd: BorrowedFd<'_>) -> Result<OwnedFd, Failed> {
     rustix::io::dup(fd).step("duplicate", "a descriptor")
 }
 

@@ -1,11 +1,12 @@
 //! A stream socket for tokio: the agent's connection, and one per stdio stream.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use rustix::fs::OFlags;
 use rustix::net::Shutdown;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -52,6 +53,14 @@ impl Stream {
     /// Writes all of `bytes`.
     pub(super) async fn send(&self, bytes: &[u8]) -> io::Result<()> {
         write_all(&self.0, bytes).await
+    }
+
+    /// The socket, for a process that takes it over: calls on it wait from now on.
+    pub(super) fn blocking(&self) -> io::Result<BorrowedFd<'_>> {
+        let socket = self.0.get_ref();
+        let flags = rustix::fs::fcntl_getfl(socket)?;
+        rustix::fs::fcntl_setfl(socket, flags - OFlags::NONBLOCK)?;
+        Ok(socket.as_fd())
     }
 
     /// Sends the end of file.

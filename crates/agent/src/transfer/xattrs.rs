@@ -1,0 +1,71 @@
+//! Extended attributes of an open file or directory. Those of the overlay itself stay out, both ways.
+
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+
+use super::entry::Attribute;
+
+/// What the overlay keeps its own notes in.
+const OVERLAY: &[u8] = b"trusted.overlay.";
+
+/// Bytes of all names, and of a value: the kernel's limits (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
+const MOST: usize = 64 << 10;
+
+/// Reads them all. A file system without any has none.
+pub(super) fn read(file: BorrowedFd<'_>) -> rustix::io::Result<Vec<Attribute>> {
+    let mut attributes = Vec::new();
+    // Most files have none, or few.
+    let mut names = Vec::with_capacity(256);
+    match list(file, &mut names) {
+        Ok(()) => {}
+        Err(Errno::NOTSUP) => return Ok(attributes),
+        Err(errno) => return Err(errno),
+    }
+    for name in names.split(|&byte| byte == 0) {
+        if name.is_empty() || name.starts_with(OVERLAY) {
+            continue;
+        }
+        match get(file, name) {
+            Ok(value) => attributes.push((name.to_vec(), value)),
+            // Removed in the meantime, or listed without being there.
+            Err(Errno::NODATA | Errno::NOTSUP) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    attributes.sort_unstable();
+    Ok(attributes)
+}
+
+fn list(file: BorrowedFd<'_>, names: &mut Vec<u8>) -> rustix::io::Result<()> {
+    loop {
+        names.clear();
+        match rustix::fs::flistxattr(file, rustix::buffer::spare_capacity(names)) {
+            Err(Errno::RANGE) if names.capacity() < MOST => names.reserve(MOST),
+            result => return result.map(drop),
+        }
+    }
+}
+
+/// One attribute's value.
+pub(super) fn get(file: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Vec<u8>> {
+    let mut value = Vec::with_capacity(256);
+    loop {
+        match rustix::fs::fgetxattr(file, name, rustix::buffer::spare_capacity(&mut value)) {
+            Err(Errno::RANGE) if value.capacity() < MOST => value.reserve(MOST),
+            result => return result.map(|_| value),
+        }
+    }
+}
+
+/// Sets one. Says nothing when this file system or this name can't be, as Docker does.
+pub(super) fn set(file: BorrowedFd<'_>, (name, value): &Attribute) -> rustix::io::Result<()> {
+    if name.starts_with(OVERLAY) {
+        return Ok(());
+    }
+    match rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty()) {
+        Err(Errno::NOTSUP) => Ok(()),
+        result => result,
+    }
+}
