@@ -162,7 +162,7 @@ impl Entry {
                 size,
                 extents: Some(extents),
             } => {
-                header.text(257, 8, b"ustar  ");
+                header.text(257, 8, b"ustar  \0");
                 header.number(483, 12, *size);
                 more = header.extents(386, 4, extents);
                 header.0[482] = u8::from(!more.is_empty());
