@@ -21,6 +21,9 @@ use crate::guest::Guest;
 use crate::life::Shared;
 use crate::supervision::Supervision;
 
+/// How long the news of a container's end may take to come here.
+const END: Duration = Duration::from_millis(500);
+
 /// Results that are kept.
 const KEPT: usize = 5;
 
@@ -53,6 +56,10 @@ async fn watch(supervision: Arc<Supervision>, run: Arc<Shared>, guest: Guest, ch
         let in_start_period = run.lasted() < nanoseconds(check.start_period_ns);
         let name = supervision.process_name("health");
         let result = probe::run(&run, &guest, &name, &check).await;
+        if result.exit_code < 0 {
+            // Because the container has just ended, perhaps: then this task is about to, and nothing is held against it.
+            tokio::time::sleep(END).await;
+        }
         if frozen.has_changed().unwrap_or(true) {
             // It was frozen meanwhile: how long it took says nothing.
             continue;
