@@ -139,6 +139,7 @@ async fn verb(app: &App, verb: Verb) -> Result<u8, Failure> {
         Verb::Rmi(args) | Verb::Image(image::Group::Rm(args)) => verbs::rmi::rmi(app, &args),
         Verb::Image(image::Group::Inspect(args)) => verbs::inspect::images(app, &args),
         Verb::System(system::Group::Info(args)) => verbs::info::info(app, &args).await,
+        Verb::System(system::Group::Df(args)) => verbs::df::df(app, &args).await,
         Verb::System(system::Group::Doctor(args)) => verbs::doctor::doctor(app, &args).await,
         Verb::System(system::Group::Kernel(verb)) => verbs::kernel::kernel(app, &verb),
         Verb::Events(args) | Verb::System(system::Group::Events(args)) => {

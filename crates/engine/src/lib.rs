@@ -38,7 +38,10 @@ pub use login::{LoggedIn, LoggedOut};
 pub use store::TimeRange;
 pub use store::container::{Attach, Journal, Restart, RestartPolicy, RootfsMode, Tmpfs, Ulimit};
 pub use store::logs::{Record as LogRecord, Stream};
-pub use system::{Check, Counts, Info, KernelInfo, Outcome};
+pub use system::{
+    Check, ContainerUsage, Counts, DiskUsage, ImageUsage, Info, KernelInfo, KernelUsage, Outcome,
+    Remains,
+};
 
 use std::path::PathBuf;
 

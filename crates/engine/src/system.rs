@@ -1,6 +1,7 @@
-//! Kernels, `info` and `doctor`.
+//! Kernels, `info`, `df` and `doctor`.
 
 mod doctor;
+mod usage;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,6 +10,8 @@ use serde::Serialize;
 use serde_json::Value;
 use store::kernels::{self, Kernel};
 use store::locate;
+
+pub use usage::{ContainerUsage, DiskUsage, ImageUsage, KernelUsage, Remains};
 
 use crate::{Engine, Error, Status, blocking};
 

@@ -518,3 +518,50 @@ fn noise(length: usize) -> Vec<u8> {
         })
         .collect()
 }
+
+/// Oracle: du.
+#[tokio::test]
+async fn the_disk_is_accounted_for() {
+    let setup = setup();
+    let first = loaded(&setup, &["first:1"]).await;
+    let (path, _) = setup.archive(
+        &image().layer(Layer::new().file("big", noise(1 << 20))),
+        "big",
+    );
+    setup.load(&path).await.unwrap();
+    setup.create("first:1", "user").await.unwrap();
+    std::fs::write(setup.engine.root().join("content/ingest/.part"), [1; 5000]).unwrap();
+    let usage = setup.engine.disk_usage().await.unwrap();
+    let du = |path: &str| -> u64 {
+        let path = setup.engine.root().join(path).display().to_string();
+        let out = String::from_utf8(run("du", &["--block-size=1", "-s", &path])).unwrap();
+        out.split('\t').next().unwrap().parse().unwrap()
+    };
+    // Folders around the files, which belong to nobody.
+    let around = |dir: &str| {
+        std::os::unix::fs::MetadataExt::blocks(
+            &std::fs::metadata(setup.engine.root().join(dir)).unwrap(),
+        ) * 512
+    };
+    let blobs = du("content/blobs/sha256") - around("content/blobs/sha256");
+    let rootfs = du("rootfs") - around("rootfs");
+    assert_eq!(usage.images_size, blobs + rootfs);
+    assert_eq!(usage.remains.files, 1);
+    assert!((5000..=8192).contains(&usage.remains.occupied));
+    let of = |id: &str| usage.images.iter().find(|one| one.image.id == id).unwrap();
+    let used = of(&first.config.digest.to_string());
+    let other = usage
+        .images
+        .iter()
+        .find(|one| one.image.id != used.image.id)
+        .unwrap();
+    assert_eq!((used.containers, other.containers), (1, 0));
+    assert!(used.shared > 0 && used.shared == other.shared);
+    assert_eq!(used.shared + used.unique + other.unique, usage.images_size);
+    assert_eq!(usage.images_reclaimable, other.unique);
+    assert_eq!(
+        usage.containers[0].occupied,
+        du(&format!("containers/{}", usage.containers[0].container.id))
+    );
+    assert_eq!((usage.kernels.len(), usage.kernels[0].used), (1, true));
+}

@@ -9,6 +9,8 @@ use clap::{Args, Subcommand};
 pub enum Group {
     /// Show where state is, which driver is chosen, how much there is of everything
     Info(Info),
+    /// Show what occupies the disk
+    Df(Df),
     /// Check what gourd needs, each with its remedy
     Doctor(Doctor),
     /// Manage kernels
@@ -21,6 +23,17 @@ pub enum Group {
 pub struct Info {
     /// Print this instead: `json`, or a template
     #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+/// `gourd system df`.
+#[derive(Debug, Args)]
+pub struct Df {
+    /// Everything by the piece
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Print this: `json`, `table`, `table TEMPLATE` or a template such as '{{.Type}} {{.Size}}'
+    #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
 }
 

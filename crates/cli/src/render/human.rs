@@ -32,6 +32,15 @@ pub fn ago(then_ns: u64, now_ns: u64) -> String {
 
 /// Bytes with three digits and a decimal unit: `4.26MB`.
 pub fn size(bytes: u64) -> String {
+    digits(bytes, 3)
+}
+
+/// Bytes with four digits: `16.43MB`.
+pub fn size_long(bytes: u64) -> String {
+    digits(bytes, 4)
+}
+
+fn digits(bytes: u64, significant: usize) -> String {
     let units = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
     let mut value = bytes as f64;
     let mut unit = 0;
@@ -39,19 +48,44 @@ pub fn size(bytes: u64) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    // Three significant digits, no trailing zeros: Go's %.3g for this range.
-    let decimals = if value < 10.0 {
-        2
-    } else if value < 100.0 {
+    // No trailing zeros: Go's %.3g or %.4g for this range.
+    let before = if value < 10.0 {
         1
+    } else if value < 100.0 {
+        2
     } else {
-        0
+        3
     };
+    let decimals = significant - before;
     let text = format!("{value:.decimals$}");
     let text = if text.contains('.') {
         text.trim_end_matches('0').trim_end_matches('.')
     } else {
         &text
+    };
+    format!("{text}{}", units[unit])
+}
+
+/// Bytes with four digits and a binary unit: `1.523MiB`.
+pub fn binary_size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    // Go's %.4g for this range.
+    let decimals = match value {
+        value if value < 10.0 => 3,
+        value if value < 100.0 => 2,
+        value if value < 1000.0 => 1,
+        _ => 0,
+    };
+    let text = format!("{value:.decimals$}");
+    let text = match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.'),
+        false => &text,
     };
     format!("{text}{}", units[unit])
 }
@@ -179,6 +213,24 @@ mod tests {
         check(1_200_000_000, "1.2GB");
         check(100_000, "100kB");
         check(u64::MAX, "18.4EB");
+        let check = |bytes: u64, expect: &str| assert_eq!(size_long(bytes), expect, "{bytes}");
+        check(999, "999B");
+        check(16_430_000, "16.43MB");
+        check(123_456_789, "123.5MB");
+        check(4_000_000, "4MB");
+    }
+
+    /// Oracle: go-units' BytesSize.
+    #[test]
+    fn binary_sizes() {
+        let check = |bytes: u64, expect: &str| assert_eq!(binary_size(bytes), expect, "{bytes}");
+        check(0, "0B");
+        check(1024, "1KiB");
+        check(1_048_576, "1MiB");
+        check(3_565_158, "3.4MiB");
+        check(1_597_830, "1.524MiB");
+        check(u64::MAX, "16EiB");
+        check(1_048_575, "1024KiB");
     }
 
     /// Oracle: `date -u -d @SECONDS`.

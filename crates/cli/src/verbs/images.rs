@@ -105,6 +105,19 @@ pub fn images(app: &App, args: &List) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// One row for an image, by its first name.
+pub fn first_row(image: &ImageSummary, now_ns: u64) -> Value {
+    let parts = image.references.first().map_or(
+        Parts {
+            repository: NONE,
+            tag: NONE,
+            digest: NONE,
+        },
+        |reference| parts(reference),
+    );
+    row(image, parts, now_ns, false)
+}
+
 fn row(image: &ImageSummary, parts: Parts<'_>, now_ns: u64, whole: bool) -> Value {
     let id = if whole {
         &image.id

@@ -112,7 +112,7 @@ const fn state(status: Status) -> &'static str {
 }
 
 /// Docker's field names.
-fn row(container: &ContainerSummary, now_ns: u64, whole: bool) -> Value {
+pub fn row(container: &ContainerSummary, now_ns: u64, whole: bool) -> Value {
     let command = container.command.join(" ");
     let when = |show: &dyn Fn(u64) -> String| match container.created_ns {
         0 => "N/A".to_owned(),
