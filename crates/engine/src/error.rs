@@ -74,6 +74,9 @@ pub enum Error {
     /// Events.
     #[error(transparent)]
     Events(#[from] store::events::Error),
+    /// Copying files.
+    #[error(transparent)]
+    Copy(#[from] crate::copy::Error),
     /// Logs.
     #[error(transparent)]
     Logs(#[from] logs::Error),
@@ -219,6 +222,12 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// It goes when it stops, and cannot be started again.
+    #[error("container {name} is removed at its end, and can't be started again")]
+    RemovedAtEnd {
+        /// Its name.
+        name: String,
+    },
     /// A part of the request makes no sense.
     #[error("invalid {what}: {reason}")]
     Invalid {
@@ -313,6 +322,7 @@ impl Error {
             Self::Container(error) => container_kind(error),
             Self::Events(store::events::Error::Lock(error)) => lock_kind(error),
             Self::Events(store::events::Error::File(error)) => file_kind(error),
+            Self::Copy(error) => copy_kind(error),
             Self::Logs(logs::Error::Corrupt { .. }) => ErrorKind::Corrupt,
             Self::Logs(logs::Error::File(error)) | Self::File(error) => file_kind(error),
             Self::Kernel(error) => kernel_kind(error),
@@ -336,9 +346,10 @@ impl Error {
             Self::NoPlatform { .. } | Self::Platform { .. } => ErrorKind::Platform,
             Self::NoSuchImage(_) => ErrorKind::NotFound,
             Self::ImageInUse { .. } | Self::ImagesInUse { .. } => ErrorKind::InUse,
-            Self::Running { .. } | Self::NotRunning { .. } | Self::SeveralReferences { .. } => {
-                ErrorKind::Conflict
-            }
+            Self::Running { .. }
+            | Self::NotRunning { .. }
+            | Self::RemovedAtEnd { .. }
+            | Self::SeveralReferences { .. } => ErrorKind::Conflict,
             Self::Invalid { .. } | Self::Reference { .. } | Self::AmbiguousImage { .. } => {
                 ErrorKind::Invalid
             }
@@ -381,6 +392,17 @@ fn io_kind(error: &io::Error) -> ErrorKind {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
         io::ErrorKind::NotFound => ErrorKind::NotFound,
         _ => ErrorKind::Io,
+    }
+}
+
+fn copy_kind(error: &crate::copy::Error) -> ErrorKind {
+    use crate::copy::Error;
+    match error {
+        Error::Host { source, .. } => io_kind(source),
+        Error::NotFound { .. } | Error::NoParent(_) => ErrorKind::NotFound,
+        Error::Archive(_) | Error::Escape { .. } => ErrorKind::Corrupt,
+        Error::Stream(_) => ErrorKind::Io,
+        _ => ErrorKind::Invalid,
     }
 }
 
@@ -512,7 +534,9 @@ fn registry_kind(error: &registry::Error) -> ErrorKind {
     use registry::Error;
     match error {
         Error::NotFound { .. } => ErrorKind::NotFound,
-        Error::Unauthorized { .. } | Error::Login { .. } | Error::Credentials { .. } => ErrorKind::Unauthorized,
+        Error::Unauthorized { .. } | Error::Login { .. } | Error::Credentials { .. } => {
+            ErrorKind::Unauthorized
+        }
         Error::Verify { .. } | Error::BadManifest { .. } => ErrorKind::Corrupt,
         Error::NoMatchingPlatform(_) => ErrorKind::Platform,
         _ => ErrorKind::Unreachable,

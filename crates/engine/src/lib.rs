@@ -9,6 +9,7 @@
 //! tokio's blocking threads where it can take long.
 
 mod container;
+mod copy;
 mod error;
 mod events;
 mod image;
@@ -20,23 +21,27 @@ mod system;
 mod time;
 
 pub use container::{
-    AttachInput, AttachOptions, AttachOutput, Attachment, Container, ContainerSummary,
-    CreateRequest, Event, ExecRequest, Exit, Follow, HealthRequest, Logs, LogsOptions, Phase, Pull,
-    Running, StartMode, Status, TerminalSize, UpdateRequest, capability,
+    AttachInput, AttachOptions, AttachOutput, Attachment, Container, ContainerFilter,
+    ContainerSize, ContainerSummary, CreateRequest, Event, ExecRequest, Exit, Follow,
+    HealthRequest, Logs, LogsOptions, Phase, Pruned, Pull, Running, StartMode, StartedOnBoot,
+    Status, TerminalSize, UpdateRequest, capability,
 };
 pub use container::{
     Change, ChangeKind, Files, PathStat, ProcessInfo, Stats, TarStream, UnpackOptions, Unpacking,
 };
+pub use copy::{Copied, CopyOptions, Error as CopyError, Refusal as CopyRefusal};
 pub use error::{Error, ErrorKind, StartFailure};
 pub use events::{EventFilter, EventStream, EventsOptions, InvalidFilter};
-pub use store::events::{Event as SystemEvent, Kind as EventKind};
 pub use image::{
-    ArchiveError, CommitRequest, HistoryStep, ImageFilter, ImageSummary, ImportRequest, LoadedImage, PrunedImages, PullEvent,
-    Removed,
+    ArchiveError, CommitRequest, HistoryStep, ImageFilter, ImageSummary, ImportRequest,
+    LoadedImage, PrunedImages, PullEvent, Removed,
 };
 pub use login::{LoggedIn, LoggedOut};
 pub use store::TimeRange;
-pub use store::container::{Attach, Journal, Restart, RestartPolicy, RootfsMode, Tmpfs, Ulimit};
+pub use store::container::{
+    Attach, HealthStatus, Journal, Restart, RestartPolicy, RootfsMode, Tmpfs, Ulimit,
+};
+pub use store::events::{Event as SystemEvent, Kind as EventKind};
 pub use store::logs::{Record as LogRecord, Stream};
 pub use system::{
     Check, ContainerUsage, Counts, DiskUsage, ImageUsage, Info, KernelInfo, KernelUsage, Outcome,

@@ -23,7 +23,7 @@ use std::time::Duration;
 use proto::supervisor::failure::Kind;
 use proto::supervisor::supervisor_client::SupervisorClient;
 use proto::supervisor::{Exited, Failure, HelloRequest, WaitRequest};
-use store::container::{Container, Repaired};
+use store::container::{Container, Repaired, State};
 use store::lock::Lock;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
@@ -189,7 +189,7 @@ impl Client {
     /// Returns when the supervisor has written down what it knows: whether it is there for the files of a container that
     /// does not run; `None` when it hung up. One that does not answer in time is there all the same, so that one that hangs
     /// does not keep the others from being listed.
-    async fn greet(&self) -> Option<bool> {
+    pub(crate) async fn greet(&self) -> Option<bool> {
         let protocol = proto::SUPERVISOR_PROTOCOL;
         let mut rpc = self.rpc.clone();
         match tokio::time::timeout(SETTLE, rpc.hello(HelloRequest { protocol })).await {
@@ -338,6 +338,7 @@ pub(crate) async fn aftermath(container: &Container) -> Aftermath {
     let name = container.spec().name.clone();
     // Before a `--rm` container's directory goes.
     let last_words = spawn::last_words(container);
+    let written = container.state().ok().and_then(ended);
     let lost = |reason: String| {
         let reason = match &last_words {
             Some(words) => format!("{reason}; its last words: {words}"),
@@ -351,18 +352,16 @@ pub(crate) async fn aftermath(container: &Container) -> Aftermath {
     };
     match find(container).await {
         Err(error) => Aftermath::Lost(error),
-        Ok(Found::Removed) => lost("the supervisor died".to_owned()),
+        Ok(Found::Removed) => match written {
+            Some(exit) => Aftermath::Exited(exit),
+            None => lost("the supervisor died".to_owned()),
+        },
         Ok(Found::Alive(_) | Found::Maintained(_)) => lost("the supervisor hung up".to_owned()),
         Ok(Found::Idle(lock)) => match container.state() {
             Err(error) => Aftermath::Lost(error.into()),
-            Ok(state) => match (state.error, state.exit_code) {
-                (Some(error), _) => lost(error),
-                (None, Some(code)) => Aftermath::Exited(crate::Exit {
-                    code,
-                    oom_killed: state.oom_killed,
-                    error: None,
-                    phases: Vec::new(),
-                }),
+            Ok(state) => match (&state.error, ended(state.clone())) {
+                (Some(error), _) => lost(error.clone()),
+                (None, Some(exit)) => Aftermath::Exited(exit),
                 (None, None) => {
                     // It never got as far as to say that it runs.
                     if container.spec().remove
@@ -376,4 +375,17 @@ pub(crate) async fn aftermath(container: &Container) -> Aftermath {
             },
         },
     }
+}
+
+/// How the process ended, when that was written down before the supervisor died.
+fn ended(state: State) -> Option<crate::Exit> {
+    if state.error.is_some() || state.status != store::container::Status::Exited {
+        return None;
+    }
+    Some(crate::Exit {
+        code: state.exit_code?,
+        oom_killed: state.oom_killed,
+        error: None,
+        phases: Vec::new(),
+    })
 }

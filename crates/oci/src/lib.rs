@@ -17,7 +17,7 @@ mod media_type;
 mod merge;
 mod platform;
 mod reference;
-mod tar;
+pub mod tar;
 mod verify;
 
 pub use change::{ChangeError, change};

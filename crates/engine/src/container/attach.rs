@@ -41,6 +41,8 @@ impl Attachment {
         size: Option<TerminalSize>,
         gone: Option<oneshot::Receiver<()>>,
     ) -> Self {
+        let event = events::Event::container(container.spec(), "attach");
+        events::emit(container.root(), &event);
         let (sender, receiver) = mpsc::channel(QUEUE);
         queue(&sender, input::Input::Attach(options));
         if let Some(size) = size {
@@ -52,7 +54,7 @@ impl Attachment {
             let call = rpc.attach(ReceiverStream::new(receiver));
             calling.call("attach", call).await
         };
-        Self::new(container, sender, Some(client), Box::pin(answer), gone)
+        Self::new(container, sender, client, Box::pin(answer), gone)
     }
 
     /// To a further process.
@@ -65,12 +67,15 @@ impl Attachment {
         let exec = ExecEvents::new(&container, &process.args);
         queue(&sender, input::Input::Exec(process));
         exec.emit(&container, &exec.create, None);
+        let calling = client.clone();
         let answer = async move {
-            let mut rpc = client.rpc.clone();
+            let mut rpc = calling.rpc.clone();
             let call = rpc.exec(ReceiverStream::new(receiver));
-            client.call("exec", call).await
+            calling.call("exec", call).await
         };
-        let mut attachment = Self::new(container, sender, None, Box::pin(answer), None);
+        let mut attachment = Self::new(container, sender, client, Box::pin(answer), None);
+        attachment.input.main = false;
+        attachment.output.main = false;
         attachment.output.exec = Some(exec);
         attachment
     }
@@ -78,24 +83,20 @@ impl Attachment {
     fn new(
         container: store::container::Container,
         sender: mpsc::Sender<Input>,
-        signals: Option<Client>,
+        client: Client,
         answer: Answer,
         gone: Option<oneshot::Receiver<()>>,
     ) -> Self {
-        let main = signals.is_some();
-        if main {
-            let event = events::Event::container(container.spec(), "attach");
-            events::emit(container.root(), &event);
-        }
         Self {
             input: AttachInput {
                 container: container.clone(),
                 sender: sender.clone(),
-                signals,
+                client,
+                main: true,
             },
             output: AttachOutput {
                 container,
-                main,
+                main: true,
                 exec: None,
                 source: Source::Calling(answer),
                 _sender: sender,
@@ -125,8 +126,9 @@ impl From<TerminalSize> for proto::supervisor::TerminalSize {
 pub struct AttachInput {
     container: store::container::Container,
     sender: mpsc::Sender<Input>,
+    client: Client,
     /// The first process has a call of its own for signals, which passes input by.
-    signals: Option<Client>,
+    main: bool,
 }
 
 impl AttachInput {
@@ -159,10 +161,11 @@ impl AttachInput {
     /// # Errors
     /// The attachment has ended.
     pub async fn signal(&self, signal: u32) -> Result<(), Error> {
-        let Some(client) = &self.signals else {
+        if !self.main {
             return self.send(input::Input::Signal(signal)).await;
-        };
-        let reply = client
+        }
+        let reply = self
+            .client
             .rpc
             .clone()
             .signal(SignalRequest { signal })
@@ -181,11 +184,11 @@ impl AttachInput {
     /// The attachment has ended.
     pub async fn detach(&self) -> Result<(), Error> {
         self.send(input::Input::Detach(true)).await?;
-        let action = if self.signals.is_some() {
-            "detach"
-        } else {
-            "exec_detach"
-        };
+        // Ending the call could overtake the message: until it is on its way, and what was sent after it is answered.
+        let sent = self.sender.reserve_many(QUEUE).await;
+        drop(sent.map_err(|_| self.ended())?);
+        self.client.greet().await;
+        let action = if self.main { "detach" } else { "exec_detach" };
         let event = events::Event::container(self.container.spec(), action);
         events::emit(self.container.root(), &event);
         Ok(())
@@ -330,6 +333,10 @@ impl AttachOutput {
             output::Output::Stderr(bytes) => Event::Stderr(bytes),
             output::Output::Exited(exited) => {
                 self.source = Source::Ended;
+                if exited.restarting {
+                    // The supervisor goes on; nobody waits for its end.
+                    self.gone = None;
+                }
                 if let Some(exec) = &self.exec {
                     exec.emit(&self.container, "exec_die", Some(exited.exit_code));
                 }

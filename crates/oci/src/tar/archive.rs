@@ -22,7 +22,7 @@ const MAX_FILE: u64 = 16 << 40;
 /// next_entry ──► Entry ──► data() yields the content ──► next_entry skips what is left ──► …
 /// ```
 #[derive(Debug)]
-pub(crate) struct Archive<R> {
+pub struct Archive<R> {
     reader: R,
     /// Where the reader is.
     offset: u64,
@@ -56,7 +56,8 @@ struct Shape {
 }
 
 impl<R: Read> Archive<R> {
-    pub(crate) fn new(reader: R) -> Self {
+    /// An archive that begins where `reader` is.
+    pub fn new(reader: R) -> Self {
         Self {
             reader,
             offset: 0,
@@ -70,7 +71,10 @@ impl<R: Read> Archive<R> {
     }
 
     /// The next entry, or `None` at the end of the archive.
-    pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
+    ///
+    /// # Errors
+    /// What is wrong with the archive, and where; or why it could not be read.
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
         self.skip_content()?;
         let mut before = Before::default();
         loop {
@@ -98,17 +102,20 @@ impl<R: Read> Archive<R> {
     }
 
     /// The content of the entry that [`Archive::next_entry`] gave last.
-    pub(crate) fn data(&mut self) -> Data<'_, R> {
+    pub fn data(&mut self) -> Data<'_, R> {
         Data(self)
     }
 
     /// The error behind one that [`Data`] returned.
-    pub(crate) fn take_failure(&mut self) -> Option<TarError> {
+    pub fn take_failure(&mut self) -> Option<TarError> {
         self.failure.take()
     }
 
     /// Reads what follows the archive's end.
-    pub(crate) fn drain(&mut self) -> Result<(), TarError> {
+    ///
+    /// # Errors
+    /// Why it could not be read.
+    pub fn drain(&mut self) -> Result<(), TarError> {
         match io::copy(&mut self.reader, &mut io::sink()) {
             Ok(_) => Ok(()),
             Err(e) => Err(self.error(TarProblem::Read(e))),
@@ -447,7 +454,7 @@ fn is_path(path: &[u8]) -> bool {
 
 /// An entry's content; for a sparse file, that of its extents one after the other.
 #[derive(Debug)]
-pub(crate) struct Data<'a, R>(&'a mut Archive<R>);
+pub struct Data<'a, R>(&'a mut Archive<R>);
 
 impl<R: Read> Read for Data<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -14,7 +14,7 @@ mod header;
 mod pax;
 mod sparse;
 
-pub(crate) use archive::Archive;
+pub use archive::{Archive, Data};
 pub use error::{TarError, TarProblem};
 pub use sparse::DataExtent;
 pub(crate) use sparse::Filled;
@@ -23,23 +23,29 @@ use crate::merge::Timestamp;
 
 /// One file of an archive, without its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// The name as written, not empty, without NUL.
-    pub(crate) path: Vec<u8>,
+    pub path: Vec<u8>,
     /// Where the file's own header is, in bytes from the start of the archive.
-    pub(crate) offset: u64,
-    pub(crate) kind: EntryKind,
+    pub offset: u64,
+    /// What it is.
+    pub kind: EntryKind,
     /// 0 to 0o7777.
-    pub(crate) mode: u16,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) mtime: Timestamp,
+    pub mode: u16,
+    /// The owner's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
+    /// When its content last changed.
+    pub mtime: Timestamp,
     /// Sorted by name, each name once.
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+/// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum EntryKind {
+pub enum EntryKind {
+    /// A regular file.
     File {
         /// With holes.
         len: u64,
@@ -48,15 +54,24 @@ pub(crate) enum EntryKind {
     },
     /// Another name of an earlier entry's file, or of a lower layer's.
     HardLink(Vec<u8>),
+    /// A symbolic link, and its target.
     Symlink(Vec<u8>),
+    /// A directory.
     Directory,
+    /// A named pipe.
     Fifo,
+    /// A character device.
     CharDevice {
+        /// Which driver.
         major: u32,
+        /// Which device of it.
         minor: u32,
     },
+    /// A block device.
     BlockDevice {
+        /// Which driver.
         major: u32,
+        /// Which device of it.
         minor: u32,
     },
 }
