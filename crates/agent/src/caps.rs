@@ -67,7 +67,8 @@ pub(crate) fn parse<S: AsRef<str>>(names: &[S]) -> Result<CapabilitySet, &str> {
     Ok(set)
 }
 
-fn every() -> CapabilitySet {
+/// Every one that this program knows; more than this kernel has does no harm.
+pub(crate) fn every() -> CapabilitySet {
     (0..NAMES.len()).fold(CapabilitySet::empty(), |set, number| set | bit(number))
 }
 

@@ -11,10 +11,13 @@
 //! End of file without either means that the helper died. The order of the steps is runc's (`standard_init_linux.go`,
 //! `setns_init_linux.go`): a first process and a joining one differ in `namespaces` only.
 
+mod devices;
 mod exec;
 mod identity;
 mod masks;
 mod namespaces;
+pub(crate) mod reaper;
+mod sysctls;
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -22,7 +25,9 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use prost::Message;
-use proto::agent::{Failure, Process};
+use proto::agent::{Failure, Process, Sysctl};
+
+use rustix::process::Resource;
 
 use crate::failure::{Failed, Step};
 use crate::{caps, rlimits, sys};
@@ -45,6 +50,9 @@ pub(crate) struct Instructions {
     /// An inherited pidfd of the container's first process, whose namespaces to join; 0 makes new ones.
     #[prost(int32, tag = "4")]
     pub(crate) join: i32,
+    /// For the new namespaces.
+    #[prost(message, repeated, tag = "5")]
+    pub(crate) sysctls: Vec<Sysctl>,
 }
 
 /// The role of a program of its own. The one argument is the number of the inherited socket, where the instructions come.
@@ -73,6 +81,7 @@ pub(crate) fn follow(instructions: &Instructions, control: &mut UnixStream) -> u
     fail(failed, control)
 }
 
+/// Tells the agent.
 fn fail(failed: Failed, control: &mut UnixStream) -> u8 {
     let failure = Failure::from(failed).encode_to_vec();
     // When this fails the agent is dead, and with it the VM.
@@ -97,14 +106,21 @@ fn receive(control: &mut UnixStream) -> std::io::Result<Instructions> {
 
 fn run(instructions: &Instructions, control: &mut UnixStream) -> Result<Infallible, Failed> {
     let process = instructions.process.clone().unwrap_or_default();
-    let capabilities = caps::parse(&process.capabilities)
-        .map_err(|name| Failed::invalid("look up capability", name, "no such capability"))?;
+    let capabilities = if process.privileged {
+        caps::every()
+    } else {
+        caps::parse(&process.capabilities)
+            .map_err(|name| Failed::invalid("look up capability", name, "no such capability"))?
+    };
     let limits = limits(&process)?;
 
-    let_oom_killer_choose()?;
+    let_oom_killer_choose(process.oom_score_adj)?;
     if instructions.join == 0 {
-        namespaces::create(instructions, capabilities)?;
+        namespaces::create(instructions, &process, capabilities)?;
     } else {
+        // The agent's own is for its many streams.
+        let (soft, hard) = rlimits::KERNELS_FILES;
+        rlimits::set(Resource::Nofile, soft, hard).step("set limit", "RLIMIT_NOFILE")?;
         namespaces::join(instructions.join)?;
     }
     rustix::process::setsid().step("make", "session")?;
@@ -112,7 +128,7 @@ fn run(instructions: &Instructions, control: &mut UnixStream) -> Result<Infallib
         identity::take_terminal()?;
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let identity = identity::look_up(&process.user)?;
+    let identity = identity::look_up(&process.user, &process.groups)?;
     identity::own_stdio(&identity)?;
     exec::enter_directory(&process.cwd)?;
     for (name, resource, limit) in limits {
@@ -130,15 +146,24 @@ fn run(instructions: &Instructions, control: &mut UnixStream) -> Result<Infallib
     let program = process.args.first().map_or("", String::as_str);
     sys::reset_signals();
     sys::close_on_exec_from(3).step("mark", "descriptors")?;
+    let is_first = instructions.join == 0;
+    // Open across execve: the process's own may still fail, and the agent shall hear of it.
+    let inherited = (process.init && is_first)
+        .then(|| rustix::io::dup(&*control).step("duplicate", "the socket"))
+        .transpose()?;
     let ready = || {
         control
             .write_all(&READY.to_le_bytes())
             .step("tell", "the agent")
     };
-    exec::become_program(program, &arguments, &strings(&environment)?, ready)
+    let environment = strings(&environment)?;
+    if let Some(inherited) = inherited {
+        return reaper::become_one(program, &arguments, &environment, inherited, ready);
+    }
+    exec::become_program(program, &arguments, &environment, ready)
 }
 
-type Limit<'a> = (&'a str, rustix::process::Resource, &'a proto::agent::Rlimit);
+type Limit<'a> = (&'a str, Resource, &'a proto::agent::Rlimit);
 
 fn limits(process: &Process) -> Result<Vec<Limit<'_>>, Failed> {
     let known = |limit: &'_ proto::agent::Rlimit| rlimits::resource(&limit.name);
@@ -152,10 +177,11 @@ fn limits(process: &Process) -> Result<Vec<Limit<'_>>, Failed> {
         .collect()
 }
 
-/// The OOM killer may choose what runs in the container, unlike the agent.
-pub(crate) fn let_oom_killer_choose() -> Result<(), Failed> {
+/// The OOM killer may choose what runs in the container, unlike the agent: the more so, the higher the score (-1000 to
+/// 1000).
+pub(crate) fn let_oom_killer_choose(score: i32) -> Result<(), Failed> {
     const SCORE: &str = "/proc/self/oom_score_adj";
-    std::fs::write(SCORE, "0").step("write", SCORE)
+    std::fs::write(SCORE, score.to_string()).step("write", SCORE)
 }
 
 fn strings<S: AsRef<[u8]>>(strings: &[S]) -> Result<Vec<CString>, Failed> {

@@ -1,10 +1,11 @@
-//! The guest's side of a container's VM: one static program in four roles.
+//! The guest's side of a container's VM: one static program in five roles.
 //!
 //! ```text
 //! PID 1  gourd-init    one thread, synchronous: file systems of the VM, modules; starts the agent, reaps, powers off
 //!  └─ gourd-agent      tokio, one thread: dials the host, serves `proto::agent` on that connection, mounts, waits
 //!      ├─ gourd-helper ⇒ execve: the container's first process, PID 1 of its own PID namespace
 //!      │    └─ …       its children; orphans in that PID namespace are its own to reap
+//!      ├─ gourd-helper ⇒ gourd-reaper: the same as PID 1's child, for a container that wants an init
 //!      ├─ gourd-helper ⇒ execve: any other process, in the same namespaces
 //!      └─ gourd-transfer  reads or writes the container's files for the host, and ends
 //! ```
@@ -43,6 +44,8 @@ use std::os::unix::ffi::OsStrExt;
 const HELPER: &CStr = c"gourd-helper";
 /// `argv[0]` of the transfer helper's role.
 const TRANSFER: &CStr = c"gourd-transfer";
+/// `argv[0]` of the init of a container that asked for one.
+const REAPER: &CStr = c"gourd-reaper";
 /// What those roles are started from.
 const SELF: &CStr = c"/proc/self/exe";
 
@@ -57,6 +60,8 @@ pub fn main() -> u8 {
     let name = std::env::args_os().next().unwrap_or_default();
     if name.as_bytes() == HELPER.to_bytes() {
         helper::main()
+    } else if name.as_bytes() == REAPER.to_bytes() {
+        helper::reaper::main()
     } else if name.as_bytes() == TRANSFER.to_bytes() {
         transfer::main()
     } else if std::process::id() == 1 {

@@ -5,6 +5,9 @@ use rustix::process::{Resource, Rlimit};
 /// `RLIM_INFINITY`.
 const INFINITY: u64 = u64::MAX;
 
+/// How many open files the kernel gives a process that nobody asked about: soft and hard (`INR_OPEN_CUR`, `INR_OPEN_MAX`).
+pub(crate) const KERNELS_FILES: (u64, u64) = (1024, 4096);
+
 /// The resource that a name as `RLIMIT_NOFILE` means.
 pub(crate) fn resource(name: &str) -> Option<Resource> {
     Some(match name {

@@ -6,6 +6,7 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -137,6 +138,49 @@ pub(crate) fn reset_signals() {
             size_of::<u64>(),
         )
     };
+}
+
+/// Blocks every signal, so that [`next_signal`] gets them one by one.
+pub(crate) fn hold_signals() -> io::Result<()> {
+    let all = u64::MAX;
+    // SAFETY: the kernel reads the set's 8 bytes, which live for the call. It leaves KILL and STOP out.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const all,
+            std::ptr::null_mut::<u64>(),
+            size_of::<u64>(),
+        )
+    } as c_int)?;
+    Ok(())
+}
+
+/// Waits for a signal that is blocked, and takes it.
+pub(crate) fn next_signal() -> i32 {
+    let all = u64::MAX;
+    loop {
+        // SAFETY: the kernel reads the set's 8 bytes, which live for the call; the other two pointers may be null.
+        let signal = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigtimedwait,
+                &raw const all,
+                std::ptr::null_mut::<libc::siginfo_t>(),
+                std::ptr::null::<libc::timespec>(),
+                size_of::<u64>(),
+            )
+        };
+        if signal > 0 {
+            return signal as i32;
+        }
+    }
+}
+
+/// Sends `signal`, any number that the kernel takes.
+pub(crate) fn kill(pid: Pid, signal: i32) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) })?;
+    Ok(())
 }
 
 /// Marks every descriptor from `first` on as close-on-exec.

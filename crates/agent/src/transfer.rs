@@ -132,7 +132,7 @@ fn run(order: &Order) -> Result<Outcome, Failed> {
     };
     rustix::process::setrlimit(Resource::Nofile, limit).step("set limit", "RLIMIT_NOFILE")?;
     rustix::process::umask(Mode::empty());
-    crate::helper::let_oom_killer_choose()?;
+    crate::helper::let_oom_killer_choose(0)?;
 
     let mut outcome = Outcome::default();
     if let Some(request) = &order.stat {

@@ -103,7 +103,8 @@ pub(crate) fn names(passwd: &[u8]) -> HashMap<u32, String> {
     names
 }
 
-fn find_group(name: &str, group: &[u8]) -> Result<u32, UserError> {
+/// The id of a group by name or number.
+pub(crate) fn find_group(name: &str, group: &[u8]) -> Result<u32, UserError> {
     let number = parse_id(name)?;
     groups(group)
         .find(|entry| entry.name == name.as_bytes())

@@ -3,7 +3,8 @@
 //! ```text
 //! /run/gourd/image     the rootfs image, ext4, read-only
 //! /run/gourd/upper     the upper disk, ext4: upper/ and work/ of the overlay
-//! /run/gourd/rootfs    the overlay of both: the container's root, with /dev, /sys, tmpfs and disks on it
+//! /run/gourd/rootfs    the overlay of both: the container's root, with /dev, /sys, tmpfs and disks on it. Without an
+//!                      image disk it is the upper disk itself
 //! /run/gourd/etc       hosts, resolv.conf, hostname: bound over the container's
 //! ```
 //!
@@ -46,7 +47,7 @@ const RESTRICTED: MountFlags = MountFlags::NOSUID
 pub(super) struct Booted {
     /// The root in the VM's mount namespace.
     pub(super) rootfs: PathBuf,
-    /// Where the image and the changes against it lie.
+    /// Where the image and the changes against it lie; `None` when the root is a disk of its own.
     pub(super) overlay: Option<Overlay>,
     pub(super) cgroup: Cgroup,
 }
@@ -66,8 +67,17 @@ pub(super) fn boot(request: &BootRequest, mounts: &mut Mounts) -> Result<Booted,
     sys::loopback_up().step("bring up", "lo")?;
     let rootfs = Path::new(BASE).join("rootfs");
     let disks = request.rootfs.clone().unwrap_or_default();
-    let overlay = overlay(&rootfs, &disks, mounts)?;
+    let overlay = if disks.image_disk.is_empty() {
+        // A copy of the image that the container has to itself.
+        writable(&rootfs, &disks, mounts)?;
+        None
+    } else {
+        Some(overlay(&rootfs, &disks, mounts)?)
+    };
     let cgroup = Cgroup::set_up(request.memory_limit, request.pids_limit)?;
+    if request.nano_cpus != 0 {
+        cgroup.limit_cpus(request.nano_cpus)?;
+    }
     let root = open_root(&rootfs)?;
     devices(&root, request.shm_size, mounts)?;
     let sys = FileSystem {
@@ -90,7 +100,7 @@ pub(super) fn boot(request: &BootRequest, mounts: &mut Mounts) -> Result<Booted,
     }
     Ok(Booted {
         rootfs,
-        overlay: Some(overlay),
+        overlay,
         cgroup,
     })
 }
@@ -98,8 +108,9 @@ pub(super) fn boot(request: &BootRequest, mounts: &mut Mounts) -> Result<Booted,
 fn overlay(rootfs: &Path, disks: &RootFs, mounts: &mut Mounts) -> Result<Overlay, Failed> {
     let base = Path::new(BASE);
     let (image, upper) = (base.join("image"), base.join("upper"));
-    ext4(&disks.image_disk, &image, true, mounts)?;
-    ext4(&disks.upper_disk, &upper, false, mounts)?;
+    let device = disks::find(&disks.image_disk)?;
+    mounts.add(&image, &ext4_on(&device, true))?;
+    writable(&upper, disks, mounts)?;
     let (changes, work) = (upper.join("upper"), upper.join("work"));
     first_use(&image, &changes)?;
     make_directory(&work)?;
@@ -145,9 +156,15 @@ fn make_directory(path: &Path) -> Result<(), Failed> {
     }
 }
 
-fn ext4(serial: &str, target: &Path, read_only: bool, mounts: &mut Mounts) -> Result<(), Failed> {
-    let device = disks::find(serial)?;
-    mounts.add(target, &ext4_on(&device, read_only))
+/// Mounts the upper disk.
+fn writable(target: &Path, disks: &RootFs, mounts: &mut Mounts) -> Result<(), Failed> {
+    let device = disks::find(&disks.upper_disk)?;
+    let mut ext4 = ext4_on(&device, false);
+    let options = format!("{},{}", ext4.options, disks.upper_options);
+    if !disks.upper_options.is_empty() {
+        ext4.options = &options;
+    }
+    mounts.add(target, &ext4)
 }
 
 fn ext4_on(device: &Path, read_only: bool) -> FileSystem<'_> {

@@ -11,7 +11,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use proto::agent::StartRequest;
+use proto::agent::{BootRequest, StartRequest, Sysctl};
+
+use rustix::process::Resource;
 
 use super::boot::Booted;
 use super::mounts::Mounts;
@@ -22,9 +24,16 @@ use super::stream::{Dial, Stream};
 use super::terminal::{self, Terminal};
 use crate::failure::{Failed, Step};
 use crate::helper::Instructions;
+use crate::rlimits;
 
 /// The name of the container's first process.
 pub(super) const MAIN: &str = "main";
+
+/// Open files of the agent.
+const FILES: u64 = 1 << 20;
+
+/// Ended processes that can still be asked about, as long as no more than that run.
+const MOST_REMEMBERED: usize = 1024;
 
 /// `SIGKILL`.
 pub(super) const KILL: u32 = libc::SIGKILL as u32;
@@ -45,6 +54,8 @@ pub(super) struct Container {
     pub(super) booted: Booted,
     /// `None` while it starts. Ended processes stay, for those who ask later.
     pub(super) processes: HashMap<String, Option<Arc<Process>>>,
+    /// For the namespaces that its first process makes.
+    pub(super) sysctls: Vec<Sysctl>,
     /// Whether its control group is frozen, or about to be.
     pub(super) paused: bool,
     /// Helpers that read or write the container's files.
@@ -111,10 +122,11 @@ pub(super) async fn start<D: Dial>(
 
 impl Container {
     /// A container whose root is ready.
-    pub(super) fn new(id: &str, hostname: &str, booted: Booted) -> Self {
+    pub(super) fn new(request: &BootRequest, booted: Booted) -> Self {
         Self {
-            id: id.to_owned(),
-            hostname: hostname.to_owned(),
+            id: request.container.clone(),
+            hostname: request.hostname.clone(),
+            sysctls: request.sysctls.clone(),
             booted,
             processes: HashMap::new(),
             paused: false,
@@ -126,6 +138,24 @@ impl Container {
     pub(super) fn running(&self) -> Option<Arc<Process>> {
         let main = self.processes.get(MAIN)?.clone()?;
         Some(main).filter(|main| !main.exit().ended())
+    }
+
+    /// Health checks run for as long as the container does: the process that has ended the longest ago goes, when there
+    /// are many.
+    fn forget_old_ones(&mut self) {
+        if self.processes.len() < MOST_REMEMBERED {
+            return;
+        }
+        let ended = |process: &Arc<Process>| process.exit().now().map(|exit| exit.exited_ns);
+        let oldest = self
+            .processes
+            .iter()
+            .filter(|(name, _)| *name != MAIN)
+            .filter_map(|(name, process)| Some((ended(process.as_ref()?)?, name.clone())))
+            .min();
+        if let Some((_, name)) = oldest {
+            self.processes.remove(&name);
+        }
     }
 
     /// Ends every process; returns those to wait for.
@@ -171,6 +201,11 @@ impl Container {
                 "the container is not running",
             ));
         }
+        if name != MAIN {
+            // Each holds some streams: many at once are more than the kernel's own limit lets through. Not on the way of
+            // the first process, which would inherit it.
+            rlimits::set(Resource::Nofile, FILES, FILES).step("set limit", "RLIMIT_NOFILE")?;
+        }
         if self.paused {
             // It would be born frozen, and nobody could tell whether it started.
             return Err(Failed::invalid(
@@ -179,6 +214,7 @@ impl Container {
                 "the container is paused",
             ));
         }
+        self.forget_old_ones();
         self.processes.insert(name.to_owned(), None);
         Ok(())
     }
@@ -208,6 +244,7 @@ async fn launch<D: Dial>(
             process: Some(spec),
             rootfs: container.booted.rootfs.display().to_string(),
             hostname: container.hostname.clone(),
+            sysctls: container.sysctls.clone(),
             join: 0,
         };
         let first = match request.process.as_str() {

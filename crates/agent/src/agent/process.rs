@@ -42,6 +42,11 @@ impl ExitWatch {
         self.0.borrow().is_some()
     }
 
+    /// How it ended, if it has.
+    pub(super) fn now(&self) -> Option<Exit> {
+        *self.0.borrow()
+    }
+
     /// Waits until it was reaped.
     pub(super) async fn wait(&mut self) {
         // The error says that the reaper is gone, which it never is before it has said how the process ended.

@@ -84,8 +84,7 @@ impl<D: Dial> Service<D> {
             ));
         }
         let booted = boot::boot(request, &mut state.mounts)?;
-        let container = Container::new(&request.container, &request.hostname, booted);
-        state.container = Some(container);
+        state.container = Some(Container::new(request, booted));
         Ok(())
     }
 

@@ -78,7 +78,8 @@ pub(super) fn become_program(
     Err(refused(program, error))
 }
 
-fn find(program: &str, environment: &[CString]) -> Result<CString, Failed> {
+/// Where `program` is: itself when it has a slash, otherwise the first one in the environment's PATH.
+pub(super) fn find(program: &str, environment: &[CString]) -> Result<CString, Failed> {
     if program.is_empty() {
         return Err(Failed::invalid("execve", program, "no program is named"));
     }

@@ -21,11 +21,19 @@ const TTY: u32 = 5;
 /// First of the major numbers of UNIX98 terminals (`Documentation/admin-guide/devices.txt`).
 const UNIX98_TERMINAL: u32 = 136;
 
-pub(super) fn look_up(user: &str) -> Result<Identity, Failed> {
+pub(super) fn look_up(user: &str, groups: &[String]) -> Result<Identity, Failed> {
     let passwd = load("/etc/passwd")?;
     let group = load("/etc/group")?;
-    users::look_up(user, &passwd, &group)
-        .map_err(|error| Failed::invalid("look up user", user, error))
+    let mut identity = users::look_up(user, &passwd, &group)
+        .map_err(|error| Failed::invalid("look up user", user, error))?;
+    for name in groups {
+        let id = users::find_group(name, &group)
+            .map_err(|error| Failed::invalid("look up group", name, error))?;
+        if !identity.groups.contains(&id) {
+            identity.groups.push(id);
+        }
+    }
+    Ok(identity)
 }
 
 /// Reads a file of the image. A missing one is empty; a FIFO does not block, a device is not read.

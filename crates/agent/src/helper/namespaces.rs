@@ -6,12 +6,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use proto::agent::Process;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind};
 use rustix::thread::{CapabilitySet, ThreadNameSpaceType, UnshareFlags};
 
-use super::{Instructions, masks};
+use super::{Instructions, devices, masks, sysctls};
 use crate::failure::{Failed, Step};
 use crate::{cgroup, inroot, sys};
 
@@ -23,6 +24,7 @@ const RESTRICTED: MountFlags = MountFlags::NOSUID
 /// root, the masks, the host name.
 pub(super) fn create(
     instructions: &Instructions,
+    process: &Process,
     capabilities: CapabilitySet,
 ) -> Result<(), Failed> {
     let new =
@@ -34,10 +36,19 @@ pub(super) fn create(
     let rootfs = Path::new(&instructions.rootfs);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(rootfs, flags, Mode::empty()).step("open", rootfs.display())?;
+    for sysctl in &instructions.sysctls {
+        sysctls::set(sysctl)?;
+    }
     kernel_mounts(&root, capabilities)?;
+    if process.privileged {
+        devices::all(&root)?;
+        writable_sys(&root)?;
+    }
     console(&root)?;
     pivot(&root)?;
-    masks::apply()?;
+    if !(process.privileged || process.unmasked) {
+        masks::apply()?;
+    }
     let hostname = instructions.hostname.as_bytes();
     if !hostname.is_empty() {
         rustix::system::sethostname(hostname).step("set host name", &instructions.hostname)?;
@@ -60,6 +71,13 @@ fn kernel_mounts(root: &OwnedFd, capabilities: CapabilitySet) -> Result<(), Fail
     };
     let target = target(root, "/sys/fs/cgroup")?;
     cgroup::mount(&target, flags)
+}
+
+/// /sys is mounted read-only for everybody else.
+fn writable_sys(root: &OwnedFd) -> Result<(), Failed> {
+    let target = target(root, "/sys")?;
+    rustix::mount::mount_remount(&target, MountFlags::BIND | RESTRICTED, "")
+        .step("make writable", "/sys")
 }
 
 fn mount_at(root: &OwnedFd, at: &str, kind: &str, flags: MountFlags) -> Result<(), Failed> {
