@@ -90,6 +90,18 @@ pub enum Failure {
     /// `load` with nothing to read.
     #[error("no archive: stdin is a terminal")]
     NoArchive,
+    /// `cp` from a container to a container.
+    #[error("copying between containers is not supported")]
+    BetweenContainers,
+    /// `cp` without one.
+    #[error("must specify at least one container source")]
+    NoContainer,
+    /// Options of `top`.
+    #[error("{reason}")]
+    PsOptions {
+        /// Which, and what there is.
+        reason: String,
+    },
     /// Several containers cannot be attached at once.
     #[error("cannot attach to {count} containers at once")]
     AttachToMany {

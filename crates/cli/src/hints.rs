@@ -244,6 +244,11 @@ pub fn command(failure: &Failure) -> Option<String> {
             }
             Failure::Template(_) => "fields are as in `--format json`",
             Failure::NoArchive => "name one with -i FILE, or feed it: `gourd load < FILE`",
+            Failure::BetweenContainers => {
+                "copy through a pipe: `gourd cp FROM:PATH - | gourd cp - TO:PATH`"
+            }
+            Failure::NoContainer => "one of the two is CONTAINER:PATH, or a name and `-`",
+            Failure::PsOptions { .. } => "`gourd top CONTAINER -o pid,user,args` chooses columns",
             Failure::AttachToMany { .. } => "start them without -a and -i, or one by one",
             Failure::NoRelease { .. } => "say it with --release, as `uname -r` would",
             _ => return None,

@@ -58,10 +58,7 @@ impl RawMode {
             termios::tcsetattr(stdin(), OptionalActions::Now, &before)?;
         }
         // STOP can't be caught: this comes back when somebody sends CONT.
-        rustix::process::kill_process(
-            rustix::process::getpid(),
-            rustix::process::Signal::STOP,
-        )?;
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP)?;
         self.again()
     }
 }

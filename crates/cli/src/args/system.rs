@@ -13,6 +13,8 @@ pub enum Group {
     Df(Df),
     /// Check what gourd needs, each with its remedy
     Doctor(Doctor),
+    /// Show what happens to containers and images, as it happens
+    Events(super::events::Events),
     /// Manage kernels
     #[command(subcommand)]
     Kernel(Kernel),

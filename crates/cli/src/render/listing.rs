@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::terminal;
+
 use super::{
     table,
     template::{Template, TemplateError},
@@ -46,6 +48,9 @@ impl Columns {
         let mut lines = vec![cells(template.header(|field| self.heading(field)))];
         for row in rows {
             lines.push(cells(template.apply(row)?));
+        }
+        if let Some(columns) = terminal::stdout_columns() {
+            table::fit(&mut lines, columns);
         }
         Ok(table::render(&lines))
     }

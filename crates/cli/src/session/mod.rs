@@ -10,6 +10,7 @@
 //!   stderr ◄─ (thread)
 //! ```
 
+pub mod keys;
 mod signals;
 mod stdin;
 mod writer;
@@ -24,8 +25,10 @@ use crate::clock;
 use crate::failure::Failure;
 use crate::render::out;
 use crate::terminal::{self, RawMode};
+use keys::Keys;
 pub use signals::Signals;
 use signals::Wish;
+use stdin::Typed;
 use writer::{Stream, Writer};
 
 /// How the session is joined.
@@ -39,6 +42,10 @@ pub struct Plan {
     pub tty: bool,
     /// The process must not outlive the reader of its output (`--rm`).
     pub ends_with_reader: bool,
+    /// Signals are passed on; otherwise they have their usual effect here.
+    pub sig_proxy: bool,
+    /// The keys that leave the session, where input comes from a terminal.
+    pub detach_keys: Keys,
 }
 
 impl Plan {
@@ -57,10 +64,10 @@ impl Plan {
     }
 }
 
-/// How a process ended.
+/// How a session ended.
 #[derive(Debug)]
 pub struct Ending {
-    /// Its exit code; 128 + n when a signal ended it.
+    /// The process's exit code; 128 + n when a signal ended it; 0 when it goes on without us.
     pub code: u32,
     /// The moments that the supervisor saw.
     pub phases: Vec<Phase>,
@@ -86,16 +93,26 @@ pub async fn join_heeding(
         true => Some(RawMode::enter().map_err(Failure::Terminal)?),
         false => None,
     };
-    let pump = async {
-        if plan.stdin {
-            stdin::pump(&input).await?;
+    if raw.is_some() {
+        signals.catch_stop().map_err(|source| Failure::SetUp {
+            what: "signal handlers",
+            source,
+        })?;
+    }
+    let keys = raw.as_ref().map(|_| &plan.detach_keys);
+    let left = async {
+        match plan.stdin {
+            true => unless_ended(stdin::pump(&input, keys)).await,
+            false => std::future::pending().await,
         }
-        std::future::pending().await
     };
     let received = tokio::select! {
         received = receive(&mut output, &input, plan) => received?,
         failure = heed(&mut signals, &input, plan, raw.as_ref()) => return Err(failure),
-        failure = unless_ended(pump) => return Err(failure),
+        left = left => {
+            left?;
+            return detach(&input).await;
+        }
     };
     drop(raw);
     // The supervisor leaves when its clients have left.
@@ -129,20 +146,39 @@ async fn impatience(signals: &mut Signals, plan: &Plan) -> Failure {
                     container: plan.container.clone(),
                 };
             }
-            Wish::PassOn(_) | Wish::Resize | Wish::Continue => {}
+            Wish::PassOn(_) | Wish::Resize | Wish::Continue | Wish::Stop => {}
         }
     }
 }
 
+/// Leaves what goes on.
+async fn detach(input: &AttachInput) -> Result<Ending, Failure> {
+    match input.detach().await {
+        // It ended in this very moment.
+        Ok(()) | Err(engine::Error::NotRunning { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Ending {
+        code: 0,
+        phases: Vec::new(),
+        first_byte_ns: None,
+        gone_ns: clock::monotonic_ns(),
+    })
+}
+
 /// A message that the supervisor no longer takes is no failure of the session: how it ended is the output's to say.
-async fn unless_ended(sending: impl Future<Output = Result<(), Failure>>) -> Failure {
+/// Comes back when the session is left, or reading failed.
+async fn unless_ended(
+    sending: impl Future<Output = Result<Typed, Failure>>,
+) -> Result<(), Failure> {
     match sending.await {
         Err(Failure::Engine(error)) => {
             tracing::debug!(%error, "stdin is not taken any more");
             std::future::pending().await
         }
-        Err(failure) => failure,
-        Ok(()) => std::future::pending().await,
+        Err(failure) => Err(failure),
+        Ok(Typed::Keys) => Ok(()),
+        Ok(Typed::End) => std::future::pending().await,
     }
 }
 
@@ -176,17 +212,26 @@ async fn heed(
                     let _ = raw.map(RawMode::again);
                     resize(input, plan).await
                 }
+                Wish::Stop => {
+                    let _ = raw.map(RawMode::stop_here);
+                    resize(input, plan).await
+                }
                 Wish::End(_) | Wish::GiveUp => Ok(()),
             }
         });
         match wish {
             Wish::End(number) => return Failure::Signal { number },
+            Wish::PassOn(number) if !plan.sig_proxy => {
+                // It goes on without us.
+                let _ = input.detach().await;
+                return Failure::Signal { number };
+            }
             Wish::GiveUp => {
                 return Failure::GaveUp {
                     container: plan.container.clone(),
                 };
             }
-            Wish::PassOn(_) | Wish::Resize | Wish::Continue => {}
+            Wish::PassOn(_) | Wish::Resize | Wish::Continue | Wish::Stop => {}
         }
         loop {
             tokio::select! {

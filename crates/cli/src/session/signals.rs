@@ -5,9 +5,11 @@
 //! | INT QUIT USR1 USR2 ALRM | passed on | passed on; the third INT or TERM gives up |
 //! | TERM HUP | the session ends, the terminal is restored | passed on |
 //! | WINCH | the guest's terminal is resized | the same, when it has one |
-//! | CONT | raw mode again | – |
+//! | CONT | raw mode again, and the size | the size |
+//! | TSTP | the terminal is restored, then the process stops | stops the process |
 //!
-//! TSTP, TTIN and TTOU keep their meaning, so that job control works.
+//! TTIN and TTOU keep their meaning, so that job control works. In raw mode ctrl-z is a key like any other, and a TSTP comes
+//! from somewhere else.
 
 use std::future::poll_fn;
 use std::io;
@@ -22,6 +24,7 @@ const SIGHUP: u32 = 1;
 const SIGINT: u32 = 2;
 const SIGTERM: u32 = 15;
 const SIGCONT: u32 = 18;
+const SIGTSTP: u32 = 20;
 const SIGWINCH: u32 = 28;
 
 /// HUP, INT, QUIT, USR1, USR2, ALRM, TERM.
@@ -38,6 +41,8 @@ pub enum Wish {
     Resize,
     /// The process was stopped and goes on.
     Continue,
+    /// Stop the process, as somebody asks for.
+    Stop,
     /// End now, because of this signal.
     End(u32),
     /// End now: the third interrupt.
@@ -55,6 +60,7 @@ impl Policy {
         match number {
             SIGWINCH => Wish::Resize,
             SIGCONT => Wish::Continue,
+            SIGTSTP => Wish::Stop,
             SIGHUP | SIGTERM if raw => Wish::End(number),
             SIGINT | SIGTERM if !raw => {
                 self.interrupts += 1;
@@ -84,6 +90,13 @@ impl Signals {
         })
     }
 
+    /// Catches TSTP as well: for raw mode, which must be left before the process stops.
+    pub fn catch_stop(&mut self) -> io::Result<()> {
+        let kind = SignalKind::from_raw(SIGTSTP as i32);
+        self.caught.push((SIGTSTP, signal(kind)?));
+        Ok(())
+    }
+
     fn caught() -> io::Result<Signals> {
         let mut caught = Vec::new();
         for number in PASSED_ON.into_iter().chain([SIGCONT, SIGWINCH]) {
@@ -105,7 +118,7 @@ impl Signals {
             match self.next().await {
                 Wish::PassOn(number) | Wish::End(number) => return number,
                 Wish::GiveUp => return SIGINT,
-                Wish::Resize | Wish::Continue => {}
+                Wish::Resize | Wish::Continue | Wish::Stop => {}
             }
         }
     }
@@ -147,7 +160,7 @@ mod tests {
                 .collect();
             assert_eq!(wishes, expect, "{raw} {numbers:?}");
         };
-        use Wish::{Continue, End, GiveUp, PassOn, Resize};
+        use Wish::{Continue, End, GiveUp, PassOn, Resize, Stop};
         check(false, &[2, 15, 2], &[PassOn(2), PassOn(15), GiveUp]);
         check(
             false,
@@ -157,6 +170,6 @@ mod tests {
         check(true, &[2, 2, 2, 2], &[PassOn(2); 4]);
         check(true, &[15], &[End(15)]);
         check(true, &[1], &[End(1)]);
-        check(true, &[28, 18], &[Resize, Continue]);
+        check(true, &[28, 18, 20], &[Resize, Continue, Stop]);
     }
 }

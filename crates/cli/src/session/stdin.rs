@@ -16,6 +16,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::stdio::stdin;
 use tokio::sync::mpsc;
 
+use super::keys::{Keys, Watch};
 use crate::failure::Failure;
 
 /// One read, and one message to the supervisor.
@@ -30,13 +31,41 @@ struct Reader {
     _until_dropped: OwnedFd,
 }
 
-/// Sends all of stdin, then its end.
-pub async fn pump(input: &AttachInput) -> Result<(), Failure> {
+/// Sends all of stdin, then its end. With `keys`, comes back as soon as they are typed; otherwise with the end.
+pub async fn pump(input: &AttachInput, keys: Option<&Keys>) -> Result<Typed, Failure> {
     let mut reader = Reader::start().map_err(Failure::Stdin)?;
+    let mut watch = keys.cloned().map(Watch::new);
     while let Some(piece) = reader.pieces.recv().await {
-        input.stdin(piece.map_err(Failure::Stdin)?).await?;
+        let piece = piece.map_err(Failure::Stdin)?;
+        let (piece, leaves) = match &mut watch {
+            None => (piece, false),
+            Some(watch) => {
+                let (passed, leaves) = watch.pass(&piece);
+                (passed.into(), leaves)
+            }
+        };
+        if !piece.is_empty() {
+            input.stdin(piece).await?;
+        }
+        if leaves {
+            return Ok(Typed::Keys);
+        }
     }
-    Ok(input.close_stdin().await?)
+    let rest = watch.map(|mut watch| watch.rest()).unwrap_or_default();
+    if !rest.is_empty() {
+        input.stdin(rest.into()).await?;
+    }
+    input.close_stdin().await?;
+    Ok(Typed::End)
+}
+
+/// What ended stdin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Typed {
+    /// Its end.
+    End,
+    /// The keys that leave the session.
+    Keys,
 }
 
 impl Reader {

@@ -86,6 +86,16 @@ pub fn environment(files: &[PathBuf], own: &[String]) -> Result<Vec<String>, Fai
     Ok(variables)
 }
 
+/// With the name of our terminal for a process that gets one of its own: what draws on it is drawn here.
+pub fn with_terminal(mut env: Vec<String>, tty: bool) -> Vec<String> {
+    let given = env.iter().any(|variable| variable.starts_with("TERM="));
+    let ours = std::env::var("TERM").ok().filter(|term| !term.is_empty());
+    if let (true, false, Some(term)) = (tty, given, ours) {
+        env.push(format!("TERM={term}"));
+    }
+    env
+}
+
 fn key_values(
     path: &Path,
     look_up: impl Fn(&str) -> Option<String>,
@@ -118,7 +128,7 @@ fn labels(
 }
 
 fn request(args: Process) -> Result<CreateRequest, Failure> {
-    let env = environment(&args.env_file, &args.env)?;
+    let env = with_terminal(environment(&args.env_file, &args.env)?, args.tty);
     let labels = labels(&args.label_file, args.labels.clone())?;
     let attach = args.attached();
     let Process {

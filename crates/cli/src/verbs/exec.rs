@@ -2,7 +2,7 @@
 
 use engine::{Event, ExecRequest};
 
-use super::create::environment;
+use super::create::{environment, with_terminal};
 use super::run::exit_code;
 use crate::app::App;
 use crate::args::container::Exec;
@@ -19,11 +19,13 @@ pub async fn exec(app: &App, args: Exec) -> Result<u8, Failure> {
         stdin: args.interactive && !args.detach,
         tty: args.tty,
         ends_with_reader: true,
+        sig_proxy: true,
+        detach_keys: args.detach_keys.unwrap_or_default(),
     };
     plan.check()?;
     let request = ExecRequest {
         args: words.collect(),
-        env: environment(&args.env_file, &args.env)?,
+        env: with_terminal(environment(&args.env_file, &args.env)?, args.tty),
         user: args.user,
         workdir: args.workdir,
         tty: args.tty,

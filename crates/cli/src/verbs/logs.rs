@@ -1,6 +1,6 @@
 //! `gourd logs`.
 
-use engine::{LogRecord, LogsOptions, Stream};
+use engine::{LogRecord, LogsOptions, Stream, TimeRange};
 
 use crate::app::App;
 use crate::args::container::Logs;
@@ -13,6 +13,10 @@ pub async fn logs(app: &App, args: &Logs) -> Result<u8, Failure> {
     let options = LogsOptions {
         tail: args.tail.0,
         lines: args.timestamps,
+        range: TimeRange {
+            since_ns: args.since,
+            until_ns: args.until,
+        },
     };
     if args.follow {
         let mut records = engine.follow(&args.container, options).await?;

@@ -42,6 +42,8 @@ pub async fn run(app: &App, args: Run) -> Result<u8, Failure> {
         stdin: args.process.interactive,
         tty: args.process.tty,
         ends_with_reader: args.process.rm,
+        sig_proxy: args.sig_proxy,
+        detach_keys: args.detach_keys.clone().unwrap_or_default(),
     };
     if !args.detach {
         plan.check()?;

@@ -42,14 +42,15 @@ pub async fn save(app: &App, args: &Save) -> Result<u8, Failure> {
 }
 
 /// A file that gets its name when it is whole; a pipe or a device is written as it is.
-struct Target<'p> {
+pub(super) struct Target<'p> {
     path: &'p Path,
     file: File,
     temporary: Option<PathBuf>,
 }
 
 impl<'p> Target<'p> {
-    fn create(path: &'p Path) -> Result<Self, Failure> {
+    /// Begins it.
+    pub(super) fn create(path: &'p Path) -> Result<Self, Failure> {
         let failed = |source| Failure::Create {
             path: path.to_owned(),
             source,
@@ -75,7 +76,8 @@ impl<'p> Target<'p> {
         })
     }
 
-    fn file(&self) -> Result<File, Failure> {
+    /// To write to.
+    pub(super) fn file(&self) -> Result<File, Failure> {
         self.file.try_clone().map_err(|source| self.failed(source))
     }
 
@@ -86,7 +88,8 @@ impl<'p> Target<'p> {
         }
     }
 
-    fn finish(mut self) -> Result<(), Failure> {
+    /// It is whole.
+    pub(super) fn finish(mut self) -> Result<(), Failure> {
         if let Some(temporary) = &self.temporary {
             self.file
                 .sync_all()

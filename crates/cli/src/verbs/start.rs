@@ -14,7 +14,7 @@ pub async fn start(app: &App, args: &Start) -> Result<u8, Failure> {
     let engine = app.engine()?;
     if args.attach || args.interactive {
         return match args.containers.as_slice() {
-            [one] => join(&engine, one, args.interactive).await,
+            [one] => join(&engine, one, args).await,
             many => Err(Failure::AttachToMany { count: many.len() }),
         };
     }
@@ -29,31 +29,50 @@ pub async fn start(app: &App, args: &Start) -> Result<u8, Failure> {
     tally.end()
 }
 
-async fn join(engine: &Engine, name: &str, interactive: bool) -> Result<u8, Failure> {
+/// What a container's process was given.
+pub struct Streams {
+    /// Its stdin is open.
+    pub stdin: bool,
+    /// It has a terminal.
+    pub tty: bool,
+    remove: bool,
+    running: bool,
+}
+
+/// Looks at a container's configuration.
+pub async fn streams(engine: &Engine, name: &str) -> Result<Streams, Failure> {
     let spec = engine.inspect(name).await?;
     let is = |path: &str| {
         spec.pointer(path)
             .and_then(serde_json::Value::as_bool)
             .unwrap_or(false)
     };
+    Ok(Streams {
+        stdin: is("/Config/OpenStdin"),
+        tty: is("/Config/Tty"),
+        remove: is("/HostConfig/AutoRemove"),
+        running: is("/State/Running"),
+    })
+}
+
+async fn join(engine: &Engine, name: &str, args: &Start) -> Result<u8, Failure> {
+    let streams = streams(engine, name).await?;
     let plan = Plan {
         container: name.to_owned(),
-        stdin: interactive && is("/Config/OpenStdin"),
-        tty: is("/Config/Tty"),
-        ends_with_reader: is("/HostConfig/AutoRemove"),
+        stdin: args.interactive && streams.stdin,
+        tty: streams.tty,
+        // Somebody else's container: a reader who leaves does not end it.
+        ends_with_reader: streams.remove && !streams.running,
+        sig_proxy: args.sig_proxy,
+        detach_keys: args.detach_keys.clone().unwrap_or_default(),
     };
     plan.check()?;
-    let ending = if is("/State/Running") {
+    let ending = if streams.running {
         let options = AttachOptions {
             stdin: plan.stdin,
             stdout: true,
             stderr: true,
             size: plan.size(),
-        };
-        // Somebody else's container: a reader who leaves does not end it.
-        let plan = Plan {
-            ends_with_reader: false,
-            ..plan
         };
         session::join(engine.attach(name, options).await?, &plan).await?
     } else {

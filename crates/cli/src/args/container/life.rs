@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::args::{signal, value};
+use crate::session::keys::{self, Keys};
 
 /// `gourd start`.
 #[derive(Debug, Args)]
@@ -15,6 +16,20 @@ pub struct Start {
     /// The same, and pass stdin on
     #[arg(short, long)]
     pub interactive: bool,
+    /// Keys that leave it running [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS", value_parser = keys::parse)]
+    pub detach_keys: Option<Keys>,
+    /// Pass signals on to the program
+    #[arg(
+        long,
+        value_name = "BOOL",
+        default_value_t = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    pub sig_proxy: bool,
     /// Names or ids
     #[arg(required = true, value_name = "CONTAINER")]
     pub containers: Vec<String>,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::session::keys::{self, Keys};
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::flags::{Health, Limits, Machine, Rights};
@@ -138,9 +139,9 @@ pub struct Run {
     /// Run in the background and print the id
     #[arg(short, long, conflicts_with_all = ["timings", "attach"])]
     pub detach: bool,
-    /// Keys that leave the container running
-    #[arg(long, value_name = "KEYS")]
-    pub detach_keys: Option<String>,
+    /// Keys that leave it running [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS", value_parser = keys::parse)]
+    pub detach_keys: Option<Keys>,
     /// Pass signals on to the program
     #[arg(
         long,

@@ -1,8 +1,9 @@
-//! What goes in and out of a container: exec, logs.
+//! What goes in and out of a container: exec, attach, logs.
 
 use clap::Args;
 
-use crate::args::value;
+use crate::args::{moment, value};
+use crate::session::keys::{self, Keys};
 
 /// `gourd exec`.
 #[derive(Debug, Args)]
@@ -32,6 +33,9 @@ pub struct Exec {
     /// Give it every capability and device of the VM
     #[arg(long)]
     pub privileged: bool,
+    /// Keys that leave it running [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS", value_parser = keys::parse)]
+    pub detach_keys: Option<Keys>,
     /// The container, then the program and its arguments
     #[arg(
         required = true,
@@ -51,9 +55,40 @@ pub struct Logs {
     /// Only the last N lines
     #[arg(short = 'n', long, value_name = "N|all", value_parser = value::tail, default_value = "all")]
     pub tail: value::Tail,
+    /// Only lines from then on: 2026-11-23T04:05:06Z, 1700000000, or 10m for ten minutes ago
+    #[arg(long, value_name = "TIME", value_parser = moment::moment)]
+    pub since: Option<u64>,
+    /// Only lines up to then
+    #[arg(long, value_name = "TIME", value_parser = moment::moment)]
+    pub until: Option<u64>,
     /// Put the time before each line
     #[arg(short, long)]
     pub timestamps: bool,
+    /// Name or id
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+/// `gourd attach`.
+#[derive(Debug, Args)]
+pub struct Attach {
+    /// Don't pass stdin on
+    #[arg(long)]
+    pub no_stdin: bool,
+    /// Pass signals on to the program
+    #[arg(
+        long,
+        value_name = "BOOL",
+        default_value_t = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    pub sig_proxy: bool,
+    /// Keys that leave it running [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS", value_parser = keys::parse)]
+    pub detach_keys: Option<Keys>,
     /// Name or id
     #[arg(value_name = "CONTAINER")]
     pub container: String,
