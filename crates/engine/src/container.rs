@@ -1,6 +1,7 @@
 //! Containers: the requests, what comes back, and the verbs.
 
 mod attach;
+mod change;
 mod config;
 mod create;
 mod files;
@@ -12,24 +13,28 @@ mod list;
 mod logs;
 mod names;
 mod observe;
+mod remove;
 mod request;
 mod rights;
+mod size;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::Serialize;
+use store::container::HealthStatus;
 
 pub use attach::{AttachInput, AttachOutput, Attachment};
+pub use change::StartedOnBoot;
 pub(crate) use create::platform;
-pub use files::{
-    Change, ChangeKind, Files, PathStat, TarStream, UnpackOptions, Unpacking,
-};
+pub use files::{Change, ChangeKind, Files, PathStat, TarStream, UnpackOptions, Unpacking};
 pub use follow::Follow;
 pub use logs::{Logs, LogsOptions};
 pub use observe::{ProcessInfo, Stats};
+pub use remove::{ContainerFilter, Pruned};
 pub use request::{CreateRequest, ExecRequest, HealthRequest, UpdateRequest};
 pub use rights::capability;
+pub use size::ContainerSize;
 
 use crate::Error;
 
@@ -182,6 +187,8 @@ pub struct ContainerSummary {
     pub exit_code: Option<u32>,
     /// Why it could not start, how it was lost, or why it cannot be read.
     pub error: Option<String>,
+    /// Of one with a health check that was started.
+    pub health: Option<HealthStatus>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
 }

@@ -333,6 +333,19 @@ pub(crate) enum Aftermath {
     Lost(Error),
 }
 
+/// Of a container whose supervisor died before it had written down anything.
+pub(crate) fn never_ran(container: &Container) -> Error {
+    let reason = "the supervisor died before the container ran";
+    Error::Lost {
+        name: container.spec().name.clone(),
+        reason: match spawn::last_words(container) {
+            Some(words) => format!("{reason}; its last words: {words}"),
+            None => reason.to_owned(),
+        },
+        remedy: None,
+    }
+}
+
 /// Looks after a container whose supervisor stopped talking.
 pub(crate) async fn aftermath(container: &Container) -> Aftermath {
     let name = container.spec().name.clone();

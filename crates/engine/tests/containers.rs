@@ -264,8 +264,9 @@ async fn killed(monitor: &str, remove: bool) {
         .join(&made.id)
         .join("state.json");
     let running = async {
+        // There is none before the first start.
         while !std::fs::read_to_string(&state_file)
-            .unwrap()
+            .unwrap_or_default()
             .contains("running")
         {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -98,13 +98,28 @@ pub(super) fn labels(image: &ContainerConfig, request: &CreateRequest) -> BTreeM
     labels
 }
 
+/// signal(7), from 1 on.
+const SIGNALS: [&str; 31] = [
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+];
+
+/// A signal's name, with SIG; real-time ones count from `SIGRTMIN`.
+pub(super) fn signal_name(number: u32) -> String {
+    let index = usize::try_from(number)
+        .ok()
+        .and_then(|number| number.checked_sub(1));
+    match index.and_then(|index| SIGNALS.get(index)) {
+        Some(name) => format!("SIG{name}"),
+        None if number == 34 => "SIGRTMIN".to_owned(),
+        None if (35..=64).contains(&number) => format!("SIGRTMIN+{}", number - 34),
+        None => number.to_string(),
+    }
+}
+
 /// A signal of Linux by name, with or without SIG, or by number.
 pub(super) fn signal(text: &str) -> Option<u32> {
-    const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
-        "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
-        "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
-    ];
     if let Ok(number) = text.parse::<u32>() {
         return (1..=64).contains(&number).then_some(number);
     }
@@ -128,7 +143,7 @@ pub(super) fn signal(text: &str) -> Option<u32> {
         };
         return down.filter(|down| *down <= 30).map(|down| 64 - down);
     }
-    let index = NAMES.iter().position(|known| *known == name)?;
+    let index = SIGNALS.iter().position(|known| *known == name)?;
     u32::try_from(index + 1).ok()
 }
 
@@ -223,6 +238,9 @@ mod tests {
         ];
         for (text, number) in expect {
             assert_eq!(signal(text), number, "{text}");
+        }
+        for number in 1..=64 {
+            assert!(number == 32 || number == 33 || signal(&signal_name(number)) == Some(number));
         }
     }
 }

@@ -7,6 +7,7 @@ use oci::Platform;
 use store::container::{self, Image, LogLimits, Restart, SCHEMA, Spec, Vm};
 use store::{kernels, now_ns};
 
+use super::change::emit;
 use super::{Container, CreateRequest, config, health, names, rights};
 use crate::image::Resolved;
 use crate::{Engine, Error, PullEvent, blocking};
@@ -168,7 +169,7 @@ fn host_processors() -> u32 {
 }
 
 /// Rules that no single part of the request breaks.
-fn check_restart(restart: Restart, remove: bool) -> Result<(), Error> {
+pub(super) fn check_restart(restart: Restart, remove: bool) -> Result<(), Error> {
     use container::RestartPolicy::{No, OnFailure};
     if remove && restart.policy != No {
         let reason = "a container that is removed at its end is not started again".to_owned();
@@ -322,6 +323,7 @@ fn make(root: &store::Root, mut spec: Spec, unnamed: bool) -> Result<Container, 
             Ok((made, lock)) => {
                 // Whoever starts it takes the lock anew.
                 drop(lock);
+                emit(&made, "create", &[]);
                 return Ok(Container {
                     id: made.id().to_owned(),
                     name: made.spec().name.clone(),

@@ -1,10 +1,20 @@
 //! `inspect`: all about a container, in Docker's shape.
 
-use serde_json::{Value, json};
-use store::container::{self, State, Status};
+use std::collections::BTreeMap;
 
+use serde_json::{Map, Value, json};
+use store::container::{
+    self, Health, HealthCheck, HealthStatus, Journal, RestartPolicy, RootfsMode, Spec, State,
+    Status, Ulimit,
+};
+
+use super::config;
+use super::create::NANO;
 use super::list::current;
 use crate::{Engine, Error, time};
+
+/// Bytes of /dev/shm when nobody says.
+const SHM_SIZE: u64 = 64 << 20;
 
 impl Engine {
     /// All about a container, in Docker's shape.
@@ -35,34 +45,25 @@ fn describe(container: &container::Container, state: &State) -> Value {
         "Path": path,
         "Args": args,
         "State": describe_state(state),
+        "RestartCount": state.restarts,
         "Image": spec.image.id,
         "LogPath": container.output_log(),
-        "Driver": "overlay",
+        "Driver": match spec.vm.rootfs {
+            RootfsMode::Overlay => "overlay",
+            RootfsMode::Clone => "clone",
+        },
         "Platform": "linux",
-        "Config": {
-            "Hostname": spec.hostname,
-            "User": spec.process.user,
-            "Tty": spec.process.tty,
-            "OpenStdin": spec.process.stdin,
-            "Env": spec.process.env,
-            "Cmd": spec.process.args,
-            "Image": spec.image.reference,
-            "WorkingDir": spec.process.cwd,
-            "Labels": spec.labels,
-            "StopSignal": spec.stop_signal.to_string(),
-            "StopTimeout": spec.stop_timeout_ms / 1000,
-        },
-        "HostConfig": {
-            "Memory": spec.vm.memory,
-            "NanoCpus": u64::from(spec.vm.cpus) * 1_000_000_000,
-            "AutoRemove": spec.remove,
-            "NetworkMode": "none",
-        },
+        "Mounts": [],
+        "Config": describe_config(spec),
+        "HostConfig": describe_host(spec),
+        "NetworkSettings": { "Ports": {}, "Networks": {} },
         // Beyond Docker's: what the VM is, and where the files are.
         "Vm": {
             "Driver": spec.vm.driver,
             "Kernel": spec.vm.kernel,
+            "KernelArgs": spec.vm.kernel_args,
             "Cpus": spec.vm.cpus,
+            "Virtualization": spec.vm.virtualization,
             "RanWith": state.driver,
             "ConsoleLog": container.console_log(),
         },
@@ -73,6 +74,139 @@ fn describe(container: &container::Container, state: &State) -> Value {
     })
 }
 
+fn describe_config(spec: &Spec) -> Value {
+    let process = &spec.process;
+    // A spec of a gourd that did not tell them apart.
+    let cmd = if process.cmd.is_empty() && process.entrypoint.is_empty() {
+        &process.args
+    } else {
+        &process.cmd
+    };
+    let mut config = json!({
+        "Hostname": spec.hostname,
+        "User": process.user,
+        "AttachStdin": process.attach.stdin,
+        "AttachStdout": process.attach.stdout,
+        "AttachStderr": process.attach.stderr,
+        "Tty": process.tty,
+        "OpenStdin": process.stdin,
+        "StdinOnce": process.stdin && process.attach.stdin,
+        "Env": process.env,
+        "Cmd": or_null(cmd),
+        "Entrypoint": or_null(&process.entrypoint),
+        "Image": spec.image.reference,
+        "WorkingDir": process.cwd,
+        "Labels": spec.labels,
+        "StopSignal": config::signal_name(spec.stop_signal),
+        "StopTimeout": spec.stop_timeout_ms / 1000,
+    });
+    if let Some(check) = &spec.health {
+        config["Healthcheck"] = describe_check(check);
+    }
+    config
+}
+
+fn describe_check(check: &HealthCheck) -> Value {
+    json!({
+        "Test": check.test,
+        "Interval": check.interval_ns,
+        "Timeout": check.timeout_ns,
+        "StartPeriod": check.start_period_ns,
+        "StartInterval": check.start_interval_ns,
+        "Retries": check.retries,
+    })
+}
+
+fn describe_host(spec: &Spec) -> Value {
+    let (process, vm) = (&spec.process, &spec.vm);
+    let nano_cpus = match vm.nano_cpus {
+        0 => u64::from(vm.cpus) * NANO,
+        share => share,
+    };
+    let tmpfs: BTreeMap<&str, &str> = spec
+        .tmpfs
+        .iter()
+        .map(|mount| (mount.target.as_str(), mount.options.as_str()))
+        .collect();
+    let policy = match spec.restart.policy {
+        RestartPolicy::No => "no",
+        RestartPolicy::OnFailure => "on-failure",
+        RestartPolicy::Always => "always",
+        RestartPolicy::UnlessStopped => "unless-stopped",
+    };
+    json!({
+        "AutoRemove": spec.remove,
+        "Binds": Value::Null,
+        "CapAdd": or_null(&process.cap_add),
+        "CapDrop": or_null(&process.cap_drop),
+        "GroupAdd": or_null(&process.groups),
+        "Init": process.init,
+        "LogConfig": {
+            "Type": "local",
+            "Config": {
+                "max-file": spec.logs.files.to_string(),
+                "max-size": spec.logs.size.to_string(),
+            },
+        },
+        "Memory": vm.memory,
+        "NanoCpus": nano_cpus,
+        "NetworkMode": "none",
+        "OomScoreAdj": process.oom_score_adj,
+        "PidsLimit": (vm.pids_limit != 0).then_some(vm.pids_limit),
+        "PortBindings": {},
+        "Privileged": process.privileged,
+        "ReadonlyRootfs": spec.read_only,
+        "RestartPolicy": { "Name": policy, "MaximumRetryCount": spec.restart.maximum },
+        "SecurityOpt": or_null(&security_options(spec)),
+        "ShmSize": if spec.shm_size == 0 { SHM_SIZE } else { spec.shm_size },
+        "StorageOpt": storage_options(spec),
+        "Sysctls": spec.sysctls,
+        "Tmpfs": tmpfs,
+        "Ulimits": process.ulimits.iter().map(describe_ulimit).collect::<Vec<_>>(),
+    })
+}
+
+/// As on the command line.
+fn security_options(spec: &Spec) -> Vec<String> {
+    let options = [
+        (spec.process.no_new_privileges, "no-new-privileges"),
+        (spec.process.unmasked, "systempaths=unconfined"),
+    ];
+    let chosen = options.into_iter().filter(|(on, _)| *on);
+    chosen.map(|(_, option)| option.to_owned()).collect()
+}
+
+fn storage_options(spec: &Spec) -> Value {
+    let mut options = Map::new();
+    if spec.vm.storage_size != 0 {
+        options.insert("size".to_owned(), spec.vm.storage_size.to_string().into());
+    }
+    let journal = match spec.vm.journal {
+        Journal::Ordered => None,
+        Journal::Writeback => Some("writeback"),
+        Journal::Journal => Some("journal"),
+        Journal::None => Some("none"),
+    };
+    if let Some(journal) = journal {
+        options.insert("journal".to_owned(), journal.into());
+    }
+    Value::Object(options)
+}
+
+fn describe_ulimit(ulimit: &Ulimit) -> Value {
+    // Docker's -1 is no limit.
+    let limit = |limit| i64::try_from(limit).unwrap_or(-1);
+    json!({ "Name": ulimit.name, "Hard": limit(ulimit.hard), "Soft": limit(ulimit.soft) })
+}
+
+fn or_null(list: &[String]) -> Value {
+    if list.is_empty() {
+        Value::Null
+    } else {
+        json!(list)
+    }
+}
+
 fn describe_state(state: &State) -> Value {
     let status = match state.status {
         Status::Created => "created",
@@ -81,7 +215,8 @@ fn describe_state(state: &State) -> Value {
         Status::Restarting => "restarting",
         Status::Exited => "exited",
     };
-    json!({
+    let runs = matches!(state.status, Status::Running | Status::Paused);
+    let mut described = json!({
         "Status": status,
         "Running": state.status.is_alive(),
         "Paused": state.status == Status::Paused,
@@ -89,9 +224,111 @@ fn describe_state(state: &State) -> Value {
         "OOMKilled": state.oom_killed,
         "Dead": false,
         "Pid": state.pid.unwrap_or(0),
-        "ExitCode": state.exit_code.unwrap_or(0),
+        "ExitCode": if runs { 0 } else { state.exit_code.unwrap_or(0) },
         "Error": state.error.as_deref().unwrap_or_default(),
         "StartedAt": time::format_or_zero(state.started_ns),
         "FinishedAt": time::format_or_zero(state.finished_ns),
+    });
+    if let Some(health) = &state.health {
+        described["Health"] = describe_health(health);
+    }
+    described
+}
+
+fn describe_health(health: &Health) -> Value {
+    let results = health.log.iter().map(|result| {
+        json!({
+            "Start": time::format(result.started_ns),
+            "End": time::format(result.ended_ns),
+            "ExitCode": result.exit_code,
+            "Output": result.output,
+        })
+    });
+    let status = match health.status {
+        HealthStatus::Starting => "starting",
+        HealthStatus::Healthy => "healthy",
+        HealthStatus::Unhealthy => "unhealthy",
+    };
+    json!({
+        "Status": status,
+        "FailingStreak": health.failing_streak,
+        "Log": results.collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use store::container::{HealthResult, Restart};
+
+    /// Oracle: `docker inspect` of Docker 28, for the names and types.
+    #[test]
+    fn what_was_asked_for_is_shown() {
+        let mut spec = Spec::default();
+        spec.process.cmd = vec!["sh".to_owned()];
+        spec.process.stdin = true;
+        spec.process.attach.stdin = true;
+        spec.process.no_new_privileges = true;
+        spec.process.ulimits = vec![Ulimit {
+            name: "nofile".to_owned(),
+            soft: 5,
+            hard: u64::MAX,
+        }];
+        spec.vm.cpus = 2;
+        spec.vm.storage_size = 1 << 30;
+        spec.restart = Restart {
+            policy: RestartPolicy::OnFailure,
+            maximum: 3,
+        };
+        spec.stop_signal = 3;
+        let host = describe_host(&spec);
+        assert_eq!(host["NanoCpus"], 2_000_000_000_u64);
+        assert_eq!(
+            host["Ulimits"],
+            json!([{"Name": "nofile", "Hard": -1, "Soft": 5}])
+        );
+        assert_eq!(host["SecurityOpt"], json!(["no-new-privileges"]));
+        assert_eq!(host["StorageOpt"], json!({"size": "1073741824"}));
+        assert_eq!(host["PidsLimit"], Value::Null);
+        assert_eq!(host["CapAdd"], Value::Null);
+        assert_eq!(
+            host["RestartPolicy"],
+            json!({"Name": "on-failure", "MaximumRetryCount": 3})
+        );
+        let config = describe_config(&spec);
+        assert_eq!(config["Entrypoint"], Value::Null);
+        assert_eq!(config["Cmd"], json!(["sh"]));
+        assert_eq!(config["StdinOnce"], true);
+        assert_eq!(config["StopSignal"], "SIGQUIT");
+        assert_eq!(config.get("Healthcheck"), None);
+    }
+
+    #[test]
+    fn how_it_fares() {
+        let state = State {
+            status: Status::Running,
+            exit_code: Some(7),
+            restarts: 2,
+            health: Some(Health {
+                status: HealthStatus::Unhealthy,
+                failing_streak: 3,
+                log: vec![HealthResult {
+                    started_ns: 0,
+                    ended_ns: 1_000_000_000,
+                    exit_code: -1,
+                    output: "late".to_owned(),
+                }],
+            }),
+            ..State::created()
+        };
+        let shown = describe_state(&state);
+        assert_eq!(shown["ExitCode"], 0);
+        assert_eq!(shown["Health"]["Status"], "unhealthy");
+        assert_eq!(shown["Health"]["Log"][0]["ExitCode"], -1);
+        assert_eq!(
+            shown["Health"]["Log"][0]["End"],
+            "1970-01-01T00:00:01.000000000Z"
+        );
+        assert_eq!(describe_state(&State::created()).get("Health"), None);
+    }
 }

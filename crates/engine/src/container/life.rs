@@ -1,9 +1,9 @@
-//! The verbs on containers that exist: start, attach, exec, stop, kill, wait, remove.
+//! The verbs on containers that exist: start, attach, exec, stop, kill, wait.
 
 use std::time::Duration;
 
 use proto::supervisor::{SignalRequest, StartedRequest, StopRequest, WaitRequest};
-use store::container::{self, Container};
+use store::container::{self, Container, State};
 use store::lock::Lock;
 use store::{kernels, locate, rootfs};
 
@@ -35,6 +35,7 @@ impl Engine {
             self.programs.find(program)?;
         }
         let lease = rootfs::lease(&self.root, &container.spec().image.rootfs)?;
+        let before = container.state()?;
         let attached = matches!(mode, StartMode::Foreground(_));
         let spawned = supervisor::spawn(
             &container,
@@ -65,7 +66,7 @@ impl Engine {
                 Some(spawned.gone),
             )),
             StartMode::Detached => {
-                started(&container, &client).await?;
+                started(&container, &client, &before).await?;
                 None
             }
         };
@@ -142,7 +143,7 @@ impl Engine {
         }
     }
 
-    /// Waits until a container does not run; its exit code.
+    /// Waits until a container does not run; its exit code. Of one that was never started 0, at once, as with Docker.
     ///
     /// # Errors
     /// No such container.
@@ -165,54 +166,6 @@ impl Engine {
                 Aftermath::Lost(error) => Err(error),
             },
         }
-    }
-
-    /// Removes a container; `force` kills one that runs, and removes one whose files cannot be read.
-    ///
-    /// # Errors
-    /// [`Error::Running`] without `force`.
-    pub async fn remove(&self, id: &str, force: bool) -> Result<(), Error> {
-        let container = match self.container(id) {
-            Err(Error::Container(container::Error::Json(error))) if force => {
-                return self.discard(id, &error).await;
-            }
-            other => other?,
-        };
-        let found = match settled(&container).await {
-            Err(Error::Container(container::Error::Json(error))) if force => {
-                return self.discard(container.id(), &error).await;
-            }
-            other => other?,
-        };
-        let lock = match found {
-            Found::Removed => return Ok(()),
-            Found::Idle(lock) => lock,
-            Found::Maintained(_) => {
-                let name = container.spec().name.clone();
-                return Err(Error::Stuck { name });
-            }
-            Found::Alive(_) if !force => {
-                let name = container.spec().name.clone();
-                return Err(Error::Running { name });
-            }
-            Found::Alive(client) => match kill_all(&container, &client).await? {
-                Some(lock) => lock,
-                None => return Ok(()),
-            },
-        };
-        blocking(move || {
-            let removed = container.remove_all();
-            drop(lock);
-            removed
-        })
-        .await
-    }
-
-    /// Removes a container of which `error` says why it cannot be read.
-    async fn discard(&self, id: &str, error: &store::json::Error) -> Result<(), Error> {
-        tracing::warn!(%error, "removing a container that cannot be read");
-        let (root, id) = (self.root.clone(), id.to_owned());
-        blocking(move || container::discard(&root, &id)).await
     }
 
     /// Finds a container by id, name, or the beginning of its id.
@@ -250,7 +203,7 @@ fn to_wire(options: AttachOptions, primary: bool) -> proto::supervisor::AttachOp
 }
 
 /// As [`supervisor::find`], when nobody has its files in hand any more.
-async fn settled(container: &Container) -> Result<Found, Error> {
+pub(super) async fn settled(container: &Container) -> Result<Found, Error> {
     // Others may come again and again.
     for _ in 0..10 {
         match supervisor::find(container).await? {
@@ -271,8 +224,8 @@ pub(super) async fn alive(container: &Container) -> Result<Client, Error> {
     }
 }
 
-/// Waits until the process runs.
-async fn started(container: &Container, client: &Client) -> Result<(), Error> {
+/// Waits until the process runs. `before` is the state before its supervisor was.
+async fn started(container: &Container, client: &Client, before: &State) -> Result<(), Error> {
     let name = &container.spec().name;
     let mut rpc = client.rpc.clone();
     match client.call("started", rpc.started(StartedRequest {})).await {
@@ -282,6 +235,10 @@ async fn started(container: &Container, client: &Client) -> Result<(), Error> {
         },
         Err(error @ Error::Version { .. }) => Err(error),
         Err(error) => match supervisor::aftermath(container).await {
+            // What is written down is an earlier end.
+            Aftermath::Exited(_) if container.state()? == *before => {
+                Err(supervisor::never_ran(container))
+            }
             // It ran, and was over before the answer came.
             Aftermath::Exited(_) => Ok(()),
             Aftermath::Lost(lost @ Error::Lost { .. }) => Err(lost),
@@ -310,7 +267,10 @@ async fn stop(
 }
 
 /// Ends a container without grace, its supervisor too when that does not do it. The lock, unless it is gone with it.
-async fn kill_all(container: &Container, client: &Client) -> Result<Option<Lock>, Error> {
+pub(super) async fn kill_all(
+    container: &Container,
+    client: &Client,
+) -> Result<Option<Lock>, Error> {
     // A state that cannot be read does not keep it alive.
     let pid = container.state().ok().and_then(|state| state.pid);
     match tokio::time::timeout(FORCE, stop(container, client, KILL, Some(0))).await {

@@ -1,10 +1,16 @@
 //! `ps`: every container, with what is true of it now.
 
-use store::container;
+use std::collections::BTreeSet;
+
+use futures_util::stream::{self, StreamExt};
+use store::container::{self, Repaired};
 
 use super::{ContainerSummary, Status};
 use crate::supervisor::{self, Found};
 use crate::{Engine, Error};
+
+/// Supervisors that are asked at once.
+const AT_ONCE: usize = 16;
 
 impl Engine {
     /// The containers, newest first; without `all` those that run. Dead ones that it meets are repaired.
@@ -12,19 +18,44 @@ impl Engine {
     /// # Errors
     /// The directory cannot be read. A container that cannot be read is listed as [`Status::Dead`].
     pub async fn list(&self, all: bool) -> Result<Vec<ContainerSummary>, Error> {
-        let mut summaries = Vec::new();
-        for container in container::list(&self.root)? {
-            let summary = match container {
+        let containers = container::list(&self.root)?;
+        let mut summaries: Vec<ContainerSummary> = stream::iter(containers)
+            .map(async |container| match container {
                 Ok(container) => match summarize(&container).await {
                     Ok(summary) => summary,
                     Err(error) => Some(unreadable(&container, &error)),
                 },
                 Err((id, error)) => Some(dead(&id, &error.into())),
-            };
-            summaries.extend(summary.filter(|summary| all || summary.status.is_alive()));
-        }
-        summaries.sort_by_key(|summary| std::cmp::Reverse(summary.created_ns));
+            })
+            .buffer_unordered(AT_ONCE)
+            .filter_map(async |summary| summary)
+            .filter(|summary| std::future::ready(all || summary.status.is_alive()))
+            .collect()
+            .await;
+        // Those of one moment in an order that stays.
+        summaries.sort_by(|a, b| (b.created_ns, &a.id).cmp(&(a.created_ns, &b.id)));
         Ok(summaries)
+    }
+
+    /// The ids of an image and of all that were built on it: Docker's `--filter ancestor=`.
+    ///
+    /// # Errors
+    /// No such image, or images cannot be read.
+    pub fn descendants(&self, image: &str) -> Result<BTreeSet<String>, Error> {
+        let inspected = self.image_inspect(image)?;
+        let id = inspected["Id"].as_str().unwrap_or_default();
+        let records = store::images::list(&self.root)?;
+        let layers = |record: &store::images::Record| {
+            let digests = record.layers.iter().map(|layer| layer.digest);
+            digests.collect::<Vec<_>>()
+        };
+        let own = records.iter().find(|record| record.id.to_string() == id);
+        let own = own.map(layers).unwrap_or_default();
+        let built_on = |record: &&store::images::Record| {
+            record.id.to_string() == id || !own.is_empty() && layers(record).starts_with(&own)
+        };
+        let ids = records.iter().filter(built_on);
+        Ok(ids.map(|record| record.id.to_string()).collect())
     }
 }
 
@@ -52,6 +83,7 @@ async fn summarize(container: &container::Container) -> Result<Option<ContainerS
         finished_ns: state.finished_ns,
         exit_code: state.exit_code,
         error: state.error,
+        health: state.health.map(|health| health.status),
         labels: spec.labels.clone(),
     }))
 }
@@ -65,7 +97,15 @@ pub(super) async fn current(
         other => other?,
     };
     if !state.status.is_alive() {
-        return Ok(Some(state));
+        let unfinished = state.status == container::Status::Exited && container.spec().remove
+            || container.supervisor_socket().exists();
+        return match unfinished.then(|| container.try_lock()).transpose() {
+            // Its supervisor died on its last steps.
+            Ok(Some(Some(lock))) if container.repair(&lock)? == Repaired::Removed => Ok(None),
+            Ok(_) => Ok(Some(state)),
+            Err(container::Error::NotFound(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        };
     }
     match supervisor::find(container).await? {
         // It answers when what it knows is written down: its VM may have died a moment ago.
@@ -105,6 +145,7 @@ fn dead(id: &str, error: &Error) -> ContainerSummary {
         finished_ns: None,
         exit_code: None,
         error: Some(chain(error)),
+        health: None,
         labels: std::collections::BTreeMap::new(),
     }
 }
@@ -118,4 +159,25 @@ fn chain(error: &Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who embeds us may spawn them on any runtime.
+    #[test]
+    fn futures_can_be_spawned() {
+        fn spawnable(_: impl Future + Send) {}
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(crate::OpenOptions {
+            root: Some(dir.path().join("root")),
+            ..crate::OpenOptions::default()
+        })
+        .unwrap();
+        spawnable(engine.list(true));
+        spawnable(engine.inspect("x"));
+        spawnable(engine.start_on_boot());
+        spawnable(engine.remove("x", true));
+    }
 }
