@@ -7,7 +7,7 @@ use engine::{Engine, OpenOptions};
 
 use crate::args::{Gourd, Verb, container, image, system};
 use crate::failure::{self, FAILED, Failure};
-use crate::{render, verbs};
+use crate::{complete, render, verbs};
 
 /// What every verb may need.
 pub struct App {
@@ -38,6 +38,12 @@ pub fn main(started_ns: u64) -> u8 {
         return end(
             render::out::line(&format!("gourd version {}", env!("CARGO_PKG_VERSION"))).map(|()| 0),
         );
+    }
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|arg| arg == complete::VERB)
+    {
+        return complete::main(std::env::args_os().skip(2));
     }
     let line = match Gourd::try_parse() {
         Ok(line) => line,
@@ -145,6 +151,8 @@ async fn verb(app: &App, verb: Verb) -> Result<u8, Failure> {
         Verb::Events(args) | Verb::System(system::Group::Events(args)) => {
             verbs::events::events(app, &args).await
         }
+        Verb::Completion(args) => verbs::completion::completion(&args),
+        Verb::Man(args) => verbs::man::man(&args),
         Verb::Version(args) => verbs::version::version(&args),
     }
 }

@@ -3,6 +3,7 @@
 mod app;
 mod args;
 mod clock;
+mod complete;
 mod confirm;
 mod failure;
 mod hints;

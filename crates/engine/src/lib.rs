@@ -44,8 +44,8 @@ pub use store::container::{
 pub use store::events::{Event as SystemEvent, Kind as EventKind};
 pub use store::logs::{Record as LogRecord, Stream};
 pub use system::{
-    Check, ContainerUsage, Counts, DiskUsage, ImageUsage, Info, KernelInfo, KernelUsage, Outcome,
-    Remains,
+    Check, ContainerName, ContainerUsage, Counts, DiskUsage, ImageUsage, Info, KernelInfo,
+    KernelUsage, Outcome, Remains,
 };
 
 use std::path::PathBuf;

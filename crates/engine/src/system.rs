@@ -1,6 +1,7 @@
 //! Kernels, `info`, `df` and `doctor`.
 
 mod doctor;
+mod names;
 mod usage;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use serde_json::Value;
 use store::kernels::{self, Kernel};
 use store::locate;
 
+pub use names::ContainerName;
 pub use usage::{ContainerUsage, DiskUsage, ImageUsage, KernelUsage, Remains};
 
 use crate::{Engine, Error, Status, blocking};

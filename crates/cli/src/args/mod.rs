@@ -3,6 +3,7 @@
 //! Owned by the main thread; runs before anything else and does no I/O. Everything after IMAGE (or after CONTAINER of
 //! `exec`) belongs to the program, dashes included.
 
+pub mod completion;
 pub mod container;
 pub mod events;
 pub mod image;
@@ -84,6 +85,10 @@ pub enum Verb {
     System(system::Group),
     /// Show what happens to containers and images, as it happens
     Events(events::Events),
+    /// Print what a shell needs to complete gourd's command lines
+    Completion(completion::Completion),
+    /// Write man pages
+    Man(completion::Man),
     /// Show the versions of the parts
     Version(system::Version),
 }
@@ -160,7 +165,7 @@ mod tests {
     fn short_flags_combine() {
         let run = run(&["run", "-itm64m", "-eA=1", "-e", "B=2 3", "-h", "box", "img"]);
         assert!(run.process.interactive && run.process.tty && !run.detach);
-        assert_eq!(run.process.memory, Some(64 << 20));
+        assert_eq!(run.process.limits.memory, Some(64 << 20));
         assert_eq!(run.process.hostname.as_deref(), Some("box"));
         assert_eq!(run.process.env, ["A=1", "B=2 3"]);
     }

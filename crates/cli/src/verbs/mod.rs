@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod commit;
 pub mod cp;
+pub mod completion;
 pub mod create;
 pub mod df;
 pub mod diff;
@@ -21,6 +22,7 @@ pub mod kill;
 pub mod load;
 pub mod login;
 pub mod logs;
+pub mod man;
 pub mod pause;
 pub mod ps;
 pub mod pull;
