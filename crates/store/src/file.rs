@@ -133,6 +133,31 @@ pub fn sibling(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
+/// Removes the temporary files ([`sibling`]) of processes that are dead.
+///
+/// # Errors
+/// The system call that failed.
+pub fn sweep(dir: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(dir).map_err(Error::at("list", dir))? {
+        let entry = entry.map_err(Error::at("list", dir))?;
+        if writer(&entry.file_name().to_string_lossy()).is_some_and(|pid| !is_alive(pid)) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Who writes a temporary file: `.NAME.PID.COUNT.tmp`.
+fn writer(name: &str) -> Option<rustix::process::Pid> {
+    let name = name.strip_prefix('.')?.strip_suffix(".tmp")?;
+    let pid = name.rsplit('.').nth(1)?.parse().ok()?;
+    rustix::process::Pid::from_raw(pid)
+}
+
+fn is_alive(pid: rustix::process::Pid) -> bool {
+    rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
+}
+
 /// Makes a directory and its parents, 0700; one that exists is fine.
 ///
 /// # Errors
@@ -262,6 +287,22 @@ mod tests {
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
         );
+    }
+
+    #[test]
+    fn what_the_dead_were_writing_is_swept_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        let dead = dir.path().join(format!(".a.json.{}.3.tmp", child.id()));
+        let own = sibling(&dir.path().join("a.json"));
+        let others = [dir.path().join("a.tmp"), dir.path().join(".a.x.0.tmp")];
+        for path in others.iter().chain([&dead, &own]) {
+            fs::write(path, "x").unwrap();
+        }
+        sweep(dir.path()).unwrap();
+        assert!(!dead.exists());
+        assert!(own.exists() && others.iter().all(|path| path.exists()));
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub fn initramfs(kernel: &Kernel, init: &Path) -> Result<PathBuf, Error> {
         return Ok(path);
     }
     file::make_dir(&dir)?;
+    file::sweep(&dir)?;
     let temporary = file::sibling(&path);
     let written = build(kernel, init, &temporary)
         .and_then(|file| file::publish(&file, &temporary, &path, Durability::Synced));
