@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// Longer than anything takes here; a test that meets it has found a hang.
 const PATIENCE: Duration = Duration::from_secs(240);
 
+/// Longer than it takes to see what has happened; with two VMs and a compiler beside it, too.
+const SOON: Duration = Duration::from_secs(60);
+
 /// Files larger than this are linked, not copied: images, kernels, blobs. None of them is ever written again.
 const LINKED: u64 = 64 * 1024;
 
@@ -37,6 +40,8 @@ pub fn cache() -> PathBuf {
 /// A root of a test's own.
 pub struct Home {
     dir: tempfile::TempDir,
+    programs: PathBuf,
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 /// What a command left.
@@ -106,8 +111,28 @@ impl Home {
         let dir = tempfile::Builder::new().prefix("gourd-e2e-").tempdir();
         let home = Home {
             dir: dir.expect("a temporary folder"),
+            programs: programs(),
+            environment: Vec::new(),
         };
         fs::create_dir(home.root()).expect("a root");
+        home
+    }
+
+    /// As [`Home::new`], with the programs that have fault points. They are traced in `trace`, and one that is written to
+    /// `fault` strikes: see `store::fault`.
+    pub fn with_faults() -> Home {
+        let mut home = Home::new();
+        home.programs = programs().with_file_name("bin-faults");
+        let program = home.programs.join("gourd");
+        assert!(
+            program.is_file(),
+            "{} is missing: ./dev test builds it",
+            program.display()
+        );
+        home.environment = vec![
+            ("GOURD_FAULT", home.path("fault")),
+            ("GOURD_FAULT_TRACE", home.path("trace")),
+        ];
         home
     }
 
@@ -123,7 +148,11 @@ impl Home {
 
     /// `gourd ARGS`, not started yet.
     pub fn command(&self, args: &[&str]) -> Command {
-        command(&self.root(), args)
+        let mut command = command(&self.programs, &self.root(), args);
+        for (name, path) in &self.environment {
+            command.env(name, path);
+        }
+        command
     }
 
     /// `gourd ARGS`, with nothing on stdin.
@@ -171,21 +200,7 @@ impl Home {
         let text = fs::read_to_string(self.container(id).join("state.json")).expect("state.json");
         let state: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         let supervisor = state["pid"].as_u64().expect("a running supervisor") as u32;
-        let children = all_processes()
-            .into_iter()
-            .filter(|process| process.parent == supervisor);
-        let mut found = Processes {
-            supervisor,
-            vmm: 0,
-            qemu: 0,
-        };
-        for child in children {
-            if child.name.starts_with("gourd-vmm") {
-                found.vmm = child.pid;
-            } else if child.name.starts_with("qemu-system") {
-                found.qemu = child.pid;
-            }
-        }
+        let found = Processes::of(supervisor);
         assert!(
             found.vmm != 0 && found.qemu != 0,
             "monitors of {supervisor}: {found:?}"
@@ -220,6 +235,8 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
+        // Points must not strike any more.
+        self.environment.clear();
         let ids = self.gourd(&["ps", "-aq", "--no-trunc"]).text();
         for id in ids.lines() {
             self.gourd(&["rm", "-f", id]);
@@ -266,6 +283,33 @@ pub struct Processes {
     pub qemu: u32,
 }
 
+impl Processes {
+    /// A supervisor and the monitors that it has now; 0 where it has none.
+    pub fn of(supervisor: u32) -> Processes {
+        let mut found = Processes {
+            supervisor,
+            vmm: 0,
+            qemu: 0,
+        };
+        let all = all_processes().into_iter();
+        for child in all.filter(|process| process.parent == supervisor) {
+            if child.name.starts_with("gourd-vmm") {
+                found.vmm = child.pid;
+            } else if child.name.starts_with("qemu-system") {
+                found.qemu = child.pid;
+            }
+        }
+        found
+    }
+}
+
+/// Whether a process was stopped by a signal and not continued.
+pub fn stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| rest.starts_with('T'))
+}
+
 /// `kill -SIGNAL PID`, of a process that this test started.
 pub fn kill(pid: u32, signal: &str) {
     let status = Command::new("kill")
@@ -284,13 +328,13 @@ pub fn dead(pid: u32) -> bool {
 pub fn eventually(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        assert!(start.elapsed() < SOON, "never: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-fn command(root: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(programs().join("gourd"));
+fn command(programs: &Path, root: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(programs.join("gourd"));
     command
         .args(args)
         .env("GOURD_ROOT", root)
@@ -446,7 +490,7 @@ fn template() -> PathBuf {
         let _ = fs::remove_dir_all(&making);
         fs::create_dir(&making).expect("a folder");
         let gourd = |args: &[&str]| {
-            let child = command(&making, args)
+            let child = command(&programs(), &making, args)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
