@@ -9,6 +9,7 @@
 
 pub mod config;
 mod driver;
+pub mod kvm;
 pub mod probe;
 mod process;
 pub mod qemu;

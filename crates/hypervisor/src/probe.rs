@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::DriverKind;
 use crate::driver::{Driver, Error, Programs};
+use crate::kvm::Kvm;
 use crate::qemu::Qemu;
 use cache::Cache;
 
@@ -96,23 +97,17 @@ fn probe_in(programs: &Programs, search: &OsStr, device: &Path, cache: Option<&P
     let kvm = kvm(device, &mut cache);
     let qemu = qemu::report(programs, search, kvm.works, &mut cache);
     cache.store();
-    let absent = |driver, why: &str| DriverReport {
-        driver,
-        program: None,
-        version: None,
-        acceleration: None,
-        capability: Capability::no(why, None),
+    let ours = DriverReport {
+        driver: DriverKind::Kvm,
+        program: Some(programs.vmm.clone()),
+        version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        acceleration: kvm.works.then_some(Acceleration::Kvm),
+        capability: kvm.clone(),
     };
     Report {
         kvm,
         // Those of this host's kind: vz is macOS's, and nobody misses it elsewhere.
-        drivers: vec![
-            absent(
-                DriverKind::Kvm,
-                "gourd's own KVM monitor is not part of this version; qemu uses KVM where it works",
-            ),
-            qemu,
-        ],
+        drivers: vec![ours, qemu],
     }
 }
 
@@ -124,7 +119,11 @@ pub fn open(
 ) -> Result<Box<dyn Driver>, Error> {
     let report = probe(programs, cache);
     let chosen = choose(&report, wanted)?;
-    // Only QEMU can be chosen, and a report that says that it works names its program.
+    if chosen.driver == DriverKind::Kvm {
+        tracing::debug!("driver kvm");
+        return Ok(Box::new(Kvm::new(programs.vmm.clone())));
+    }
+    // A report that says that QEMU works names its program.
     let program = chosen.program.clone().unwrap_or_default();
     let acceleration = chosen.acceleration.unwrap_or(Acceleration::Tcg);
     tracing::debug!(?program, ?acceleration, "driver");
@@ -146,7 +145,7 @@ fn choose(report: &Report, wanted: Option<DriverKind>) -> Result<&DriverReport, 
     // Nothing works: of several, QEMU's reason is the one that a person can do something about.
     let best = candidates
         .clone()
-        .find(|driver| driver.capability.remedy.is_some())
+        .rfind(|driver| driver.capability.remedy.is_some())
         .or_else(|| candidates.next());
     let (what, why, remedy) = match best {
         Some(driver) => (
@@ -189,6 +188,14 @@ fn kvm(device: &Path, cache: &mut Cache) -> Capability {
             Capability::no(detail, Some(SOFTWARE))
         }
     }
+}
+
+/// Whether the host's KVM lets guests run VMs (`nested` of its modules: `1` or `Y`).
+pub(crate) fn host_nests() -> bool {
+    ["kvm_amd", "kvm_intel"].iter().any(|module| {
+        std::fs::read_to_string(format!("/sys/module/{module}/parameters/nested"))
+            .is_ok_and(|value| value.starts_with(['1', 'Y']))
+    })
 }
 
 /// Why a guest does not run; `None` if it does.

@@ -25,7 +25,7 @@ use vmm::control::Control;
 
 use crate::config::{BootLoader, ConsoleOutput, Disk, DriverKind, VmConfig};
 use crate::driver::{Driver, Error, ExitReason, Listener, StartOptions, Started, Vm, VmExit};
-use crate::probe::Acceleration;
+use crate::probe::{Acceleration, host_nests};
 use crate::process::Process;
 use crate::validate::{ConfigError, ConfigErrors};
 use crate::vsock::Vsock;
@@ -392,14 +392,6 @@ impl Vm for QemuVm {
     fn processes(&self) -> Vec<(&'static str, u32)> {
         self.processes.clone()
     }
-}
-
-/// Whether the host's KVM lets guests run VMs (`nested` of its modules: `1` or `Y`).
-fn host_nests() -> bool {
-    ["kvm_amd", "kvm_intel"].iter().any(|module| {
-        std::fs::read_to_string(format!("/sys/module/{module}/parameters/nested"))
-            .is_ok_and(|value| value.starts_with(['1', 'Y']))
-    })
 }
 
 /// Where distributions put qboot, which starts a Linux kernel and does nothing else. SeaBIOS looks for disks to boot from first:

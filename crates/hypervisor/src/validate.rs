@@ -269,7 +269,9 @@ impl Check {
 
     /// Refuses what the driver has not got.
     fn wired(&mut self, config: &VmConfig) {
-        if self.driver != DriverKind::Qemu {
+        if self.driver == DriverKind::Kvm {
+            self.own_monitor(config);
+        } else if self.driver != DriverKind::Qemu {
             self.wrong(
                 "driver",
                 format!("this build has no driver {}", self.driver),
@@ -299,6 +301,37 @@ impl Check {
         }
         if config.translation.is_some() {
             self.lacks("translation", "translation of foreign programs");
+        }
+    }
+
+    /// Refuses what gourd's own monitor has not got.
+    fn own_monitor(&mut self, config: &VmConfig) {
+        let most = vmm::machine::MAX_VCPUS;
+        if config.vcpus > most && config.vcpus <= MAX_VCPUS {
+            let problem = format!("the driver kvm has no {} processors", config.vcpus);
+            self.wrong("vcpus", problem, format!("use at most {most}"));
+        }
+        let others = usize::from(config.vsock.is_some())
+            + usize::from(config.entropy)
+            + usize::from(config.balloon.is_some());
+        let most = vmm::machine::MAX_DEVICES - others;
+        if config.disks.len() > most {
+            let problem = format!(
+                "the driver kvm has no room for {} disks",
+                config.disks.len()
+            );
+            self.wrong("disks", problem, format!("use at most {most}"));
+        }
+        if config.consoles.len() > 2 {
+            let problem = "the driver kvm has two serial ports";
+            self.wrong("consoles", problem, "use at most two");
+        }
+        if config.virtualization && !crate::probe::host_nests() {
+            self.wrong(
+                "virtualization",
+                "the host's KVM does not nest",
+                "load kvm_amd or kvm_intel with nested=1, or leave it out",
+            );
         }
     }
 

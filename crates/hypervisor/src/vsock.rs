@@ -12,8 +12,8 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
-use vmm::control::{Control, ControlError, Msg, VERSION};
+use tokio::sync::{Notify, mpsc, oneshot};
+use vmm::control::{Control, ControlError, HowEnded, Msg, VERSION};
 
 use crate::driver::{Error, Listener};
 
@@ -26,10 +26,15 @@ const BACKLOG: usize = 64;
 pub(crate) struct Vsock {
     requests: mpsc::UnboundedSender<(Msg, Option<OwnedFd>)>,
     shared: Arc<Mutex<Shared>>,
+    ending: Arc<Notify>,
 }
 
 #[derive(Default)]
 struct Shared {
+    /// What was asked and is not done.
+    asked: HashMap<u32, oneshot::Sender<()>>,
+    /// How the guest ended its machine, if `gourd-vmm` runs one.
+    ended: Option<HowEnded>,
     listeners: HashMap<u32, mpsc::Sender<(UnixStream, u32)>>,
     dials: HashMap<u32, oneshot::Sender<u32>>,
     next_dial: u32,
@@ -49,14 +54,17 @@ impl Vsock {
         let vsock = Vsock {
             requests,
             shared: shared.clone(),
+            ending: Arc::default(),
         };
+        let ending = vsock.ending.clone();
         let task = async move {
-            let error = converse(&control, receiver, &shared).await;
+            let error = converse(&control, receiver, &shared, &ending).await;
             let mut shared = lock(&shared);
             shared.gone = true;
             // Whoever accepts or dials learns from the closed channel.
             shared.listeners.clear();
             shared.dials.clear();
+            shared.asked.clear();
             error
         };
         Ok((vsock, task))
@@ -118,6 +126,38 @@ impl Vsock {
         }
     }
 
+    /// Asks for something of a machine and waits until it is done. `None`: `gourd-vmm` is gone.
+    pub(crate) async fn ask(&self, msg: impl FnOnce(u32) -> Msg) -> Option<()> {
+        let (sender, answer) = oneshot::channel();
+        let id = {
+            let mut shared = lock(&self.shared);
+            if shared.gone {
+                return None;
+            }
+            let id = shared.next_dial;
+            shared.next_dial = id.wrapping_add(1);
+            shared.asked.insert(id, sender);
+            id
+        };
+        self.request(msg(id), None);
+        answer.await.ok()
+    }
+
+    /// Tells a machine something that has no answer.
+    pub(crate) fn tell(&self, msg: Msg) {
+        self.request(msg, None);
+    }
+
+    /// How the guest ended its machine, if it has.
+    pub(crate) fn ended(&self) -> Option<HowEnded> {
+        lock(&self.shared).ended
+    }
+
+    /// Waits until the guest has ended its machine. For one waiter.
+    pub(crate) async fn ending(&self) {
+        self.ending.notified().await;
+    }
+
     fn request(&self, msg: Msg, fd: Option<OwnedFd>) {
         // The task is gone only when gourd-vmm is: then there is nobody to ask.
         let _ = self.requests.send((msg, fd));
@@ -148,6 +188,7 @@ async fn converse(
     control: &AsyncFd<Control>,
     mut requests: mpsc::UnboundedReceiver<(Msg, Option<OwnedFd>)>,
     shared: &Mutex<Shared>,
+    ending: &Notify,
 ) -> ControlError {
     let mut queue: VecDeque<(Msg, Option<OwnedFd>)> = VecDeque::new();
     loop {
@@ -157,7 +198,7 @@ async fn converse(
                 send(control.get_ref(), &mut queue)
             }
             ready = control.ready(Interest::READABLE) => match ready {
-                Ok(mut ready) => match receive(control.get_ref(), shared) {
+                Ok(mut ready) => match receive(control.get_ref(), shared, ending) {
                     Err(ControlError::WouldBlock) => {
                         ready.clear_ready();
                         Ok(())
@@ -199,7 +240,7 @@ fn send(
 }
 
 /// Receives one message and hands it out.
-fn receive(control: &Control, shared: &Mutex<Shared>) -> Result<(), ControlError> {
+fn receive(control: &Control, shared: &Mutex<Shared>, ending: &Notify) -> Result<(), ControlError> {
     let (msg, fd) = control.recv()?;
     match (msg, fd) {
         (Msg::Dialled { port, guest_port }, Some(fd)) => {
@@ -218,6 +259,16 @@ fn receive(control: &Control, shared: &Mutex<Shared>) -> Result<(), ControlError
             if let Some(dial) = dial {
                 let _ = dial.send(errno);
             }
+        }
+        (Msg::Done { id }, None) => {
+            let asked = lock(shared).asked.remove(&id);
+            if let Some(asked) = asked {
+                let _ = asked.send(());
+            }
+        }
+        (Msg::Ended { how }, None) => {
+            lock(shared).ended.get_or_insert(how);
+            ending.notify_one();
         }
         (
             Msg::Ready {

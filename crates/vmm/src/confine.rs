@@ -30,6 +30,19 @@ pub struct Level {
     pub seccomp: bool,
 }
 
+/// What a thread of `gourd-vmm` is for: how much it may ask of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The vsock device beside QEMU.
+    Service,
+    /// All devices of a machine but the disks.
+    Devices,
+    /// One disk of a machine.
+    Block,
+    /// One virtual processor.
+    Processor,
+}
+
 /// Why a process could not be confined.
 #[derive(Debug, Error)]
 pub enum ConfineError {
@@ -73,9 +86,14 @@ pub fn available() -> Level {
 /// After it: no file can be opened, no socket but a pair made, no memory made executable, no program run. A kernel
 /// without seccomp filters lowers the level; it is for the caller to judge.
 pub fn this_process() -> Result<Level, ConfineError> {
+    this_thread(Role::Service)
+}
+
+/// As [`this_process`], for one thread of several: what others do is theirs to give up.
+pub fn this_thread(role: Role) -> Result<Level, ConfineError> {
     let level = available();
     let ruleset = landlock::deny_all()?;
-    let filters = filters::monitor()?;
+    let filters = filters::monitor(role)?;
     let system = |step| move |source| ConfineError::System { step, source };
     no_new_privs().map_err(system("no_new_privs"))?;
     if let Some(ruleset) = &ruleset {

@@ -13,6 +13,16 @@
 //!     |  <---------------  Connected{id} |   the guest's answer
 //! ```
 //!
+//! A `gourd-vmm machine` speaks the same, and more:
+//!
+//! ```text
+//!     |  a packet of JSON  ----------->  |   first of all: [`crate::machine::Machine`]
+//!     |  PowerButton, Balloon{mib}  -->  |
+//!     |  Pause{id}, Resume{id}  ------>  |
+//!     |  <--------------------  Done{id} |   all processors stand still, or run again
+//!     |  <-----------------  Ended{how}  |   the machine's end; the process ends soon after
+//! ```
+//!
 //! Both sides own their end; the supervisor trusts nothing but the shape: a monitor that the guest has taken over
 //! can send any message, so its parser is pure and tested on random bytes.
 
@@ -24,7 +34,7 @@ mod linux;
 pub use linux::{Control, ControlError};
 
 /// Version of this protocol, sent in [`Msg::Ready`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes of every message.
 pub const WIRE_LEN: usize = 16;
@@ -32,11 +42,17 @@ pub const WIRE_LEN: usize = 16;
 const KIND_LISTEN: u32 = 1;
 const KIND_UNLISTEN: u32 = 2;
 const KIND_CONNECT: u32 = 3;
+const KIND_POWER_BUTTON: u32 = 4;
+const KIND_PAUSE: u32 = 5;
+const KIND_RESUME: u32 = 6;
+const KIND_BALLOON: u32 = 7;
 const KIND_READY: u32 = 0x101;
 const KIND_DIALLED: u32 = 0x102;
 const KIND_CONNECTED: u32 = 0x103;
+const KIND_DONE: u32 = 0x104;
+const KIND_ENDED: u32 = 0x105;
 
-/// One message. The first three go to `gourd-vmm`, the others come from it.
+/// One message. Those before [`Msg::Ready`] go to `gourd-vmm`, the others come from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Msg {
     /// Accept the guest's dials to this host port. Listening twice is the same as once.
@@ -56,6 +72,23 @@ pub enum Msg {
         id: u32,
         /// vsock port in the guest.
         port: u32,
+    },
+    /// Press the power button.
+    PowerButton,
+    /// Stop the processors. Devices stay.
+    Pause {
+        /// Repeated in [`Msg::Done`].
+        id: u32,
+    },
+    /// Let the processors run again.
+    Resume {
+        /// Repeated in [`Msg::Done`].
+        id: u32,
+    },
+    /// Ask the guest to give that much memory back, in all. It follows when it can.
+    Balloon {
+        /// In MiB.
+        mib: u32,
     },
     /// The device is up and the process confined.
     Ready {
@@ -81,6 +114,26 @@ pub enum Msg {
         /// `EMFILE` too many connections, `ECONNABORTED` the descriptor's other end was closed before an answer.
         errno: u32,
     },
+    /// What was asked for has happened.
+    Done {
+        /// As in [`Msg::Pause`] or [`Msg::Resume`].
+        id: u32,
+    },
+    /// The guest ended the machine.
+    Ended {
+        /// How.
+        how: HowEnded,
+    },
+}
+
+/// How a guest ended its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum HowEnded {
+    /// It powered off.
+    PoweredOff = 1,
+    /// It asked for a reset.
+    Reset = 2,
 }
 
 /// Why bytes are not a message.
@@ -116,6 +169,10 @@ impl Msg {
             Msg::Listen { port } => [KIND_LISTEN, port, 0, 0],
             Msg::Unlisten { port } => [KIND_UNLISTEN, port, 0, 0],
             Msg::Connect { id, port } => [KIND_CONNECT, id, port, 0],
+            Msg::PowerButton => [KIND_POWER_BUTTON, 0, 0, 0],
+            Msg::Pause { id } => [KIND_PAUSE, id, 0, 0],
+            Msg::Resume { id } => [KIND_RESUME, id, 0, 0],
+            Msg::Balloon { mib } => [KIND_BALLOON, mib, 0, 0],
             Msg::Ready {
                 version,
                 landlock_abi,
@@ -123,6 +180,8 @@ impl Msg {
             } => [KIND_READY, version, landlock_abi, seccomp as u32],
             Msg::Dialled { port, guest_port } => [KIND_DIALLED, port, guest_port, 0],
             Msg::Connected { id, errno } => [KIND_CONNECTED, id, errno, 0],
+            Msg::Done { id } => [KIND_DONE, id, 0, 0],
+            Msg::Ended { how } => [KIND_ENDED, how as u32, 0, 0],
         };
         let mut bytes = [0; WIRE_LEN];
         for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
@@ -145,6 +204,25 @@ impl Msg {
             KIND_LISTEN => (Msg::Listen { port: a }, 2),
             KIND_UNLISTEN => (Msg::Unlisten { port: a }, 2),
             KIND_CONNECT => (Msg::Connect { id: a, port: b }, 3),
+            KIND_POWER_BUTTON => (Msg::PowerButton, 1),
+            KIND_PAUSE => (Msg::Pause { id: a }, 2),
+            KIND_RESUME => (Msg::Resume { id: a }, 2),
+            KIND_BALLOON => (Msg::Balloon { mib: a }, 2),
+            KIND_DONE => (Msg::Done { id: a }, 2),
+            KIND_ENDED => {
+                let how = match a {
+                    1 => HowEnded::PoweredOff,
+                    2 => HowEnded::Reset,
+                    _ => {
+                        return Err(ParseError::Value {
+                            kind,
+                            word: 1,
+                            value: a,
+                        });
+                    }
+                };
+                (Msg::Ended { how }, 2)
+            }
             KIND_READY if c <= 1 => {
                 let ready = Msg::Ready {
                     version: a,
@@ -201,6 +279,17 @@ mod tests {
             ),
             two.prop_map(|(port, guest_port)| Msg::Dialled { port, guest_port }),
             two.prop_map(|(id, errno)| Msg::Connected { id, errno }),
+            Just(Msg::PowerButton),
+            any::<u32>().prop_map(|id| Msg::Pause { id }),
+            any::<u32>().prop_map(|id| Msg::Resume { id }),
+            any::<u32>().prop_map(|mib| Msg::Balloon { mib }),
+            any::<u32>().prop_map(|id| Msg::Done { id }),
+            Just(Msg::Ended {
+                how: HowEnded::PoweredOff
+            }),
+            Just(Msg::Ended {
+                how: HowEnded::Reset
+            }),
         ]
     }
 

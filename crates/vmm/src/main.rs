@@ -7,6 +7,9 @@
 //! - `--control-fd N`: an `AF_UNIX` seqpacket socket, the supervisor at the other end (`vmm::control`);
 //! - any other inherited descriptor is kept open: that is what a lease is.
 //!
+//! `gourd-vmm machine --control-fd N` is the other mode: a whole machine on KVM (`vmm::monitor`). The first packet on the
+//! control socket describes it and names the inherited descriptors that it is made of.
+//!
 //! It ends with 0 when QEMU or the supervisor is gone, with 1 and a line on standard error when something broke, with
 //! 2 when called wrongly.
 

@@ -244,20 +244,28 @@ fn what_qemu_has_not_got_is_refused_by_name() {
 
 #[test]
 fn drivers_that_this_build_has_not_got() {
+    let errors = validate(&right().config, DriverKind::Vz).unwrap_err();
+    let expect = "driver: this build has no driver vz; use the driver qemu";
+    assert_eq!(errors.to_string(), expect);
+}
+
+#[test]
+fn what_our_own_monitor_has_no_room_for() {
     let right = right();
-    for (driver, expect) in [
-        (
-            DriverKind::Kvm,
-            "driver: this build has no driver kvm; use the driver qemu",
-        ),
-        (
-            DriverKind::Vz,
-            "driver: this build has no driver vz; use the driver qemu",
-        ),
-    ] {
-        let errors = validate(&right.config, driver).unwrap_err();
-        assert_eq!(errors.to_string(), expect);
-    }
+    validate(&right.config, DriverKind::Kvm).unwrap();
+    let mut config = right.config.clone();
+    config.vcpus = 255;
+    let console = Console {
+        device: ConsoleDevice::Serial,
+        output: ConsoleOutput::Stream,
+    };
+    config.consoles = vec![console; 3];
+    let errors = validate(&config, DriverKind::Kvm).unwrap_err();
+    assert_eq!(
+        errors.to_string(),
+        "vcpus: the driver kvm has no 255 processors; use at most 254\n\
+         consoles: the driver kvm has two serial ports; use at most two"
+    );
 }
 
 #[test]

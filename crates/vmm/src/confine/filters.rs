@@ -8,7 +8,7 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch,
 };
 
-use super::ConfineError;
+use super::{ConfineError, Role};
 
 #[cfg(target_arch = "x86_64")]
 const ARCH: TargetArch = TargetArch::x86_64;
@@ -17,8 +17,44 @@ const ARCH: TargetArch = TargetArch::aarch64;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// What `gourd-vmm` needs once it runs. A call that is not here ends the process.
-pub fn monitor() -> Result<Vec<BpfProgram>, ConfineError> {
+/// What a thread of `gourd-vmm` needs once it runs. A call that is not here ends the process.
+pub fn monitor(role: Role) -> Result<Vec<BpfProgram>, ConfineError> {
+    let mut rules = service()?;
+    match role {
+        Role::Service => {}
+        // A console's log starts anew when it is full.
+        Role::Devices => {
+            rules.insert(libc::SYS_ftruncate, Vec::new());
+        }
+        Role::Block => {
+            for call in [
+                libc::SYS_preadv,
+                libc::SYS_pwritev,
+                libc::SYS_pwrite64,
+                libc::SYS_fallocate,
+                libc::SYS_fdatasync,
+            ] {
+                rules.insert(call, Vec::new());
+            }
+        }
+        Role::Processor => {
+            rules.insert(libc::SYS_ftruncate, Vec::new());
+            rules.insert(libc::SYS_rt_sigtimedwait, Vec::new());
+            let run = equals(1, KVM_RUN)
+                .and_then(rule)
+                .map_err(ConfineError::Filter)?;
+            rules.insert(libc::SYS_ioctl, vec![run]);
+        }
+    }
+    let filter = compile(rules, SeccompAction::KillProcess, SeccompAction::Allow)?;
+    Ok(vec![filter])
+}
+
+/// `_IO(KVMIO, 0x80)`, from `linux/kvm.h`.
+const KVM_RUN: u64 = 0xae80;
+
+/// What every thread needs, and all that the vsock service does.
+fn service() -> Result<Rules, ConfineError> {
     let mut rules = Rules::new();
     // Descriptors that exist.
     let io = [
@@ -91,9 +127,7 @@ pub fn monitor() -> Result<Vec<BpfProgram>, ConfineError> {
         .map(|cmd| equals(1, cmd as u64).and_then(rule))
         .collect();
     rules.insert(libc::SYS_fcntl, commands.map_err(ConfineError::Filter)?);
-
-    let filter = compile(rules, SeccompAction::KillProcess, SeccompAction::Allow)?;
-    Ok(vec![filter])
+    Ok(rules)
 }
 
 /// What a spawned QEMU must not do. Everything else it may.

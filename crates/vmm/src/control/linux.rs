@@ -114,6 +114,27 @@ impl Control {
         Ok(())
     }
 
+    /// Sends the description of a machine: the packet before all messages.
+    pub fn send_machine(&self, machine: &[u8]) -> Result<(), ControlError> {
+        let flags = SendFlags::NOSIGNAL;
+        rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, machine, flags))?;
+        Ok(())
+    }
+
+    /// Receives the description of a machine.
+    pub fn recv_machine(&self) -> Result<Vec<u8>, ControlError> {
+        // One byte more, so that a longer one is no JSON any more.
+        let mut bytes = vec![0; crate::machine::MAX_LEN + 1];
+        let flags = RecvFlags::empty();
+        let (count, _) =
+            rustix::io::retry_on_intr(|| rustix::net::recv(&self.fd, &mut bytes[..], flags))?;
+        if count == 0 {
+            return Err(ControlError::Closed);
+        }
+        bytes.truncate(count);
+        Ok(bytes)
+    }
+
     /// Receives one message and its descriptor (close-on-exec). A malformed one is consumed: the next call reads on.
     pub fn recv(&self) -> Result<(Msg, Option<OwnedFd>), ControlError> {
         // One byte more than a message, so that a longer one is noticed.

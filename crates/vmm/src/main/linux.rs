@@ -11,10 +11,12 @@ use rustix::net::SocketType;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vmm::confine;
 use vmm::control::Control;
+#[cfg(target_arch = "x86_64")]
+use vmm::monitor::Monitor;
 use vmm::vhost_user::{GUEST_CID, Service};
 use vmm::vsock::Counters;
 
-const USAGE: &str = "usage: gourd-vmm --vhost-user-fd N --control-fd N [--guest-cid CID]";
+const USAGE: &str = "usage: gourd-vmm --vhost-user-fd N --control-fd N [--guest-cid CID]\n       gourd-vmm machine --control-fd N";
 
 struct Arguments {
     vhost_user: OwnedFd,
@@ -24,6 +26,9 @@ struct Arguments {
 
 /// Runs the service.
 pub fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("machine") {
+        return machine();
+    }
     let arguments = match parse(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -38,6 +43,38 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The second mode: a machine of our own.
+#[cfg(target_arch = "x86_64")]
+fn machine() -> ExitCode {
+    let mut args = std::env::args().skip(2);
+    let control = match (args.next().as_deref(), args.next(), args.next()) {
+        (Some("--control-fd"), Some(value), None) => take_socket(&value, SocketType::SEQPACKET),
+        _ => Err("wrong arguments".to_string()),
+    };
+    let control = match control {
+        Ok(control) => control,
+        Err(error) => {
+            eprintln!("gourd-vmm: {error}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    raise_descriptor_limit();
+    let ended = Monitor::new(Control::new(control)).and_then(Monitor::run);
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gourd-vmm: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn machine() -> ExitCode {
+    eprintln!("gourd-vmm: a machine on KVM needs x86-64 so far");
+    ExitCode::from(2)
 }
 
 fn serve(arguments: Arguments) -> Result<(), Box<dyn Error>> {

@@ -1,0 +1,129 @@
+//! Virtio devices (virtio 1.2) behind a transport, for the monitor.
+//!
+//! A [`Device`] knows what to do with its queues and nothing of how they got here. [`mmio::Slot`] is the transport: the
+//! registers that a driver sees, the queues that it set up, and the interrupt. Processors touch a slot's registers; one
+//! thread serves its queues: the slot's lock keeps them apart, and the interrupt's status needs no lock.
+//!
+//! The guest is not trusted in anything. A device copies what it reads from guest memory, then checks it; what makes no
+//! sense is answered with the device's own error, or counted in [`Counters`] and left.
+
+pub mod balloon;
+pub mod block;
+mod buffers;
+pub mod entropy;
+pub mod mmio;
+pub mod vsock;
+
+use serde::{Deserialize, Serialize};
+use virtio_queue::{Queue, QueueT};
+
+use crate::vsock::Memory;
+
+/// Feature bits of every device.
+pub mod feature {
+    /// Descriptors may stand in tables of their own (virtio 1.2, section 2.7.5.3).
+    pub const RING_INDIRECT_DESC: u64 = 1 << 28;
+    /// Kicks and interrupts are asked for by index (section 2.7.10).
+    pub const RING_EVENT_IDX: u64 = 1 << 29;
+    /// No legacy interface.
+    pub const VERSION_1: u64 = 1 << 32;
+    /// What the transport offers for every device.
+    pub const COMMON: u64 = RING_INDIRECT_DESC | RING_EVENT_IDX | VERSION_1;
+}
+
+/// What a device did in one turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Interrupt the guest: it has used buffers to look at.
+    pub signal: bool,
+    /// There is more to do: call again soon, after a look at others.
+    pub again: bool,
+}
+
+/// What has happened to a device, for logs and tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Chains that were served.
+    pub served: u64,
+    /// Chains that no sane driver makes.
+    pub violations: u64,
+    /// Requests that the host's system refused.
+    pub failures: u64,
+}
+
+/// A virtio device.
+pub trait Device: Send {
+    /// The device's number (virtio 1.2, section 5).
+    fn id(&self) -> u32;
+
+    /// Feature bits beyond [`feature::COMMON`].
+    fn features(&self) -> u64;
+
+    /// The largest size of each queue.
+    fn queue_sizes(&self) -> &'static [u16];
+
+    /// The configuration space.
+    fn config(&self) -> Vec<u8>;
+
+    /// The driver writes to the configuration space.
+    fn set_config(&mut self, _offset: usize, _bytes: &[u8]) {}
+
+    /// The driver starts the device, with these features.
+    fn start(&mut self, _features: u64) {}
+
+    /// The driver is gone, or starts anew.
+    fn reset(&mut self) {}
+
+    /// Takes in what comes from the host's side while no driver runs the device.
+    fn idle(&mut self) {}
+
+    /// Serves what is in the queues. One that is not ready is left alone.
+    fn run(&mut self, mem: &Memory, queues: &mut [Queue]) -> Work;
+}
+
+/// Takes chains from a queue until it is empty or had its turn, asking for kicks again at the end. `serve` says how many
+/// bytes it wrote into the chain.
+fn drain<'m>(
+    mem: &'m Memory,
+    queue: &mut Queue,
+    counters: &mut Counters,
+    mut serve: impl FnMut(virtio_queue::DescriptorChain<&'m Memory>, &mut Counters) -> u32,
+) -> Work {
+    /// Chains before others get a turn.
+    const BUDGET: usize = 256;
+    let mut taken = 0;
+    let mut again = false;
+    if !queue.ready() {
+        return Work::default();
+    }
+    loop {
+        let _ = queue.disable_notification(mem);
+        let before = taken;
+        while taken < BUDGET {
+            let Some(chain) = queue.pop_descriptor_chain(mem) else {
+                break;
+            };
+            taken += 1;
+            counters.served += 1;
+            let head = chain.head_index();
+            let written = serve(chain, counters);
+            // It fails for a head that no queue of that size has.
+            if queue.add_used(mem, head, written).is_err() {
+                counters.violations += 1;
+            }
+        }
+        if taken >= BUDGET {
+            again = true;
+            break;
+        }
+        // A ring whose index is nonsense always has "more" and never a chain.
+        let more = queue.enable_notification(mem).unwrap_or(false);
+        if !more || taken == before {
+            break;
+        }
+    }
+    Work {
+        signal: taken > 0 && queue.needs_notification(mem).unwrap_or(false),
+        again,
+    }
+}
