@@ -119,6 +119,9 @@ async fn verb(app: &App, verb: Verb) -> Result<u8, Failure> {
         Verb::Container(container::Group::Inspect(args)) => {
             verbs::inspect::containers(app, &args).await
         }
+        Verb::Container(container::Group::Prune(args)) => {
+            verbs::container_prune::prune(app, &args).await
+        }
         Verb::Inspect(args) => verbs::inspect::any(app, &args).await,
         Verb::Pull(args) | Verb::Image(image::Group::Pull(args)) => {
             verbs::pull::pull(app, &args).await
@@ -146,7 +149,13 @@ async fn verb(app: &App, verb: Verb) -> Result<u8, Failure> {
         Verb::Image(image::Group::Inspect(args)) => verbs::inspect::images(app, &args),
         Verb::System(system::Group::Info(args)) => verbs::info::info(app, &args).await,
         Verb::System(system::Group::Df(args)) => verbs::df::df(app, &args).await,
+        Verb::System(system::Group::Prune(args)) => {
+            verbs::system_prune::prune(app, &args).await
+        }
         Verb::System(system::Group::Doctor(args)) => verbs::doctor::doctor(app, &args).await,
+        Verb::System(system::Group::Enable(_)) => verbs::unit::enable(app),
+        Verb::System(system::Group::Disable(_)) => verbs::unit::disable(app),
+        Verb::System(system::Group::Boot(_)) => verbs::boot::boot(app).await,
         Verb::System(system::Group::Kernel(verb)) => verbs::kernel::kernel(app, &verb),
         Verb::Events(args) | Verb::System(system::Group::Events(args)) => {
             verbs::events::events(app, &args).await
@@ -169,6 +178,9 @@ async fn containers(app: &App, verb: container::Verb) -> Result<u8, Failure> {
         container::Verb::Exec(args) => verbs::exec::exec(app, args).await,
         container::Verb::Logs(args) => verbs::logs::logs(app, &args).await,
         container::Verb::Wait(args) => verbs::wait::wait(app, &args).await,
+        container::Verb::Restart(args) => verbs::restart::restart(app, &args).await,
+        container::Verb::Rename(args) => verbs::rename::rename(app, &args),
+        container::Verb::Update(args) => verbs::update::update(app, &args).await,
         container::Verb::Attach(args) => verbs::attach::attach(app, &args).await,
         container::Verb::Pause(args) => verbs::pause::pause(app, &args).await,
         container::Verb::Unpause(args) => verbs::pause::unpause(app, &args).await,

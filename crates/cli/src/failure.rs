@@ -81,6 +81,29 @@ pub enum Failure {
         #[source]
         source: io::Error,
     },
+    /// A filter names a container that is not there.
+    #[error("no such container: {name}")]
+    NoSuchContainer {
+        /// As asked for.
+        name: String,
+    },
+    /// `update` without a flag.
+    #[error("nothing to update: no flag says what is to change")]
+    NothingToUpdate,
+    /// systemd's unit cannot be written.
+    #[error("cannot {what} {}", path.display())]
+    Unit {
+        /// Which operation.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Where systemd's user units are is not known.
+    #[error("no place for a systemd user unit: neither XDG_CONFIG_HOME nor HOME is set")]
+    NoUnitPlace,
     /// A kernel that does not say its release.
     #[error("{} does not say which release of Linux it is", path.display())]
     NoRelease {

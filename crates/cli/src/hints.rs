@@ -1,6 +1,6 @@
 //! What to do about a failure, and what to exit with. Kinds of failures are the engine's; remedies are ours alone.
 
-use engine::{Error, ErrorKind, StartFailure};
+use engine::{CopyError, CopyRefusal, Error, ErrorKind, StartFailure};
 
 use crate::failure::{FAILED, Failure, NOT_EXECUTABLE, NOT_FOUND};
 
@@ -47,6 +47,11 @@ pub fn engine(error: &Error) -> Option<String> {
         Error::Running { name } => {
             format!("`gourd stop {name}` ends it; `gourd rm -f {name}` kills and removes it")
         }
+        Error::RemovedAtEnd { name } => {
+            format!(
+                "it was run with --rm; `gourd stop {name}` ends and removes it, `gourd run` makes another one"
+            )
+        }
         Error::NotRunning { name } => format!("`gourd start {name}` starts it"),
         Error::Version { name, .. } => {
             format!(
@@ -69,6 +74,9 @@ pub fn engine(error: &Error) -> Option<String> {
         Error::ImagesInUse { .. } => {
             "wait until that has ended (a pull or a load, as a rule), then try again".to_owned()
         }
+        Error::Copy(error) => return copy(error).map(str::to_owned),
+        // What the guest says is about what is in it.
+        Error::Guest { .. } => return None,
         Error::Stuck { name } => {
             format!(
                 "its supervisor hangs: `gourd inspect {name}` has its pid; end that, then try again"
@@ -106,6 +114,33 @@ fn start(failure: StartFailure, step: &str) -> &'static str {
              `gourd inspect CONTAINER` names its logs"
         }
     }
+}
+
+fn copy(error: &CopyError) -> Option<&'static str> {
+    Some(match error {
+        CopyError::NotFound { .. } => "paths of a container begin at its root; check the spelling",
+        CopyError::Rules(CopyRefusal::CannotCopyDirectory) => {
+            "a file is there: remove it, or choose another destination"
+        }
+        CopyError::Rules(CopyRefusal::NoSuchDirectory) => {
+            "make the directory first, or leave out the `/` at the end"
+        }
+        CopyError::NoParent(_) => "make the directory first",
+        CopyError::NotADirectory(_) => "leave out what follows the name",
+        CopyError::Irregular(_) => "`gourd cp CONTAINER:PATH -` writes a tar archive to stdout",
+        CopyError::DirectoryOverOther { .. } | CopyError::OtherOverDirectory { .. } => {
+            "remove what is there, or choose another destination"
+        }
+        CopyError::Escape { .. } => {
+            "a program in the container may mean harm: look before you copy"
+        }
+        CopyError::Host { source, .. } => match source.kind() {
+            std::io::ErrorKind::StorageFull => "free some space here",
+            std::io::ErrorKind::PermissionDenied => "check who owns it and who may write there",
+            _ => "check the path and its disk",
+        },
+        _ => return None,
+    })
 }
 
 /// The form of a reference.
@@ -223,6 +258,10 @@ pub fn command(failure: &Failure) -> Option<String> {
             Failure::NoSuchObject { .. } => {
                 "`gourd ps -a` lists the containers, `gourd images` the images"
             }
+            Failure::NoSuchContainer { .. } => "`gourd ps -a` lists the containers",
+            Failure::NothingToUpdate => "give one of --memory, --cpus, --pids-limit, --restart",
+            Failure::Unit { .. } => "check the path, and that you may write there",
+            Failure::NoUnitPlace => "set HOME",
             Failure::Lines { .. } => {
                 "a line is KEY=VALUE, or a comment that begins with #; quotes belong to the value"
             }

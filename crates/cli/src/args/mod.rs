@@ -102,6 +102,9 @@ pub struct Inspect {
     /// Look only among these
     #[arg(long = "type", value_name = "TYPE", value_enum)]
     pub kind: Option<ObjectKind>,
+    /// How much a container takes on the disk, as SizeRw and SizeRootFs
+    #[arg(short, long)]
+    pub size: bool,
     /// Names or ids
     #[arg(required = true, value_name = "NAME")]
     pub names: Vec<String>,

@@ -11,10 +11,18 @@ pub enum Group {
     Info(Info),
     /// Show what occupies the disk
     Df(Df),
+    /// Remove everything that nobody uses
+    Prune(Prune),
     /// Check what gourd needs, each with its remedy
     Doctor(Doctor),
     /// Show what happens to containers and images, as it happens
     Events(super::events::Events),
+    /// Start containers whose restart policy asks for it whenever you log in, or the host boots: installs a systemd user unit
+    Enable(Unit),
+    /// Don't any more: removes the unit
+    Disable(Unit),
+    /// Start now the containers that are to run whenever the host does: policies always, and unless-stopped
+    Boot(Boot),
     /// Manage kernels
     #[command(subcommand)]
     Kernel(Kernel),
@@ -39,6 +47,20 @@ pub struct Df {
     pub format: Option<String>,
 }
 
+/// `gourd system prune`.
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// All images that no container uses, not only those without a name
+    #[arg(short, long)]
+    pub all: bool,
+    /// Ask nothing
+    #[arg(short, long)]
+    pub force: bool,
+    /// Only those: until=MOMENT, label=KEY[=VALUE], label!=KEY[=VALUE]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = super::image::prune_filter)]
+    pub filter: Vec<(String, String)>,
+}
+
 /// `gourd system doctor`.
 #[derive(Debug, Args)]
 pub struct Doctor {
@@ -46,6 +68,14 @@ pub struct Doctor {
     #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
     pub format: Option<String>,
 }
+
+/// `gourd system enable`, `gourd system disable`.
+#[derive(Debug, Args)]
+pub struct Unit {}
+
+/// `gourd system boot`.
+#[derive(Debug, Args)]
+pub struct Boot {}
 
 /// `gourd system kernel …`.
 #[derive(Debug, Subcommand)]

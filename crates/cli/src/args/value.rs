@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::moment::moment;
+
 /// Bytes: a number with an optional b, k, m, g or t, binary multiples as Docker's `-m` (`k`, `kb` and `kib` are 1024).
 pub fn size(text: &str) -> Result<u64, String> {
     let wrong = || {
@@ -87,26 +89,68 @@ pub fn label(text: &str) -> Result<(String, String), String> {
 }
 
 /// What `ps --filter` knows.
-const FILTERS: [&str; 5] = ["status", "name", "id", "label", "exited"];
+const FILTERS: [&str; 9] = [
+    "ancestor", "before", "exited", "health", "id", "label", "name", "since", "status",
+];
+const STATUSES: [&str; 6] = [
+    "created",
+    "running",
+    "paused",
+    "restarting",
+    "exited",
+    "dead",
+];
+const HEALTHS: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
 
 /// `KEY=VALUE` with one of the keys that `ps` filters by.
 pub fn filter(text: &str) -> Result<(String, String), String> {
-    let known = FILTERS.join(", ");
-    let (key, value) = text
-        .split_once('=')
-        .ok_or_else(|| format!("{text:?} is no filter: write KEY=VALUE with one of {known}"))?;
-    if !FILTERS.contains(&key) {
-        return Err(format!("there is no filter {key:?}; there are {known}"));
-    }
-    if key == "exited" && value.parse::<u32>().is_err() {
-        return Err(format!("{value:?} is no exit code"));
-    }
-    if key == "status" && !["created", "running", "exited"].contains(&value) {
-        return Err(format!(
-            "there is no status {value:?}; there are created, running, exited"
-        ));
+    let (key, value) = key_value(text, &FILTERS)?;
+    let among = |what: &str, known: &[&str]| match known.contains(&value) {
+        true => Ok(()),
+        false => Err(format!(
+            "there is no {what} {value:?}; there are {}",
+            known.join(", ")
+        )),
+    };
+    match key {
+        "exited" if value.parse::<u32>().is_err() => Err(format!("{value:?} is no exit code")),
+        "status" => among("status", &STATUSES),
+        "health" => among("health", &HEALTHS),
+        "name" => match regex_lite::Regex::new(value) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("{value:?} is no regular expression: {error}")),
+        },
+        _ => Ok(()),
+    }?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// `KEY=VALUE` with one of the keys that `container prune` filters by.
+pub fn prune_filter(text: &str) -> Result<(String, String), String> {
+    let (key, value) = key_value(text, &["until", "label", "label!"])?;
+    if key == "until" {
+        moment(value)?;
     }
     Ok((key.to_owned(), value.to_owned()))
+}
+
+fn key_value<'a>(text: &'a str, known: &[&str]) -> Result<(&'a str, &'a str), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| {
+        format!(
+            "{text:?} is no filter: write KEY=VALUE with one of {}",
+            known.join(", ")
+        )
+    })?;
+    if !known.contains(&key) {
+        return Err(format!(
+            "there is no filter {key:?}; there are {}",
+            known.join(", ")
+        ));
+    }
+    if value.is_empty() {
+        return Err(format!("the filter {key} is empty"));
+    }
+    Ok((key, value))
 }
 
 /// How many of a log's last lines.
@@ -190,7 +234,22 @@ mod tests {
         assert!(filter("status=running").is_ok());
         assert!(filter("label=a=b").is_ok());
         assert!(filter("exited=7").is_ok());
-        for text in ["status", "status=dying", "colour=red", "exited=x", ""] {
+        assert!(filter("name=^web-[0-9]+$").is_ok());
+        assert!(filter("health=none").is_ok());
+        assert!(prune_filter("label!=a").is_ok());
+        assert!(prune_filter("until=24h").is_ok());
+        assert!(prune_filter("status=exited").is_err());
+        assert!(prune_filter("until=soon").is_err());
+        for text in [
+            "status",
+            "status=dying",
+            "colour=red",
+            "exited=x",
+            "name=[",
+            "health=fine",
+            "id=",
+            "",
+        ] {
             assert!(filter(text).is_err(), "{text:?}");
         }
     }

@@ -4,7 +4,7 @@ use engine::{Engine, ErrorKind};
 use serde_json::Value;
 
 use crate::app::App;
-use crate::args::{Inspect, ObjectKind, container, image};
+use crate::args::{Inspect, ObjectKind, container as container_args, image};
 use crate::failure::{Failure, Tally};
 use crate::render::{out, template::Template};
 
@@ -15,9 +15,9 @@ pub async fn any(app: &App, args: &Inspect) -> Result<u8, Failure> {
     let mut tally = Tally::default();
     for name in &args.names {
         let value = match args.kind {
-            Some(ObjectKind::Container) => engine.inspect(name).await.map_err(Failure::from),
+            Some(ObjectKind::Container) => container(&engine, name, args.size).await,
             Some(ObjectKind::Image) => engine.image_inspect(name).map_err(Failure::from),
-            None => either(&engine, name).await,
+            None => either(&engine, name, args.size).await,
         };
         value
             .map(|value| found.push(value))
@@ -27,31 +27,41 @@ pub async fn any(app: &App, args: &Inspect) -> Result<u8, Failure> {
     tally.end()
 }
 
-async fn either(engine: &Engine, name: &str) -> Result<Value, Failure> {
+/// With `size`, also what it takes on the disk.
+async fn container(engine: &Engine, name: &str, size: bool) -> Result<Value, Failure> {
+    let mut found = engine.inspect(name).await?;
+    if size {
+        let size = engine.container_size(name)?;
+        found["SizeRw"] = size.writable.into();
+        found["SizeRootFs"] = size.whole.into();
+    }
+    Ok(found)
+}
+
+async fn either(engine: &Engine, name: &str, size: bool) -> Result<Value, Failure> {
     let absent =
         |error: &engine::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Invalid);
-    match engine.inspect(name).await {
-        Err(error) if absent(&error) => match engine.image_inspect(name) {
+    match container(engine, name, size).await {
+        Err(Failure::Engine(error)) if absent(&error) => match engine.image_inspect(name) {
             Err(error) if absent(&error) => Err(Failure::NoSuchObject {
                 name: name.to_owned(),
             }),
             other => Ok(other?),
         },
-        other => Ok(other?),
+        other => other,
     }
 }
 
 /// Containers only.
-pub async fn containers(app: &App, args: &container::Inspect) -> Result<u8, Failure> {
+pub async fn containers(app: &App, args: &container_args::Inspect) -> Result<u8, Failure> {
     let engine = app.engine()?;
     let mut found = Vec::new();
     let mut tally = Tally::default();
     for name in &args.containers {
-        engine
-            .inspect(name)
+        container(&engine, name, args.size)
             .await
             .map(|value| found.push(value))
-            .unwrap_or_else(|error| tally.failed(error));
+            .unwrap_or_else(|failure| tally.failed(failure));
     }
     show(&found, args.format.as_deref())?;
     tally.end()

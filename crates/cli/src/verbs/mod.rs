@@ -1,9 +1,11 @@
 //! One file per verb: ask the engine, show what it says.
 
 pub mod attach;
+pub mod boot;
 pub mod commit;
-pub mod cp;
 pub mod completion;
+pub mod container_prune;
+pub mod cp;
 pub mod create;
 pub mod df;
 pub mod diff;
@@ -26,6 +28,8 @@ pub mod man;
 pub mod pause;
 pub mod ps;
 pub mod pull;
+pub mod rename;
+pub mod restart;
 pub mod rm;
 pub mod rmi;
 pub mod run;
@@ -33,7 +37,10 @@ pub mod save;
 pub mod start;
 pub mod stats;
 pub mod stop;
+pub mod system_prune;
 pub mod tag;
 pub mod top;
+pub mod unit;
+pub mod update;
 pub mod version;
 pub mod wait;

@@ -1,8 +1,11 @@
 //! `gourd ps`.
 
-use engine::{ContainerSummary, Status};
+mod filter;
+
+use engine::{ContainerSize, ContainerSummary, Engine, HealthStatus, Status};
 use serde_json::{Value, json};
 
+use self::filter::Filters;
 use crate::app::App;
 use crate::args::container::List;
 use crate::clock;
@@ -17,7 +20,14 @@ const COLUMNS: Columns = Columns {
         ("ID", "CONTAINER ID"),
         ("RunningFor", "CREATED"),
         ("CreatedAt", "CREATED AT"),
+        ("LocalVolumes", "LOCAL VOLUMES"),
     ],
+};
+
+/// With `-s`.
+const WITH_SIZE: Columns = Columns {
+    default: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}\t{{.Size}}",
+    ..COLUMNS
 };
 
 /// Characters of a command that a table shows, as Docker.
@@ -27,24 +37,35 @@ const REASON: usize = 60;
 
 /// Lists containers: a table, or as asked for.
 pub async fn ps(app: &App, args: &List) -> Result<u8, Failure> {
-    // A filter by status or exit code means those that don't run as well, as with Docker.
-    let all = args.all
-        || args
-            .filter
-            .iter()
-            .any(|(key, _)| key == "status" || key == "exited");
-    let containers = app.engine()?.list(all).await?;
+    let engine = app.engine()?;
+    let last = match args.latest {
+        true => Some(1),
+        // Docker's -1: all of them.
+        false => args.last.and_then(|last| usize::try_from(last).ok()),
+    };
+    // A filter by status or exit code means those that don't run as well, and so do the last ones, as with Docker.
+    let asked = |keys: &[&str]| {
+        let mut given = args.filter.iter();
+        given.any(|(key, _)| keys.contains(&key.as_str()))
+    };
+    let all = args.all || last.is_some() || asked(&["status", "exited"]);
+    // `before` and `since` may name one that does not run.
+    let containers = engine.list(all || asked(&["before", "since"])).await?;
+    let filters = Filters::new(&engine, &args.filter, &containers)?;
     for dead in containers
         .iter()
         .filter(|container| container.status == Status::Dead)
     {
         out::stderr(&unreadable(dead))?;
     }
-    let chosen = containers
+    let chosen: Vec<&ContainerSummary> = containers
         .iter()
-        .filter(|container| matches(container, &args.filter));
+        .filter(|container| all || container.status.is_alive())
+        .filter(|container| filters.let_through(container))
+        .take(last.unwrap_or(usize::MAX))
+        .collect();
     if args.quiet {
-        let id = |container: &ContainerSummary| {
+        let id = |container: &&ContainerSummary| {
             let id = &container.id;
             format!(
                 "{}\n",
@@ -55,15 +76,31 @@ pub async fn ps(app: &App, args: &List) -> Result<u8, Failure> {
                 }
             )
         };
-        out::print(&chosen.map(id).collect::<String>())?;
+        out::print(&chosen.iter().map(id).collect::<String>())?;
         return Ok(0);
     }
     let now_ns = clock::wall_ns();
+    // Looked up only for those who want to see it.
+    let format = args.format.as_deref();
+    let sized = args.size || format.is_some_and(|format| format.contains(".Size"));
     let rows: Vec<Value> = chosen
-        .map(|container| row(container, now_ns, args.no_trunc))
+        .into_iter()
+        .map(|container| {
+            let mut row = row(container, now_ns, args.no_trunc);
+            if let Some(size) = sized.then(|| size(&engine, container)).flatten() {
+                row["Size"] = shown(size).into();
+            }
+            row
+        })
         .collect();
-    out::print(&COLUMNS.render(&rows, args.format.as_deref())?)?;
+    let columns = if args.size { &WITH_SIZE } else { &COLUMNS };
+    out::print(&columns.render(&rows, format)?)?;
     Ok(0)
+}
+
+/// `None` for one that is gone meanwhile, or cannot be read.
+fn size(engine: &Engine, container: &ContainerSummary) -> Option<ContainerSize> {
+    engine.container_size(&container.id).ok()
 }
 
 /// A container whose files cannot be read: its row has no room for what is wrong.
@@ -77,27 +114,6 @@ fn unreadable(container: &ContainerSummary) -> String {
     format!(
         "gourd: container {id}{name}: {reason}\n  hint: `gourd rm -f {id}` removes it with all its files\n"
     )
-}
-
-/// Of filters with one key, one must match; of each key.
-fn matches(container: &ContainerSummary, filters: &[(String, String)]) -> bool {
-    let one = |key: &str, value: &str| match key {
-        "status" => state(container.status) == value,
-        "name" => container.name.contains(value.trim_start_matches('/')),
-        "id" => container.id.starts_with(value),
-        "exited" => container.exit_code.map(|code| code.to_string()).as_deref() == Some(value),
-        "label" => match value.split_once('=') {
-            Some((label, value)) => container.labels.get(label).map(String::as_str) == Some(value),
-            None => container.labels.contains_key(value),
-        },
-        _ => false,
-    };
-    filters.iter().all(|(key, _)| {
-        filters
-            .iter()
-            .filter(|(other, _)| other == key)
-            .any(|(_, value)| one(key, value))
-    })
 }
 
 const fn state(status: Status) -> &'static str {
@@ -139,17 +155,36 @@ pub fn row(container: &ContainerSummary, now_ns: u64, whole: bool) -> Value {
         "Error": container.error.clone().unwrap_or_default(),
         "Names": container.name,
         "Labels": labels.join(","),
+        "Size": "",
+        // There are none yet.
+        "Ports": "",
+        "Mounts": "",
+        "LocalVolumes": "0",
+        "Networks": "",
     })
 }
 
-/// `Up 5 seconds`, `Exited (0) 3 seconds ago`; with the reason when it did not end by itself.
+/// Docker's `1.5kB (virtual 4MB)`: its own, and with what it stands on.
+fn shown(size: ContainerSize) -> String {
+    let (own, whole) = (human::size(size.writable), human::size(size.whole));
+    format!("{own} (virtual {whole})")
+}
+
+/// `Up 5 seconds (healthy)`, `Exited (0) 3 seconds ago`; with the reason when it did not end by itself.
 fn status(container: &ContainerSummary, now_ns: u64, whole: bool) -> String {
     let since = |then: Option<u64>| {
         human::duration(now_ns.saturating_sub(then.unwrap_or(now_ns)) / 1_000_000_000)
     };
     let words = match container.status {
         Status::Created => "Created".to_owned(),
-        Status::Running => format!("Up {}", since(container.started_ns)),
+        Status::Running => {
+            let up = format!("Up {}", since(container.started_ns));
+            match container.health {
+                None => up,
+                Some(HealthStatus::Starting) => format!("{up} (health: starting)"),
+                Some(known) => format!("{up} ({})", filter::health(known)),
+            }
+        }
         Status::Paused => format!("Up {} (Paused)", since(container.started_ns)),
         Status::Restarting => format!(
             "Restarting ({}) {} ago",
@@ -187,7 +222,7 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn container(name: &str, status: Status) -> ContainerSummary {
+    pub(super) fn container(name: &str, status: Status) -> ContainerSummary {
         ContainerSummary {
             id: name.repeat(64).chars().take(64).collect(),
             name: format!("name-{name}"),
@@ -200,6 +235,7 @@ mod tests {
             finished_ns: Some(1060 * SECOND),
             exit_code: (status == Status::Exited).then_some(7),
             error: None,
+            health: None,
             labels: BTreeMap::from([("tier".to_owned(), "web".to_owned())]),
         }
     }
@@ -228,36 +264,24 @@ bbbbbbbbbbbb   busybox:latest   \"sh -c exit 7\"   About a minute ago   Exited (
 cccccccccccc   busybox:latest   \"sh -c exit 7\"   About a minute ago   Exited (255) 3 seconds ago (the supervisor died)   name-c
 ")
         );
+        let mut healthy = container("a", Status::Running);
+        let size = ContainerSize {
+            writable: 1000,
+            whole: 4_300_000,
+        };
+        let mut said = |health| {
+            healthy.health = Some(health);
+            let row = row(&healthy, 1063 * SECOND, false);
+            format!("{} {}", row["Status"], shown(size))
+        };
+        let expect = "\"Up About a minute (healthy)\" 1kB (virtual 4.3MB)";
+        assert_eq!(said(HealthStatus::Healthy), expect);
+        let starting = said(HealthStatus::Starting);
+        assert!(starting.contains("(health: starting)"), "{starting}");
         let format = Some("{{.Names}} {{.State}} {{.Labels}} {{json .Status}}");
         assert_eq!(
             COLUMNS.render(&rows[..1], format).as_deref(),
             Ok("name-a running tier=web \"Up About a minute\"\n")
         );
-    }
-
-    #[test]
-    fn filters() {
-        let running = container("a", Status::Running);
-        let exited = container("b", Status::Exited);
-        let check = |filters: &[(&str, &str)], expect: (bool, bool)| {
-            let filters: Vec<_> = filters
-                .iter()
-                .map(|&(key, value)| (key.to_owned(), value.to_owned()))
-                .collect();
-            assert_eq!(
-                (matches(&running, &filters), matches(&exited, &filters)),
-                expect,
-                "{filters:?}"
-            );
-        };
-        check(&[], (true, true));
-        check(&[("status", "running")], (true, false));
-        check(&[("status", "running"), ("status", "exited")], (true, true));
-        check(&[("name", "name-b")], (false, true));
-        check(&[("name", "name"), ("status", "exited")], (false, true));
-        check(&[("id", "aaa")], (true, false));
-        check(&[("exited", "7")], (false, true));
-        check(&[("label", "tier")], (true, true));
-        check(&[("label", "tier=db")], (false, false));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use engine::{AttachOptions, Attachment, Engine, ErrorKind, Running, StartMode};
+use engine::{Attach, AttachOptions, Attachment, Engine, ErrorKind, Running, StartMode};
 
 use crate::app::App;
 use crate::args::container::Run;
@@ -53,6 +53,7 @@ pub async fn run(app: &App, args: Run) -> Result<u8, Failure> {
     // From here on: a signal between the making and the session must not leave a container behind.
     let mut signals = Signals::catch()?;
     let remove = args.process.rm;
+    let attach = args.process.attached();
     let container = tokio::select! {
         biased;
         made = super::create::make(&engine, args.process) => made?,
@@ -73,11 +74,15 @@ pub async fn run(app: &App, args: Run) -> Result<u8, Failure> {
         return Ok(0);
     }
     plan.container = container.name;
-    let running = start(&engine, &container.id, &plan).await;
+    let running = start(&engine, &container.id, &plan, attach).await;
     if running.is_err() {
         clear(&engine, &container.id, remove).await;
     }
     let running = running?;
+    if !attach.stdout && !attach.stderr {
+        // As Docker: otherwise there would be nothing to go by.
+        out::line(&container.id)?;
+    }
     let spawned_ns = clock::monotonic_ns();
     let ending = session::join_heeding(attachment(running, &plan)?, &plan, signals).await?;
     if let Some(timings) = timings {
@@ -107,15 +112,20 @@ async fn clear(engine: &Engine, id: &str, remove: bool) {
 
 /// Starts a container and joins its first process.
 pub async fn foreground(engine: &Engine, id: &str, plan: &Plan) -> Result<Ending, Failure> {
-    let running = start(engine, id, plan).await?;
-    session::join(attachment(running, plan)?, plan).await
-}
-
-async fn start(engine: &Engine, id: &str, plan: &Plan) -> Result<Running, Failure> {
-    let options = AttachOptions {
+    let both = Attach {
         stdin: plan.stdin,
         stdout: true,
         stderr: true,
+    };
+    let running = start(engine, id, plan, both).await?;
+    session::join(attachment(running, plan)?, plan).await
+}
+
+async fn start(engine: &Engine, id: &str, plan: &Plan, attach: Attach) -> Result<Running, Failure> {
+    let options = AttachOptions {
+        stdin: plan.stdin,
+        stdout: attach.stdout,
+        stderr: attach.stderr,
         size: plan.size(),
     };
     Ok(engine.start(id, StartMode::Foreground(options)).await?)

@@ -15,7 +15,7 @@ use clap::Subcommand;
 pub use commit::Commit;
 pub use files::{Copy, Diff, Export};
 pub use flags::{Health, Rootfs};
-pub use life::{Kill, Remove, Start, Stop, Wait};
+pub use life::{Kill, Prune, Remove, Rename, Restart, Start, Stop, Update, Wait};
 pub use list::{Inspect, List};
 pub use observe::{Pause, Stats, Top};
 pub use run::{Create, Process, Pull, Run};
@@ -32,6 +32,8 @@ pub enum Verb {
     Start(Start),
     /// Ask containers to end; kill them when they don't
     Stop(Stop),
+    /// Stop containers that run, and start them
+    Restart(Restart),
     /// Send a signal to containers' first processes
     Kill(Kill),
     /// Remove containers
@@ -43,8 +45,12 @@ pub enum Verb {
     Exec(Exec),
     /// Show what a container's first process wrote
     Logs(Logs),
-    /// Wait until containers end and print their exit codes
+    /// Wait until containers end and print their exit codes; 0 at once for one that was never started
     Wait(Wait),
+    /// Give a container another name
+    Rename(Rename),
+    /// Give containers other limits, or another restart policy
+    Update(Update),
     /// Join a running container's first process: its output, its input, its signals
     Attach(Attach),
     /// Hold all programs of containers still
@@ -56,7 +62,9 @@ pub enum Verb {
     /// Show the programs of a container
     Top(Top),
     /// Copy files and folders between a container and this host
-    #[command(override_usage = "gourd cp [OPTIONS] CONTAINER:PATH PATH|-\n       gourd cp [OPTIONS] PATH|- CONTAINER:PATH")]
+    #[command(
+        override_usage = "gourd cp [OPTIONS] CONTAINER:PATH PATH|-\n       gourd cp [OPTIONS] PATH|- CONTAINER:PATH"
+    )]
     Cp(Copy),
     /// Write all files of a container into a tar archive
     Export(Export),
@@ -74,4 +82,6 @@ pub enum Group {
     Verb(Verb),
     /// Show all that is known about containers, as JSON
     Inspect(Inspect),
+    /// Remove all containers that don't run
+    Prune(Prune),
 }

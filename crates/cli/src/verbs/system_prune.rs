@@ -1,0 +1,66 @@
+//! `gourd system prune`.
+
+use crate::app::App;
+use crate::args::{image, system::Prune};
+use crate::confirm::confirm;
+use crate::failure::Failure;
+use crate::render::{human, out};
+
+use super::{container_prune, image_prune};
+
+/// Removes everything that nobody uses, after asking.
+pub async fn prune(app: &App, args: &Prune) -> Result<u8, Failure> {
+    if !args.force && !confirm(&warning(args.all, &args.filter))? {
+        return Ok(0);
+    }
+    let mut filter = image::chosen(&args.filter);
+    filter.dangling = None;
+    let pruned = app.engine()?.prune(args.all, &filter).await?;
+    out::print(&container_prune::text(&pruned.containers))?;
+    out::print(&image_prune::text(&pruned.images))?;
+    out::line(&format!(
+        "Total reclaimed space: {}",
+        human::size(pruned.bytes())
+    ))?;
+    Ok(0)
+}
+
+/// Docker's words, for what there is of it here.
+fn warning(all: bool, filters: &[(String, String)]) -> String {
+    let images = match all {
+        true => "all images without at least one container associated to them",
+        false => "all dangling images",
+    };
+    let mut text = format!(
+        "WARNING! This will remove:\n  - all stopped containers\n  - {images}\n  - what pulls that broke off have left\n"
+    );
+    if !filters.is_empty() {
+        let words: Vec<String> = filters
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        text.push_str(&format!(
+            "\n  Items to be pruned will be filtered with:\n  - {}\n",
+            words.join("\n  - ")
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Oracle: `docker system prune` of Docker 28.
+    #[test]
+    fn warnings() {
+        let filters = [("label".to_owned(), "a=b".to_owned())];
+        assert_eq!(
+            warning(true, &filters),
+            "WARNING! This will remove:\n  - all stopped containers\n  \
+             - all images without at least one container associated to them\n  \
+             - what pulls that broke off have left\n\n  Items to be pruned will be filtered with:\n  - label=a=b\n"
+        );
+        assert!(warning(false, &[]).contains("\n  - all dangling images\n"));
+    }
+}

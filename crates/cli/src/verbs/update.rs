@@ -1,0 +1,30 @@
+//! `gourd update`.
+
+use engine::UpdateRequest;
+
+use crate::app::App;
+use crate::args::container::Update;
+use crate::failure::{Failure, Tally};
+use crate::render::out;
+
+/// Gives each other limits and prints the names of those that have them.
+pub async fn update(app: &App, args: &Update) -> Result<u8, Failure> {
+    let request = UpdateRequest {
+        memory: args.memory,
+        nano_cpus: args.nano_cpus,
+        pids_limit: args.pids_limit,
+        restart: args.restart,
+    };
+    if request == UpdateRequest::default() {
+        return Err(Failure::NothingToUpdate);
+    }
+    let engine = app.engine()?;
+    let mut tally = Tally::default();
+    for name in &args.containers {
+        match engine.update(name, request).await {
+            Ok(()) => out::line(name)?,
+            Err(error) => tally.failed(error),
+        }
+    }
+    tally.end()
+}
