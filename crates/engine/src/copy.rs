@@ -226,14 +226,25 @@ impl Files {
         };
         let mut writing = self.write(directory, unpack);
         let mut bytes = 0;
+        // The guest looks at the directory before anything else.
+        let refused = |error| match error {
+            crate::Error::Guest {
+                not_found: true, ..
+            } => Error::NotFound {
+                path: directory.to_owned(),
+                container: self.container().to_owned(),
+            }
+            .into(),
+            other => other,
+        };
         while let Some(piece) = receiver.recv().await {
             bytes += Bytes::len(&piece) as u64;
             progress(bytes);
-            writing.send(piece).await?;
+            writing.send(piece).await.map_err(refused)?;
         }
         // Dropping what is written when this failed tells the guest that it was broken off.
         packing.await.map_err(|_| crate::Error::Interrupted)??;
-        writing.finish().await?;
+        writing.finish().await.map_err(refused)?;
         Ok(Copied { bytes, skipped: 0 })
     }
 

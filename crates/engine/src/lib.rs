@@ -7,6 +7,12 @@
 //!
 //! Async functions need a tokio runtime with I/O enabled; a current-thread one is enough. Work on files happens on
 //! tokio's blocking threads where it can take long.
+//!
+//! `gourd run --rm`, in a program of its own (`examples/` has more: exec, copying files, events):
+//!
+//! ```no_run
+#![doc = include_str!("../examples/run.rs")]
+//! ```
 
 mod container;
 mod copy;
@@ -45,7 +51,7 @@ pub use store::events::{Event as SystemEvent, Kind as EventKind};
 pub use store::logs::{Record as LogRecord, Stream};
 pub use system::{
     Check, ContainerName, ContainerUsage, Counts, DiskUsage, ImageUsage, Info, KernelInfo,
-    KernelUsage, Outcome, Remains,
+    KernelUsage, Outcome, PrunedAll, Remains,
 };
 
 use std::path::PathBuf;

@@ -2,12 +2,14 @@
 
 use crate::harness::{Home, eventually, programs, tool};
 
-struct Tmux {
+/// A terminal, and a shell in it.
+pub struct Tmux {
     socket: String,
 }
 
 impl Tmux {
-    fn start(home: &Home) -> Self {
+    /// With a prompt of its own.
+    pub fn start(home: &Home) -> Self {
         let socket = home.path("tmux").display().to_string();
         let tmux = Tmux { socket };
         let root = format!("GOURD_ROOT={}", home.root().display());
@@ -30,30 +32,35 @@ impl Tmux {
         tmux
     }
 
-    fn tell(&self, args: &[&str]) -> String {
+    /// A command of tmux.
+    pub fn tell(&self, args: &[&str]) -> String {
         let mut line: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&"-S", &self.socket];
         line.extend(args.iter().map(|arg| arg as &dyn AsRef<std::ffi::OsStr>));
         tool("tmux", &line).ok().text()
     }
 
-    fn type_line(&self, line: &str) {
+    /// Types a line.
+    pub fn type_line(&self, line: &str) {
         self.tell(&["send-keys", "-t", "t", "-l", line]);
         self.tell(&["send-keys", "-t", "t", "Enter"]);
     }
 
-    fn screen(&self) -> String {
+    /// What is to be seen.
+    pub fn screen(&self) -> String {
         self.tell(&["capture-pane", "-p", "-t", "t"])
     }
 
     #[track_caller]
-    fn shows(&self, text: &str) {
+    /// Waits until it is to be seen.
+    pub fn shows(&self, text: &str) {
         eventually(
             &format!("{text:?} on the screen:\n{}", self.screen()),
             || self.screen().contains(text),
         );
     }
 
-    fn gourd(&self, line: &str) {
+    /// Types a line that begins with gourd.
+    pub fn gourd(&self, line: &str) {
         self.type_line(&format!("{}/gourd {line}", programs().display()));
     }
 }
