@@ -2,6 +2,7 @@
 
 mod doctor;
 mod names;
+mod prune;
 mod usage;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use store::kernels::{self, Kernel};
 use store::locate;
 
 pub use names::ContainerName;
+pub use prune::PrunedAll;
 pub use usage::{ContainerUsage, DiskUsage, ImageUsage, KernelUsage, Remains};
 
 use crate::{Engine, Error, Status, blocking};

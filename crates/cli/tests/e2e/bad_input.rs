@@ -156,6 +156,7 @@ fn a_state_file_that_is_corrupt_or_newer() {
         .ok()
         .text();
     let state = home.container(&id).join("state.json");
+    let good = fs::read(&state).expect("read");
     fs::write(&state, "{\"schema\": 1, \"sta").expect("written");
     refused(home.gourd(&["start", "it"]), &["state.json"]);
     fs::write(&state, "{\"schema\": 99, \"status\": \"created\"}").expect("written");

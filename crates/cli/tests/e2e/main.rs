@@ -3,12 +3,28 @@
 //! `./dev test` runs them. Each test has a `GOURD_ROOT` of its own, made from a template that the first one builds, and
 //! checks at its end that nothing of it lives on. Design section 7's table is in `life.rs`, a test for each row.
 
+mod archives;
+mod attach;
 mod bad_input;
 mod boots;
+mod commit;
+mod completion;
+mod copy;
 mod deaths;
+mod faults;
+mod full_disk;
 mod harness;
+mod health;
 mod images;
 mod life;
+mod login;
+mod logs;
+mod processes;
+mod races;
+mod restart;
+mod rights;
 mod run;
+mod screen;
+mod stats;
 mod streams;
 mod terminal;
