@@ -13,6 +13,13 @@ use tokio::task::JoinSet;
 
 use crate::service::Service;
 use crate::supervision::Supervision;
+use crate::sys;
+
+/// Bytes that a client may send on one stream before they are taken, and on all.
+const WINDOWS: (u32, u32) = (256 * 1024, 512 * 1024);
+
+/// Bytes that may wait for one stream of a client.
+const SEND_BUFFER: usize = 128 * 1024;
 
 /// Serves until `over` is true; then takes no further client, and returns when every client has its last answer. A
 /// supervisor that is there for its clients only lets nobody in once the last one has left.
@@ -40,7 +47,7 @@ pub async fn serve(
                 supervision.closed.send_replace(true);
             }
             // Ended clients are forgotten as they end.
-            Some(_) = clients.join_next() => {}
+            Some(_) = clients.join_next() => sys::give_memory_back(),
         }
     }
     drop(listener);
@@ -56,8 +63,11 @@ async fn accept(listener: Option<&UnixListener>) -> std::io::Result<UnixStream> 
 
 async fn client(stream: UnixStream, service: Service, mut over: watch::Receiver<bool>) {
     let service = TowerToHyperService::new(SupervisorServer::new(service));
-    let connection =
-        http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
+        .max_send_buf_size(SEND_BUFFER)
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     // A client that goes away in the middle is its own affair: errors are not told.
     tokio::select! {

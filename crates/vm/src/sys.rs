@@ -1,4 +1,4 @@
-//! Descriptors that the engine handed over by number.
+//! Descriptors that the engine handed over by number; memory that is given back.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -22,4 +22,13 @@ pub fn inherit(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: it is open (above), and nobody else in this process knows of it: numbers are taken once, from the
     // command line, before anything else is opened by them.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Gives what is free of the heap back to the host. For the end of something large: a supervisor lives long and is small.
+pub fn give_memory_back() {
+    // SAFETY: it takes a number and may be called at any time.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }

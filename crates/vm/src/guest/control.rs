@@ -11,7 +11,7 @@ use super::{Guest, call_failed, refuse};
 use crate::failure;
 
 /// A list of processes may be longer than other messages; the agent cuts it.
-const TOP_LIMIT: usize = 1024 * 1024;
+const TOP_LIMIT: usize = 4 * 1024 * 1024;
 
 impl Guest {
     /// Freezes every process, or lets them go on; it is so when this returns.
