@@ -24,7 +24,7 @@ fn rotated_files_are_read_as_one() {
     let limits = ["--log-opt", "max-size=20k", "--log-opt", "max-file=3"];
     let mut line = vec!["run", "-d", "--name", "box"];
     line.extend(limits);
-    line.extend(["busybox", "sh", "-c", COUNT, "5000"]);
+    line.extend(["busybox", "sh", "-c", COUNT, "20000"]);
     let id = home.gourd(&line).ok().text();
     home.gourd(&["wait", "box"]).ok();
     let logs: Vec<_> = names(&home.container(&id).join("logs"))
@@ -34,10 +34,10 @@ fn rotated_files_are_read_as_one() {
     assert_eq!(logs, ["output.log", "output.log.1", "output.log.2"]);
     let all = numbers(&home.gourd(&["logs", "box"]).ok().text());
     let first = all[0];
-    assert_eq!(all, (first..5000).collect::<Vec<_>>());
+    assert_eq!(all, (first..20000).collect::<Vec<_>>());
     assert!(first > 0);
     let tail = numbers(&home.gourd(&["logs", "-n", "700", "box"]).ok().text());
-    assert_eq!(tail, (4300..5000).collect::<Vec<_>>());
+    assert_eq!(tail, (19300..20000).collect::<Vec<_>>());
     let none = home.gourd(&["logs", "--until", "1h", "box"]).ok();
     assert_eq!(none.text(), "");
     let all_of_it = home.gourd(&["logs", "--since", "1h", "box"]).ok();
@@ -48,7 +48,7 @@ fn rotated_files_are_read_as_one() {
     let moment = middle.split(' ').next().unwrap();
     let since = numbers(&home.gourd(&["logs", "--since", moment, "box"]).ok().text());
     let until = numbers(&home.gourd(&["logs", "--until", moment, "box"]).ok().text());
-    assert_eq!(*since.last().unwrap(), 4999);
+    assert_eq!(*since.last().unwrap(), 19999);
     assert_eq!(until[0], first);
     assert!(until.last() >= since.first().map(|first| first - 1).as_ref());
 }
