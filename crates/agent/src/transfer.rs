@@ -50,6 +50,9 @@ use pack::Packer;
 use paths::{Root, Wanted};
 use pipe::{Input, Output};
 
+/// What e2fsck keeps on a disk; no image has it.
+const LOST_FOUND: &[u8] = b"lost+found";
+
 /// What a transfer helper is told.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Order {
@@ -199,6 +202,7 @@ fn read(order: &Order, request: &ReadRequest, output: Output) -> Result<u64, Fai
         }
         What::Root => {
             let mut packer = Packer::new(output);
+            packer.leave_out(LOST_FOUND);
             packer.below(without_mounts(&order.rootfs)?, b"")?;
             packer.finish()
         }

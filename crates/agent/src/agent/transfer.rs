@@ -10,8 +10,8 @@ use prost::Message;
 use proto::agent::failure::Kind;
 use proto::agent::{ReadRequest, StatPathRequest, WriteRequest};
 
-use super::container::{Container, State, lock};
-use super::process::Process;
+use super::container::{Container, KILL, State, lock};
+use super::process::{Exit, Process};
 use super::spawn::inheritable;
 use super::stdio::Dialling;
 use super::stream::{Dial, Stream};
@@ -63,11 +63,19 @@ pub(super) async fn run<D: Dial>(
             Some(failure) => Err(failure.into()),
             None => Ok(outcome),
         },
-        _ => {
-            let failed = Failed::invalid("run", "a transfer helper", "it died before it was done");
-            Err(failed.of_kind(Kind::Other))
-        }
+        _ => Err(died(process.exit().now())),
     }
+}
+
+/// Of a helper that said nothing.
+fn died(exit: Option<Exit>) -> Failed {
+    let why = match exit {
+        Some(exit) if exit.signal == KILL => {
+            "the container was stopped meanwhile, or the VM has no memory left"
+        }
+        _ => "it died before it was done",
+    };
+    Failed::invalid("run", "a transfer helper", why).of_kind(Kind::Other)
 }
 
 fn start(

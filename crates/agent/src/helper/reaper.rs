@@ -46,6 +46,8 @@ pub(crate) fn main() -> u8 {
         .next()
         .and_then(|number| number.to_str()?.parse().ok())
         .and_then(|number| sys::inherited(number).ok());
+    // For people.
+    let _ = rustix::thread::set_name(crate::REAPER);
     let Some(control) = control else {
         eprintln!("gourd-reaper: not for people");
         return crate::FAILURE;

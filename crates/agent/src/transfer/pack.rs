@@ -37,6 +37,8 @@ pub(super) struct Packer {
     /// Where files with several names were written first, by device and inode, and how many names are left.
     links: HashMap<(u64, u64), (Vec<u8>, u64)>,
     headers: Vec<u8>,
+    /// Of the archive: not written.
+    left_out: Option<&'static [u8]>,
 }
 
 /// A directory that is being packed.
@@ -53,7 +55,13 @@ impl Packer {
             output,
             links: HashMap::new(),
             headers: Vec::new(),
+            left_out: None,
         }
+    }
+
+    /// Leaves `path` out.
+    pub(super) fn leave_out(&mut self, path: &'static [u8]) {
+        self.left_out = Some(path);
     }
 
     /// Writes the end of the archive; returns how many bytes it has.
@@ -94,6 +102,10 @@ impl Packer {
                 path.push(b'/');
             }
             path.extend_from_slice(name.to_bytes());
+            if self.left_out == Some(path.as_slice()) {
+                level.names.advance();
+                continue;
+            }
             let added = self.object(level.directory.as_fd(), name, kind, &path)?;
             level.names.advance();
             if let Added::Directory(directory) = added

@@ -1,4 +1,5 @@
-//! Extended attributes of an open file or directory. Those of the overlay itself stay out, both ways.
+//! Extended attributes of an open file or directory. Those of the overlay itself stay out, both ways, and access control
+//! lists are not read: their bytes mean one thing here and another on a disk, and Docker leaves them out, too.
 
 use std::os::fd::BorrowedFd;
 
@@ -9,6 +10,9 @@ use super::entry::Attribute;
 
 /// What the overlay keeps its own notes in.
 const OVERLAY: &[u8] = b"trusted.overlay.";
+
+/// What file systems keep in attributes: access control lists.
+const SYSTEM: &[u8] = b"system.";
 
 /// Bytes of all names, and of a value: the kernel's limits (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
 const MOST: usize = 64 << 10;
@@ -24,7 +28,7 @@ pub(super) fn read(file: BorrowedFd<'_>) -> rustix::io::Result<Vec<Attribute>> {
         Err(errno) => return Err(errno),
     }
     for name in names.split(|&byte| byte == 0) {
-        if name.is_empty() || name.starts_with(OVERLAY) {
+        if name.is_empty() || name.starts_with(OVERLAY) || name.starts_with(SYSTEM) {
             continue;
         }
         match get(file, name) {
