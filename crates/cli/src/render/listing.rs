@@ -27,11 +27,31 @@ impl Columns {
 
     /// The text of a list. `format` as in `--format`.
     pub fn render(&self, rows: &[Value], format: Option<&str>) -> Result<String, TemplateError> {
+        self.render_within(rows, format, None)
+    }
+
+    /// The same for stdout: on a terminal a table is no wider than that, unless all of it is wanted (`--no-trunc`).
+    pub fn render_fitting(
+        &self,
+        rows: &[Value],
+        format: Option<&str>,
+        whole: bool,
+    ) -> Result<String, TemplateError> {
+        let columns = terminal::stdout_columns().filter(|_| !whole);
+        self.render_within(rows, format, columns)
+    }
+
+    fn render_within(
+        &self,
+        rows: &[Value],
+        format: Option<&str>,
+        columns: Option<usize>,
+    ) -> Result<String, TemplateError> {
         match format {
-            None | Some("" | "table") => self.table(rows, self.default),
+            None | Some("" | "table") => self.table(rows, self.default, columns),
             Some("json") => Ok(rows.iter().map(|row| format!("{row}\n")).collect()),
             Some(other) => match other.strip_prefix("table ") {
-                Some(template) => self.table(rows, template.trim_start()),
+                Some(template) => self.table(rows, template.trim_start(), columns),
                 None => {
                     let template = Template::parse(other)?;
                     rows.iter()
@@ -42,14 +62,19 @@ impl Columns {
         }
     }
 
-    fn table(&self, rows: &[Value], template: &str) -> Result<String, TemplateError> {
+    fn table(
+        &self,
+        rows: &[Value],
+        template: &str,
+        columns: Option<usize>,
+    ) -> Result<String, TemplateError> {
         let template = Template::parse(template)?;
         let cells = |line: String| line.split('\t').map(str::to_owned).collect::<Vec<_>>();
         let mut lines = vec![cells(template.header(|field| self.heading(field)))];
         for row in rows {
             lines.push(cells(template.apply(row)?));
         }
-        if let Some(columns) = terminal::stdout_columns() {
+        if let Some(columns) = columns {
             table::fit(&mut lines, columns);
         }
         Ok(table::render(&lines))

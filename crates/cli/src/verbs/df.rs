@@ -43,7 +43,7 @@ pub async fn df(app: &App, args: &Df) -> Result<u8, Failure> {
     let usage = app.engine()?.disk_usage().await?;
     let now_ns = clock::wall_ns();
     if !args.verbose {
-        out::print(&COLUMNS.render(&rows(&usage), args.format.as_deref())?)?;
+        out::print(&COLUMNS.render_fitting(&rows(&usage), args.format.as_deref(), false)?)?;
         return Ok(0);
     }
     let all = Verbose::new(&usage, now_ns);

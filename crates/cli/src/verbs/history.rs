@@ -47,7 +47,7 @@ pub fn history(app: &App, args: &History) -> Result<u8, Failure> {
         None | Some("" | "table") if !args.human => Some(EXACT),
         format => format,
     };
-    out::print(&COLUMNS.render(&rows, format)?)?;
+    out::print(&COLUMNS.render_fitting(&rows, format, args.no_trunc)?)?;
     Ok(0)
 }
 
@@ -67,7 +67,8 @@ fn row(step: &HistoryStep, now_ns: u64, args: &History) -> Value {
         true => command,
         false => cut(&command),
     };
-    let when = |show: &dyn Fn(u64) -> String| step.created_ns.map_or_else(|| "N/A".to_owned(), show);
+    let when =
+        |show: &dyn Fn(u64) -> String| step.created_ns.map_or_else(|| "N/A".to_owned(), show);
     json!({
         "ID": id(step, args.no_trunc),
         "CreatedSince": when(&|then| human::ago(then, now_ns)),

@@ -100,7 +100,7 @@ pub fn images(app: &App, args: &List) -> Result<u8, Failure> {
             None | Some("" | "table") if args.digests => Some(WITH_DIGESTS),
             format => format,
         };
-        out::print(&COLUMNS.render(&rows, format)?)?;
+        out::print(&COLUMNS.render_fitting(&rows, format, args.no_trunc)?)?;
     }
     Ok(0)
 }

@@ -36,7 +36,7 @@ fn list(app: &App, args: &KernelList) -> Result<u8, Failure> {
         )?;
     } else {
         let rows: Vec<Value> = kernels.iter().map(row).collect();
-        out::print(&COLUMNS.render(&rows, args.format.as_deref())?)?;
+        out::print(&COLUMNS.render_fitting(&rows, args.format.as_deref(), false)?)?;
     }
     Ok(0)
 }

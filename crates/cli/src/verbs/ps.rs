@@ -94,7 +94,7 @@ pub async fn ps(app: &App, args: &List) -> Result<u8, Failure> {
         })
         .collect();
     let columns = if args.size { &WITH_SIZE } else { &COLUMNS };
-    out::print(&columns.render(&rows, format)?)?;
+    out::print(&columns.render_fitting(&rows, format, args.no_trunc)?)?;
     Ok(0)
 }
 

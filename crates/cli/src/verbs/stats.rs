@@ -145,7 +145,7 @@ fn table(
         .iter()
         .map(|one| row(one, before.get(&one.id), args.no_trunc))
         .collect();
-    Ok(COLUMNS.render(&rows, args.format.as_deref())?)
+    Ok(COLUMNS.render_fitting(&rows, args.format.as_deref(), args.no_trunc)?)
 }
 
 /// Docker's field names.

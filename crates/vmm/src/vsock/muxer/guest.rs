@@ -144,7 +144,7 @@ impl Muxer {
         None
     }
 
-    /// Takes the packet that [`Next::Control`] announced.
+    /// Takes the packet that `Next::Control` announced.
     pub fn take_control(&mut self) -> Option<Header> {
         if let Some(reset) = self.resets.pop_front() {
             return Some(reset);
@@ -159,7 +159,7 @@ impl Muxer {
         Some(header)
     }
 
-    /// Reads data of a connection that [`Next::Data`] announced into `iovecs`, which make up `buffers` buffers.
+    /// Reads data of a connection that `Next::Data` announced into `iovecs`, which make up `buffers` buffers.
     /// `None` if there is none after all. The connection then has had its turn.
     pub fn read_host(&mut self, id: u64, iovecs: &[libc::iovec], room: usize) -> Option<usize> {
         let entry = self.entries.get_mut(&id)?;
