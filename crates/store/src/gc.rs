@@ -58,8 +58,8 @@ pub struct Unused {
     pub blobs: Vec<Digest>,
     /// Keys.
     pub rootfs: Vec<String>,
-    /// Files of downloads that broke off.
-    pub ingest: Vec<std::path::PathBuf>,
+    /// Files of downloads that broke off, and such.
+    pub unfinished: Vec<std::path::PathBuf>,
 }
 
 /// What belongs to no image and no container. Without the lease it may be what somebody is just bringing in.
@@ -83,7 +83,7 @@ pub fn unused(root: &Root) -> Result<Unused, Error> {
     let mut unused = Unused {
         blobs: content::list(root)?,
         rootfs: file::names(&root.rootfs())?,
-        ingest: ingested(root)?,
+        unfinished: unfinished(root)?,
     };
     unused.blobs.retain(|digest| !blobs.contains(digest));
     unused.rootfs.retain(|key| !rootfs.contains(key));
@@ -104,7 +104,7 @@ pub fn collect(root: &Root, _exclusive: &Lock) -> Result<Collected, Error> {
     }
     fault::point("gc.blobs-removed");
     // Nobody brings anything in while we have the exclusive lease: all there is was left by a crash.
-    for path in unused.ingest {
+    for path in unused.unfinished {
         collected.bytes += remove_file(&path)?;
     }
     for key in unused.rootfs {
@@ -139,11 +139,22 @@ pub fn drop_unused(root: &Root, _exclusive: &Lock, candidates: &[Digest]) -> Res
     Ok(())
 }
 
-fn ingested(root: &Root) -> Result<Vec<std::path::PathBuf>, file::Error> {
-    let dir = root.content().join("ingest");
+/// Files without a name yet: downloads, and what was being written when a crash came.
+fn unfinished(root: &Root) -> Result<Vec<std::path::PathBuf>, file::Error> {
+    let content = root.content();
     let mut paths = Vec::new();
-    for entry in std::fs::read_dir(&dir).map_err(file::Error::at("list", &dir))? {
-        paths.push(entry.map_err(file::Error::at("list", &dir))?.path());
+    for dir in [
+        content.join("ingest"),
+        content.join("blobs/sha256"),
+        root.images(),
+        root.refs(),
+    ] {
+        for entry in std::fs::read_dir(&dir).map_err(file::Error::at("list", &dir))? {
+            let entry = entry.map_err(file::Error::at("list", &dir))?;
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                paths.push(entry.path());
+            }
+        }
     }
     Ok(paths)
 }
@@ -201,7 +212,15 @@ mod tests {
         let gone = image(&root, "gone", &shared);
         let leased = image(&root, "leased", &shared);
         let stray = content::put(&root, &[7; 5000]).unwrap();
-        std::fs::write(root.content().join("ingest/.part"), "x").unwrap();
+        let unfinished = [
+            root.content().join("ingest/.part"),
+            root.content().join("blobs/sha256/.part"),
+            root.images().join(".part.json.1.0.tmp"),
+            root.refs().join(".part.1.0.tmp"),
+        ];
+        for path in &unfinished {
+            std::fs::write(path, "x").unwrap();
+        }
         assert_eq!(unused(&root).unwrap().blobs, [stray]);
         let exclusive = content::lease(&root, Mode::Exclusive).unwrap();
         let first = collect(&root, &exclusive).unwrap();
@@ -209,7 +228,9 @@ mod tests {
         assert_eq!(first.rootfs.len(), 0);
         // 8 KiB of blob and 4 KiB of part, on a file system with blocks of 4 KiB or less.
         assert!((5000..=12 << 10).contains(&first.bytes), "{}", first.bytes);
-        assert!(!root.content().join("ingest/.part").exists());
+        for path in &unfinished {
+            assert!(!path.exists(), "{}", path.display());
+        }
 
         for record in [&gone, &leased] {
             images::remove(&root, &record.id).unwrap();

@@ -209,7 +209,12 @@ pub fn main_process(spec: &Spec) -> Result<Process, Failure> {
 pub fn exec_process(spec: &Spec, asked: proto::supervisor::Process) -> Result<Process, Failure> {
     let own = &spec.process;
     let mut env = own.env.clone();
-    env.extend(asked.env);
+    for entry in asked.env {
+        let name = entry.split('=').next().unwrap_or_default();
+        // One of a name, and the one that was asked for: what is looked up in PATH finds the first.
+        env.retain(|known| known.split('=').next() != Some(name));
+        env.push(entry);
+    }
     let or = |asked: String, own: &String| if asked.is_empty() { own.clone() } else { asked };
     Ok(Process {
         args: asked.args,

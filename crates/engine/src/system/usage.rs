@@ -205,7 +205,7 @@ impl Engine {
             path.parent().map_or(path.clone(), PathBuf::from)
         });
         let mut remains = Remains::default();
-        for path in blobs.chain(rootfs).chain(unused.ingest) {
+        for path in blobs.chain(rootfs).chain(unused.unfinished) {
             remains.files += 1;
             remains.occupied += file::occupied_tree(&path)?;
         }
