@@ -11,6 +11,10 @@ use crate::layout::{
 };
 use crate::sink::Sink;
 
+/// Each group has so many even where the tree needs fewer: a copy that grows gets its inodes with its groups. It costs
+/// nothing, because the table's end is a hole.
+const LEAST_INODES_PER_GROUP: u32 = 4096;
+
 /// Where the tables lie. All block bitmaps come first, then all inode bitmaps, then the tables.
 #[derive(Debug)]
 pub(crate) struct Tables {
@@ -49,6 +53,7 @@ impl Tables {
     fn place(mut cursor: Cursor, inodes: u32, groups: u64) -> (Self, u64) {
         let share = u64::from(inodes).div_ceil(groups) as u32;
         let inodes_per_group = share
+            .max(LEAST_INODES_PER_GROUP)
             .next_multiple_of(INODES_PER_BLOCK)
             .min(MAX_INODES_PER_GROUP);
         let mut tables = Tables {

@@ -79,6 +79,24 @@ pub fn write(path: &Path, bytes: &[u8], durability: Durability) -> Result<(), Er
     written
 }
 
+/// Writes a new file (mode 0600) under its own name: for a directory into which nobody looks yet.
+///
+/// # Errors
+/// The first system call that failed; the file may be there in part.
+pub fn write_new(path: &Path, bytes: &[u8], durability: Durability) -> Result<(), Error> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(Error::at("create", path))?;
+    file.write_all(bytes).map_err(Error::at("write", path))?;
+    if durability == Durability::Synced {
+        file.sync_all().map_err(Error::at("sync", path))?;
+    }
+    Ok(())
+}
+
 /// Gives a written temporary file its name.
 ///
 /// # Errors

@@ -85,12 +85,28 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], path: &Path, known: u32) -> Resu
 /// # Errors
 /// [`Error::File`].
 pub fn write<T: Serialize>(path: &Path, value: &T, durability: Durability) -> Result<(), Error> {
+    Ok(file::write(path, &encode(path, value)?, durability)?)
+}
+
+/// Writes a file that is not there yet, where nobody looks before it is whole.
+///
+/// # Errors
+/// [`Error::File`]; then it may be there in part.
+pub fn write_new<T: Serialize>(
+    path: &Path,
+    value: &T,
+    durability: Durability,
+) -> Result<(), Error> {
+    Ok(file::write_new(path, &encode(path, value)?, durability)?)
+}
+
+fn encode<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>, Error> {
     let mut bytes = serde_json::to_vec_pretty(value).map_err(|source| {
         // Only maps with keys that are not text fail, and no schema of ours has one.
         file::Error::new("encode", path, std::io::Error::from(source))
     })?;
     bytes.push(b'\n');
-    Ok(file::write(path, &bytes, durability)?)
+    Ok(bytes)
 }
 
 #[cfg(test)]

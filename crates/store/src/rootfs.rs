@@ -22,7 +22,7 @@ use crate::lock::{self, Lock, Mode};
 use crate::{Root, content};
 
 /// Changes whenever the same layers would become other bytes, so that a mended writer writes anew.
-pub const WRITER: u32 = 2;
+pub const WRITER: u32 = 3;
 
 /// As many bytes as an image's layers may unpack to, all together: 256 GiB. A megabyte can claim to be a gigabyte.
 pub const MAX_UNPACKED: u64 = 256 << 30;

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -42,6 +42,8 @@ pub struct Home {
     dir: tempfile::TempDir,
     programs: PathBuf,
     environment: Vec<(&'static str, PathBuf)>,
+    /// Holds the file system of the root.
+    holder: Option<Child>,
 }
 
 /// What a command left.
@@ -113,6 +115,7 @@ impl Home {
             dir: dir.expect("a temporary folder"),
             programs: programs(),
             environment: Vec::new(),
+            holder: None,
         };
         fs::create_dir(home.root()).expect("a root");
         home
@@ -134,6 +137,58 @@ impl Home {
             ("GOURD_FAULT_TRACE", home.path("trace")),
         ];
         home
+    }
+
+    /// With the gourd kernel and `busybox`, on a file system that has no more than `size` bytes. It is a tmpfs in a mount
+    /// namespace of its own, so that nobody needs to be root, and it goes with the process that holds it.
+    pub fn on_a_small_disk(size: u64) -> Home {
+        let mut home = Home::empty();
+        let mount = format!(
+            "mount -t tmpfs -o size={size},mode=700 none '{}' && echo ready && exec sleep 100000",
+            home.root().display()
+        );
+        let mut holder = Command::new("unshare")
+            .args(["-Urm", "sh", "-c", &mount])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("unshare starts");
+        let mut ready = [0; 5];
+        let told = holder.stdout.take().expect("piped").read_exact(&mut ready);
+        let enter = format!(
+            "nsenter -t {} -U -m --preserve-credentials --",
+            holder.id()
+        );
+        home.holder = Some(holder);
+        assert!(
+            told.is_ok() && ready == *b"ready",
+            "this test needs user namespaces for everybody: sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces"
+        );
+        let inside = home.path("inside");
+        fs::create_dir(&inside).expect("a folder");
+        let gourd = programs().join("gourd");
+        for (name, line) in [
+            ("gourd", format!("{enter} '{}' \"$@\"", gourd.display())),
+            ("sh", format!("{enter} sh -c \"$@\"")),
+        ] {
+            let path = inside.join(name);
+            fs::write(&path, format!("#!/bin/sh\nexec {line}\n")).expect("a script");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode");
+        }
+        home.programs = inside;
+        let cached = |name: &str| cache().join(name).display().to_string();
+        let kernel = cached("kernels/gourd/vmlinux");
+        home.gourd(&["system", "kernel", "add", "gourd", &kernel])
+            .ok();
+        home.gourd(&["load", "-i", &cached("images/busybox.tar")])
+            .ok();
+        home
+    }
+
+    /// A shell's line where a small disk is to be seen, in its root.
+    pub fn on_disk(&self, script: &str) -> Out {
+        let script = format!("cd '{}' && {script}", self.root().display());
+        tool(&self.programs.join("sh").display().to_string(), &[&script])
     }
 
     /// `GOURD_ROOT`.
@@ -228,7 +283,11 @@ impl Home {
             "sockets are left"
         );
         let containers = names(&self.root().join("containers"));
-        let containers: Vec<_> = containers.iter().filter(|name| *name != "lock").collect();
+        let own = ["lock", ".names"];
+        let containers: Vec<_> = containers
+            .iter()
+            .filter(|name| !own.contains(&name.as_str()))
+            .collect();
         assert!(containers.is_empty(), "containers are left: {containers:?}");
     }
 }
@@ -255,6 +314,10 @@ impl Drop for Home {
             );
         } else {
             eprintln!("{}", self.diagnosis());
+        }
+        if let Some(mut holder) = self.holder.take() {
+            let _ = holder.kill();
+            let _ = holder.wait();
         }
     }
 }

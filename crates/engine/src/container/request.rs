@@ -64,7 +64,7 @@ pub struct CreateRequest {
     pub read_only: bool,
     /// Memory file systems; of several at one path the last one counts.
     pub tmpfs: Vec<Tmpfs>,
-    /// Kernel parameters. The kernel is the container's alone: any will do.
+    /// Kernel parameters of the container's own namespaces: net.*, fs.mqueue.*, some of kernel.*.
     pub sysctls: BTreeMap<String, String>,
     /// `auto` when absent.
     pub driver: Option<String>,

@@ -95,6 +95,20 @@ pub(super) fn ulimits(limits: &[Ulimit]) -> Result<Vec<Ulimit>, Error> {
     Ok(by_name.into_values().collect())
 }
 
+/// Kernel parameters that a container has to itself, by how they begin, and single ones: Docker's list.
+const SYSCTL_TREES: [&str; 2] = ["net.", "fs.mqueue."];
+const SYSCTLS: [&str; 9] = [
+    "kernel.domainname",
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shm_rmid_forced",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+];
+
 /// Names of /proc/sys with dots, values of one line.
 pub(super) fn sysctls(wanted: &BTreeMap<String, String>) -> Result<(), Error> {
     for (name, value) in wanted {
@@ -104,6 +118,22 @@ pub(super) fn sysctls(wanted: &BTreeMap<String, String>) -> Result<(), Error> {
         if !name.split('.').all(good) || name.split('/').any(|part| part.is_empty() || part == "..")
         {
             let reason = format!("{name:?} is no kernel parameter, such as net.core.somaxconn");
+            return Err(Error::invalid("sysctl", reason));
+        }
+        // sysctl(8) takes both.
+        let dotted = match name.find(['.', '/']) {
+            Some(at) if name[at..].starts_with('/') => name.replace('/', "."),
+            _ => name.clone(),
+        };
+        let own = SYSCTLS.contains(&dotted.as_str())
+            || SYSCTL_TREES.iter().any(|tree| dotted.starts_with(tree));
+        if !own {
+            let reason = format!(
+                "{name} is not the container's own: it can be of {}* and {}*, or one of {}",
+                SYSCTL_TREES[0],
+                SYSCTL_TREES[1],
+                SYSCTLS.join(", ")
+            );
             return Err(Error::invalid("sysctl", reason));
         }
         if value.contains(['\n', '\0']) {
@@ -281,7 +311,9 @@ mod tests {
             assert_eq!(sysctls(&wanted).is_ok(), expect, "{name:?} {value:?}");
         };
         check("net.ipv4.ip_forward", "1", true);
-        check("vm.max_map_count", "262144", true);
+        check("net/core/somaxconn", "9", true);
+        check("vm.max_map_count", "262144", false);
+        check("network.x", "1", false);
         check("net.ipv4.conf.eth0/1.forwarding", "1", true);
         check("kernel.sem", "1 2 3 4", true);
         check("", "1", false);
@@ -289,6 +321,6 @@ mod tests {
         check("../x", "1", false);
         check("a/../b", "1", false);
         check("a b", "1", false);
-        check("a.b", "1\n2", false);
+        check("net.b", "1\n2", false);
     }
 }
