@@ -17,6 +17,7 @@ const PACKAGE: &str = "linux-image-cloud-amd64";
 /// A kernel that has one built in needs no module for it.
 const WANTED: &[&str] = &[
     "virtio_pci",
+    "virtio_mmio",
     "virtio_blk",
     "crc32c_generic",
     "ext4",
@@ -36,7 +37,8 @@ const OPTIONAL: &[&str] = &["crc32c_generic"];
 pub fn make(cache: &Path) -> Result<()> {
     let kernels = cache.join("kernels");
     let home = kernels.join("debian");
-    if home.join("release").is_file() {
+    // The last module that was added to the list says whether it was made by this version.
+    if home.join("modules/virtio_mmio.ko").is_file() {
         return Ok(());
     }
     fs::create_dir_all(&kernels).with_context(|| format!("make {}", kernels.display()))?;

@@ -229,7 +229,7 @@ fn machine(
     let text = |text: String| OsString::from(text);
     option("-M", "q35,sata=off,smbus=off,usb=off,vmport=off".into());
     option("-accel", text(format!("tcg,thread={thread},tb-size=1024")));
-    option("-cpu", "max,+svm,-la57".into());
+    option("-cpu", "max,+svm,-la57,-erms,-fsrm".into());
     option("-smp", text(options.cpus.to_string()));
     option("-m", text(options.memory.to_string()));
     option("-display", "none".into());
