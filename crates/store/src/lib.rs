@@ -15,7 +15,7 @@
 //! run/       sockets                              → [`Root::socket`]
 //! ```
 //!
-//! Writing: temporary file, fsync, rename, fsync of the directory ([`file`]). Locks and leases: [`lock`].
+//! Writing: temporary file, fsync, rename, fsync of the directory ([`mod@file`]). Locks and leases: [`lock`].
 
 mod clock;
 pub mod container;

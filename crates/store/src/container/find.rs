@@ -58,7 +58,7 @@ fn find(root: &Root, wanted: &str) -> Result<String, Error> {
 /// Removes a container whose files cannot be read. It is found as by [`resolve`].
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::Ambiguous`], [`lock::Error`]; [`Error::Running`] when somebody holds its lock.
+/// [`Error::NotFound`], [`Error::Ambiguous`], [`Error::Lock`]; [`Error::Running`] when somebody holds its lock.
 pub fn discard(root: &Root, wanted: &str) -> Result<(), Error> {
     let id = find(root, wanted)?;
     let dir = root.containers().join(&id);
