@@ -24,7 +24,11 @@ const KERNEL_EVENTS: u32 = 1;
 
 /// The device node of the disk with this serial; waits for the kernel's events until it is there.
 pub(super) fn find(serial: &str) -> Result<PathBuf, Failed> {
-    let look = || scan(Path::new(BLOCK), serial).step("find disk", serial);
+    let block = Path::new(BLOCK);
+    if let Some(found) = guess(block, serial) {
+        return Ok(found);
+    }
+    let look = || scan(block, serial).step("find disk", serial);
     if let Some(found) = look()? {
         return Ok(found);
     }
@@ -45,15 +49,29 @@ pub(super) fn find(serial: &str) -> Result<PathBuf, Failed> {
     }
 }
 
+/// Tries the names that virtio disks get, in order and without listing `block`; up to the first that is not there.
+fn guess(block: &Path, serial: &str) -> Option<PathBuf> {
+    for letter in 'a'..='z' {
+        let name = format!("vd{letter}");
+        if serial_of(&block.join(&name))? == serial {
+            return Some(Path::new("/dev").join(name));
+        }
+    }
+    None
+}
+
+/// The serial of a disk; `None` when it is not a virtio disk, or gone.
+fn serial_of(disk: &Path) -> Option<String> {
+    let mut serial = std::fs::read_to_string(disk.join("serial")).ok()?;
+    serial.truncate(serial.trim_end_matches(['\n', '\0', ' ']).len());
+    Some(serial)
+}
+
 /// The disk below `block` whose `serial` attribute says `serial`.
 fn scan(block: &Path, serial: &str) -> io::Result<Option<PathBuf>> {
     for entry in std::fs::read_dir(block)? {
         let entry = entry?;
-        let Ok(found) = std::fs::read_to_string(entry.path().join("serial")) else {
-            // Not a virtio disk, or gone again.
-            continue;
-        };
-        if found.trim_end_matches(['\n', '\0', ' ']) == serial {
+        if serial_of(&entry.path()).is_some_and(|found| found == serial) {
             return Ok(Some(Path::new("/dev").join(entry.file_name())));
         }
     }
