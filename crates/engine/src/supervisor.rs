@@ -187,13 +187,17 @@ impl Client {
     }
 
     /// Returns when the supervisor has written down what it knows: whether it is there for the files of a container that
-    /// does not run; `None` when it hung up. One that does not answer in time is there all the same, so that one that hangs
+    /// does not run; `None` when it hung up, or is about to. One that does not answer in time is there all the same, so that one that hangs
     /// does not keep the others from being listed.
     pub(crate) async fn greet(&self) -> Option<bool> {
         let protocol = proto::SUPERVISOR_PROTOCOL;
         let mut rpc = self.rpc.clone();
         match tokio::time::timeout(SETTLE, rpc.hello(HelloRequest { protocol })).await {
-            Ok(Ok(reply)) => Some(reply.into_inner().maintenance),
+            Ok(Ok(reply)) => {
+                let reply = reply.into_inner();
+                // Its container has ended, and says so: whoever comes now waits for the lock.
+                (!reply.leaving).then_some(reply.maintenance)
+            }
             // It has something to say: the next call will tell.
             Ok(Err(status)) if status.code() == Code::FailedPrecondition => Some(false),
             Ok(Err(status)) => {

@@ -390,6 +390,7 @@ impl Life<'_> {
             && let Ok(_no_execs) = self.shared.execs.try_write()
         {
             vm.stop(Duration::ZERO).await;
+            fault::point("vm.monitor-gone");
             return;
         }
         let guest = self.shared.guest.borrow().clone();

@@ -79,6 +79,15 @@ impl Service {
         }
     }
 
+    /// Its end is written, and no run follows.
+    fn is_leaving(&self) -> bool {
+        match self.supervision.now() {
+            Now::Run(run) => *run.settled.borrow() && !self.supervision.is(State::Restarting),
+            Now::Waiting => false,
+            Now::Over => true,
+        }
+    }
+
     fn is_not_running(&self) -> Failure {
         self.refusal("is not running", "")
     }
@@ -140,6 +149,7 @@ impl Supervisor for Service {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             maintenance: self.supervision.maintenance,
+            leaving: !self.supervision.maintenance && self.is_leaving(),
         }))
     }
 

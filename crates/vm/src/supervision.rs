@@ -32,10 +32,10 @@ use crate::presence::Presence;
 use crate::record::Record;
 use crate::timeline::Timeline;
 
-/// Signals by which a process is asked to end: HUP is not among them, it means "read your configuration".
-const ENDING: [u32; 5] = [2, 3, 6, 9, 15];
+/// Signals that ask nobody to end: CHLD, CONT, STOP, TSTP, TTIN, TTOU, URG, WINCH.
+const HARMLESS: [u32; 8] = [17, 18, 19, 20, 21, 22, 23, 28];
 
-/// A process that ends within this time of such a signal ended because of it.
+/// A process that ends within this time of any other signal ended because of it.
 const REACTION: Duration = Duration::from_secs(10);
 
 /// What there is of the container at this moment.
@@ -292,10 +292,8 @@ impl Supervision {
         let Some((signal, at)) = *lock(&self.signalled) else {
             return false;
         };
-        let asked = ENDING.contains(&signal) || signal == shared.spec.stop_signal;
-        outcome.ran
-            && !outcome.lost()
-            && (outcome.exit.exit_code == 128 + signal || (asked && at.elapsed() < REACTION))
+        let asked = !HARMLESS.contains(&signal) && at.elapsed() < REACTION;
+        outcome.ran && !outcome.lost() && (asked || outcome.exit.exit_code == 128 + signal)
     }
 }
 

@@ -30,6 +30,9 @@ impl Service {
         }
         let (run, guest) = self.running().await?;
         self.supervision.note_signal(signal);
+        if signal == KILL {
+            run.hub.hurry();
+        }
         fault::point("vm.signal");
         guest
             .signal(MAIN, signal)
