@@ -14,6 +14,11 @@ pub mod entropy;
 pub mod mmio;
 pub mod vsock;
 
+#[cfg(test)]
+mod driver;
+#[cfg(test)]
+mod tests;
+
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueT};
 

@@ -258,3 +258,6 @@ impl Device for Block {
         work
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! Every device against a guest without manners: bytes over the rings, writes to any register, the committed corpus.
+
+use proptest::prelude::*;
+
+use super::balloon::Balloon;
+use super::block::{Block, Disk};
+use super::driver::{DATA, Driver, hostile, readable, wild_registers, writable};
+use super::entropy::Entropy;
+
+const DISK: u64 = 64 * 1024;
+
+fn block() -> (Block, std::fs::File) {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(DISK).unwrap();
+    let disk = Disk::new(file.try_clone().unwrap(), false).unwrap();
+    (Block::new(disk, "disk", true, true), file)
+}
+
+fn all(bytes: &[u8]) {
+    let (device, file) = block();
+    hostile(device, bytes);
+    assert_eq!(file.metadata().unwrap().len(), DISK);
+    hostile(Balloon::new(true), bytes);
+    hostile(Entropy::default(), bytes);
+}
+
+/// `tests/corpus/virtio`: the bytes of a descriptor table and an available ring, here put under every queue, then those
+/// of the buffers after the queues' pages.
+#[test]
+fn corpus() {
+    const RING: usize = 0x440;
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/virtio");
+    let mut replayed = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        let (ring, buffers) = bytes.split_at(bytes.len().min(RING));
+        let mut page = ring.to_vec();
+        page.resize(0x1000, 0);
+        all(&[&page, &page, &page, buffers].concat());
+        replayed += 1;
+    }
+    assert!(replayed >= 19, "{replayed} files in {folder}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_rings(bytes in proptest::collection::vec(any::<u8>(), 0..0x3000)) {
+        all(&bytes);
+    }
+
+    /// Rings that say that there is something, over descriptors that are nearly right.
+    #[test]
+    fn any_descriptors(
+        index in 1u16..20,
+        heads in proptest::collection::vec(0u16..20, 16),
+        table in proptest::collection::vec((0u64..0x20000, 0u32..0x3000, 0u16..8, 0u16..18), 16),
+    ) {
+        let mut ring = Vec::new();
+        for (at, len, flags, next) in table {
+            ring.extend(at.to_le_bytes());
+            ring.extend(len.to_le_bytes());
+            ring.extend(flags.to_le_bytes());
+            ring.extend(next.to_le_bytes());
+        }
+        ring.resize(0x402, 0);
+        ring.extend(index.to_le_bytes());
+        ring.extend(heads.iter().flat_map(|head| head.to_le_bytes()));
+        ring.resize(0x1000, 0);
+        all(&[ring.clone(), ring.clone(), ring].concat());
+    }
+
+    #[test]
+    fn any_registers(writes in proptest::collection::vec((any::<u16>(), any::<u64>(), any::<u8>()), 0..64)) {
+        wild_registers(block().0, &writes);
+        wild_registers(Balloon::new(true), &writes);
+        wild_registers(Entropy::default(), &writes);
+    }
+}
+
+#[test]
+fn random_numbers_come_and_are_not_all_the_same() {
+    let mut driver = Driver::new(Entropy::default());
+    let used = driver.request(0, &[writable(DATA, 10), writable(DATA + 10, 54)]);
+    assert_eq!(used, 64);
+    let bytes = driver.get(DATA, 64);
+    assert!(bytes.iter().any(|&byte| byte != bytes[0]));
+    assert_eq!(driver.request(0, &[readable(DATA, 64)]), 0);
+    // More than one request gets.
+    assert_eq!(driver.request(0, &[writable(DATA, 0x8000)]), 4096);
+}
+
+/// Oracle: the bytes, which are zeros once the host has taken a page.
+#[test]
+fn inflated_and_reported_pages_go_back() {
+    let file = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&file, super::driver::MEM_SIZE as u64).unwrap();
+    let mut driver = Driver::new(Balloon::new(true));
+    let range = vm_memory::FileOffset::new(std::fs::File::from(file), 0);
+    let regions = [(
+        vm_memory::GuestAddress(0),
+        super::driver::MEM_SIZE,
+        Some(range),
+    )];
+    let shared = crate::vsock::Memory::from_ranges_with_files(&regions).unwrap();
+    driver.mem = shared;
+    driver
+        .slot
+        .config_changed(|balloon| balloon.set_target(1 << 20));
+    assert_eq!(driver.register(0x100), 256);
+    driver.put(0x40000, &[9; 0x4000]);
+    let pages: Vec<u8> = [0x40u32, 0x41, 0x43]
+        .iter()
+        .flat_map(|page| page.to_le_bytes())
+        .collect();
+    driver.put(DATA, &pages);
+    driver.request(0, &[readable(DATA, 12)]);
+    assert_eq!(driver.get(0x41fff, 1), [0]);
+    assert_eq!(driver.get(0x42fff, 1), [9]);
+    assert_eq!(driver.get(0x43000, 1), [0]);
+    driver.request(2, &[writable(0x42000, 0x1000)]);
+    assert_eq!(driver.get(0x42fff, 1), [0]);
+    // Half a page, and pages that there are not.
+    driver.request(2, &[writable(0x42000, 0x800)]);
+    driver.put(DATA, &u32::MAX.to_le_bytes());
+    driver.request(0, &[readable(DATA, 4)]);
+    let inner = driver.slot.lock();
+    assert_eq!(inner.device.returned, 4 * 4096);
+    assert_eq!(inner.device.counters.violations, 2);
+}
+
+#[test]
+fn a_driver_that_takes_what_is_not_offered_is_refused() {
+    let driver = Driver::new(Entropy::default());
+    driver.set(0x70, 0);
+    driver.set(0x70, 3);
+    driver.set(0x24, 0);
+    driver.set(0x20, u32::MAX);
+    driver.set(0x24, 1);
+    driver.set(0x20, 1);
+    driver.set(0x70, 3 | 8);
+    assert_eq!(driver.register(0x70), 3);
+    // It goes on regardless: the device does not.
+    driver.set(0x70, 3 | 4);
+    assert_eq!(driver.register(0x70) & 64, 64);
+}
