@@ -36,7 +36,8 @@ pub fn render_with(rows: &[Vec<String>], min_width: usize) -> String {
     text
 }
 
-/// Cuts cells so that no line is wider than `columns`: the widest first, with an ellipsis, and headings never.
+/// Cuts cells so that no line is wider than `columns`: the widest first, with an ellipsis. Headings are never cut, and what
+/// people type again, ids and names in the first and the last column, only when there is no other way.
 pub fn fit(rows: &mut [Vec<String>], columns: usize) {
     let mut wide = widths(rows);
     let natural = wide.clone();
@@ -58,10 +59,12 @@ pub fn fit(rows: &mut [Vec<String>], columns: usize) {
         widths.iter().enumerate().map(padded).sum()
     };
     while total(&wide) > columns {
-        let widest = (0..wide.len())
-            .filter(|&index| wide[index] > least[index])
+        let can = |index: &usize| wide[*index] > least[*index];
+        let inner = (1..wide.len().saturating_sub(1))
+            .filter(can)
             .max_by_key(|&index| wide[index]);
-        match widest {
+        let any = || (0..wide.len()).filter(can).max_by_key(|&index| wide[index]);
+        match inner.or_else(any) {
             Some(index) => wide[index] -= 1,
             None => break,
         }
@@ -161,6 +164,8 @@ mod tests {
             let widest = text.lines().map(UnicodeWidthStr::width).max();
             assert!(widest <= Some(columns), "{columns}: {text}");
             assert_eq!(text.contains('…'), columns < 60, "{columns}: {text}");
+            let whole = text.contains("日本語日本語日本語");
+            assert_eq!(whole, columns >= 44, "{columns}: {text}");
         }
     }
 

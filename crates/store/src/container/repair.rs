@@ -25,8 +25,8 @@ impl Container {
     /// The state cannot be read or written.
     pub fn repair(&self, _lock: &Lock) -> Result<Repaired, Error> {
         let mut state = self.state()?;
-        let ended = state.status == Status::Exited;
-        if !state.status.is_alive() && !(ended && self.spec().remove) {
+        let lingers = state.status == Status::Exited && self.spec().remove;
+        if !state.status.is_alive() && !lingers {
             // It may have died on its last steps.
             crate::file::remove(&self.supervisor_socket())?;
             return Ok(Repaired::Nothing);
