@@ -28,15 +28,13 @@ _gourd() {
     case $directive in
     *nospace*) compopt -o nospace ;;
     esac
+    # As file names they get their slashes, and their special characters escaped: not so beside other candidates.
     case $directive in
-    *folders*)
-        compopt -o filenames
-        COMPREPLY+=($(compgen -d -- "$2"))
-        ;;
-    *files*)
-        compopt -o filenames
-        COMPREPLY+=($(compgen -f -- "$2"))
-        ;;
+    *folders* | *files*) ((${#COMPREPLY[@]})) || compopt -o filenames ;;
+    esac
+    case $directive in
+    *folders*) COMPREPLY+=($(compgen -d -- "$2")) ;;
+    *files*) COMPREPLY+=($(compgen -f -- "$2")) ;;
     esac
 }
 complete -F _gourd gourd

@@ -16,7 +16,7 @@ _gourd() {
     local -a more
     [[ $directive != *nospace* ]] || more=(-S '')
     local found=1
-    ((! $#plain)) || _describe -V gourd plain $more && found=0
+    ((! $#plain)) || _describe -V gourd plain "${(@)more}" && found=0
     case $directive in
     *folders*) _files -/ && found=0 ;;
     *files*) _files && found=0 ;;

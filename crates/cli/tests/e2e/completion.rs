@@ -18,7 +18,6 @@ impl<'h> Shell<'h> {
         let path = std::env::var("PATH").unwrap_or_default();
         let set = [
             format!("GOURD_ROOT={}", shell.home.root().display()),
-            format!("PATH={}:{path}", programs().display()),
             format!("HOME={}", shell.home.path("").display()),
             "LC_ALL=C.UTF-8".to_owned(),
         ];
@@ -37,7 +36,9 @@ impl<'h> Shell<'h> {
         for variable in &set {
             line.extend(["-e", variable]);
         }
-        line.push(program);
+        // tmux takes PATH from its own caller, whatever it is told.
+        let program = format!("env PATH={}:{path} {program}", programs().display());
+        line.push(&program);
         shell.tell(&line);
         shell.line(&format!("{load}; echo load''ed"));
         eventually(
@@ -80,9 +81,12 @@ impl<'h> Shell<'h> {
             ),
             || self.screen().contains(&wanted),
         );
-        self.tell(&["send-keys", "-t", "t", "C-c"]);
+        // Not an interrupt: that would throw away what is typed after it, too.
+        self.tell(&["send-keys", "-t", "t", "C-u"]);
         self.line("clear");
-        eventually("the screen is clear", || !self.screen().contains('|'));
+        eventually(&format!("the screen is clear:\n{}", self.screen()), || {
+            !self.screen().contains('|')
+        });
     }
 }
 

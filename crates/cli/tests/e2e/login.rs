@@ -270,9 +270,11 @@ fn a_password_is_asked_for_and_not_shown() {
     shows("Login Succeeded");
     assert!(!screen().contains(PASSWORD), "{}", screen());
     assert!(config(&home).contains("auth"));
+    keys("clear");
+    eventually("the screen is clear", || !screen().contains("Login"));
     // An interrupt at the prompt leaves a terminal that shows what is typed.
     keys(&format!("{line} -u other"));
-    shows("Password: \n");
+    shows("Password:");
     tmux(&["send-keys", "-t", "t", "C-c"]);
     keys("echo code $?; stty -a | grep -o ' echo '");
     shows("code 130");

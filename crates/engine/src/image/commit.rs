@@ -173,8 +173,14 @@ fn take_over(defaults: &mut ContainerConfig, spec: &Spec) {
     };
 }
 
-/// When, by whom and how; the step's layer is still to come.
+/// When, by whom and how; the step's layer is still to come. A history that says nothing of some layers is filled up,
+/// or the new step would be taken for one of theirs.
 fn describe(config: &mut ImageConfig, spec: &Spec, request: &CommitRequest) {
+    let told = config.history.iter().filter(|step| !step.empty_layer);
+    let untold = config.rootfs.diff_ids.len().saturating_sub(told.count());
+    config
+        .history
+        .extend(std::iter::repeat_n(History::default(), untold));
     let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     config.created = Some(make::now());
     config.author = text(&request.author);
@@ -308,6 +314,31 @@ mod tests {
         let on_check = on.healthcheck.unwrap();
         assert_eq!((on_check.test, on_check.retries), (check.test, 3));
         assert_eq!(on.stop_signal.as_deref(), Some("3"));
+    }
+
+    #[test]
+    fn the_new_step_goes_with_the_new_layer() {
+        let check = |told: usize, layers: usize, expect: usize| {
+            let mut config: ImageConfig = serde_json::from_value(serde_json::json!({
+                "os": "linux", "architecture": "amd64",
+                "rootfs": {"type": "layers", "diff_ids": vec![Digest::of(b""); layers]},
+            }))
+            .unwrap();
+            config.history = vec![History::default(); told];
+            let request = CommitRequest {
+                message: "new".to_owned(),
+                ..CommitRequest::default()
+            };
+            describe(&mut config, &spec(), &request);
+            assert_eq!(config.history.len(), expect);
+            let last = config.history.last().unwrap();
+            assert_eq!(last.comment.as_deref(), Some("new"));
+            assert_eq!(last.created_by.as_deref(), Some("-c true"));
+        };
+        check(0, 0, 1);
+        check(0, 2, 3);
+        check(2, 2, 3);
+        check(3, 2, 4);
     }
 
     /// Oracle: `head -c 1024 /dev/zero | sha256sum`.
