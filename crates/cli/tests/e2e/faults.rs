@@ -5,190 +5,19 @@
 //! say is what the kernel says, nothing is leaked, the same verb works again, and what was acknowledged is there: an id that
 //! was printed, bytes that were synced in the guest. Oracles: /proc, e2fsck, the exit codes of a run that nobody disturbed.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod matrix;
+
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use testkit::image::{ImageBuilder, Layer};
 use testkit::registry::Registry;
 
-use crate::harness::{
-    Home, Out, Processes, assert_ext4_clean, dead, eventually, finish, kill, names, stopped,
-};
+use crate::harness::{Home, Out, assert_ext4_clean, eventually, names};
+use matrix::{Monitors, Scenario};
 
 /// Writes and syncs, says so, and waits; ends with 3 when it is told to.
 const SCRIPT: &str = "trap 'exit 3' TERM; if [ -f /kept ]; then echo again; cat /kept; \
                       else echo precious > /kept; sync; echo synced; fi; sleep 1000 & wait";
-
-/// How long a point that lies behind the verb's own end may be waited for.
-const LATE: Duration = Duration::from_secs(30);
-
-/// A moment of a scenario: the nth time that a program passes a point.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Point {
-    name: String,
-    program: String,
-    count: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Victim {
-    /// Whoever stands at the point.
-    Program,
-    Vmm,
-    Qemu,
-}
-
-struct Scenario<'a> {
-    name: &'static str,
-    /// Up to the moment before the verb.
-    prepare: &'a dyn Fn(&Home),
-    /// The verb. It must succeed when nobody disturbs it.
-    act: &'a [&'a str],
-    /// What must be true after it, undisturbed or not; and that it works again.
-    check: &'a dyn Fn(&Home, &Out),
-    /// Whom else to kill at the points of `gourd-vm`.
-    monitors: &'a [Victim],
-}
-
-impl Scenario<'_> {
-    /// Runs all of it; prints how many points were tried.
-    fn run(&self) {
-        let begin = Instant::now();
-        let points = self.points();
-        let (mut tried, mut failed) = (0, Vec::new());
-        for point in &points {
-            let monitors: &[Victim] = if point.program == "gourd-vm" {
-                self.monitors
-            } else {
-                &[]
-            };
-            for victim in std::iter::once(&Victim::Program).chain(monitors) {
-                match catch_unwind(AssertUnwindSafe(|| self.disturbed(point, *victim))) {
-                    Ok(struck) => tried += u32::from(struck),
-                    Err(_) => failed.push(format!("{victim:?} at {point:?}")),
-                }
-            }
-        }
-        println!(
-            "fault matrix: {}: {} points, {tried} deaths, {:.0} s",
-            self.name,
-            points.len(),
-            begin.elapsed().as_secs_f64()
-        );
-        assert!(failed.is_empty(), "{}: {failed:#?}", self.name);
-        assert!(tried > 0, "{}: no point was passed", self.name);
-    }
-
-    /// The undisturbed run.
-    fn points(&self) -> Vec<Point> {
-        let home = Home::with_faults();
-        (self.prepare)(&home);
-        let passed = trace(&home).len();
-        let out = home.gourd(self.act);
-        let mut points = trace(&home).split_off(passed);
-        let acted = points.len();
-        // What a supervisor does after its last message belongs to the verb; what other commands do doesn't.
-        if home.gourd(&["ps", "-q"]).ok().text().is_empty() {
-            eventually("the supervisor has left", || home.leftovers().is_empty());
-        }
-        let late = trace(&home).split_off(passed + acted);
-        points.extend(late.into_iter().filter(|(point, _)| point.program == "gourd-vm"));
-        assert_eq!(out.code, 0, "undisturbed: {}", out.stderr);
-        (self.check)(&home, &out);
-        points.into_iter().map(|(point, _)| point).collect()
-    }
-
-    /// One death. False when there was nobody to kill.
-    fn disturbed(&self, point: &Point, victim: Victim) -> bool {
-        println!("{}: {victim:?} at {point:?}", self.name);
-        let home = Home::with_faults();
-        (self.prepare)(&home);
-        let fault = home.path("fault");
-        let action = if victim == Victim::Program {
-            "kill"
-        } else {
-            "stop"
-        };
-        let line = format!("{} {} {} {action}", point.program, point.name, point.count);
-        std::fs::write(&fault, line).expect("the fault is armed");
-        let child = home.start(self.act);
-        let struck = victim == Victim::Program || strike(&home, point, victim);
-        let out = finish(child, &[]);
-        let begin = Instant::now();
-        while fault.exists() && begin.elapsed() < LATE {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        assert!(!fault.exists(), "it never came to {point:?}");
-        assert_state_true(&home);
-        (self.check)(&home, &out);
-        struck
-    }
-}
-
-/// Kills a monitor while its supervisor stands at the point; false when it has none (any more).
-fn strike(home: &Home, point: &Point, victim: Victim) -> bool {
-    let find = || {
-        let mut lines = trace(home).into_iter();
-        lines.find_map(|(passed, pid)| (passed == *point && stopped(pid)).then_some(pid))
-    };
-    eventually("the supervisor stands at the point", || find().is_some());
-    let supervisor = find().expect("it stands there");
-    let processes = Processes::of(supervisor);
-    let pid = match victim {
-        Victim::Vmm => processes.vmm,
-        Victim::Qemu => processes.qemu,
-        Victim::Program => supervisor,
-    };
-    if pid != 0 {
-        kill(pid, "-9");
-        eventually("the monitor is dead", || dead(pid));
-    }
-    kill(supervisor, "-CONT");
-    pid != 0
-}
-
-/// The points passed so far, each with the process.
-fn trace(home: &Home) -> Vec<(Point, u32)> {
-    let text = std::fs::read_to_string(home.path("trace")).unwrap_or_default();
-    let parse = |line: &str| {
-        let mut fields = line.split('\t').map(str::to_owned);
-        let (name, program) = (fields.next()?, fields.next()?);
-        let (count, pid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        let point = Point {
-            name,
-            program,
-            count,
-        };
-        Some((point, pid))
-    };
-    text.lines()
-        .map(|line| parse(line).unwrap_or_else(|| panic!("a line of the trace: {line:?}")))
-        .collect()
-}
-
-/// `ps` and `inspect` say what /proc says, at once; and of what does not run nothing lives on.
-fn assert_state_true(home: &Home) {
-    let format = "{{.ID}} {{.State}}";
-    let table = home.gourd(&["ps", "-a", "--no-trunc", "--format", format]);
-    let table = table.ok().text();
-    let mut running = 0;
-    for line in table.lines() {
-        let (id, state) = line.split_once(' ').expect("two words");
-        let told = home.gourd(&["inspect", "-f", "{{.State.Status}} {{.State.Running}}", id]);
-        let told = told.ok().text();
-        assert_eq!(told, format!("{state} {}", state == "running"), "{id}");
-        if state == "running" {
-            running += 1;
-            home.gourd(&["exec", id, "true"]).ok();
-        }
-    }
-    if running == 0 {
-        eventually("no process is left", || home.leftovers().is_empty());
-    }
-    let sockets = names(&home.root().join("run"));
-    assert_eq!(sockets.len(), running, "sockets: {sockets:?}\n{table}");
-}
 
 /// Creates a container, which clears away what crashes left, removes it again, and looks at every name below the root.
 fn assert_nothing_hidden(home: &Home) {
@@ -238,9 +67,13 @@ fn clear(home: &Home) {
     home.assert_nothing_left();
 }
 
+/// The first start makes the disk.
 fn assert_upper_clean(home: &Home) {
     let id = home.inspect("it", "{{.Id}}");
-    assert_ext4_clean(&home.container(&id).join("upper.ext4"));
+    let upper = home.container(&id).join("upper.ext4");
+    if upper.exists() {
+        assert_ext4_clean(&upper);
+    }
 }
 
 fn create(home: &Home) {
@@ -273,6 +106,7 @@ fn create_killed_anywhere() {
         name: "create",
         prepare: &|_| {},
         act: &["create", "--name", "it", "busybox", "sh", "-c", SCRIPT],
+        settle: &|_| {},
         check: &|home, out| {
             assert_acknowledged(home, out);
             let made = exists(home, "it");
@@ -286,7 +120,8 @@ fn create_killed_anywhere() {
             }
             clear(home);
         },
-        monitors: &[],
+        from: "",
+        monitors: Monitors::None,
     }
     .run();
 }
@@ -297,6 +132,7 @@ fn start_killed_anywhere() {
         name: "start",
         prepare: &create,
         act: &["start", "it"],
+        settle: &|_| {},
         check: &|home, _| {
             if status(home) != "running" {
                 assert_upper_clean(home);
@@ -309,7 +145,8 @@ fn start_killed_anywhere() {
             });
             clear(home);
         },
-        monitors: &[Victim::Vmm, Victim::Qemu],
+        from: "",
+        monitors: Monitors::Both,
     }
     .run();
 }
@@ -326,6 +163,7 @@ fn exec_killed_anywhere() {
             "-c",
             "echo more > /more; sync; echo acknowledged",
         ],
+        settle: &|_| {},
         check: &|home, out| {
             if status(home) != "running" {
                 assert_upper_clean(home);
@@ -338,7 +176,8 @@ fn exec_killed_anywhere() {
             home.gourd(&["exec", "it", "sh", "-c", "exit 7"]).exits(7);
             clear(home);
         },
-        monitors: &[Victim::Vmm, Victim::Qemu],
+        from: "",
+        monitors: Monitors::Both,
     }
     .run();
 }
@@ -349,6 +188,7 @@ fn stop_killed_anywhere() {
         name: "stop",
         prepare: &start,
         act: &["stop", "it"],
+        settle: &|_| {},
         check: &|home, _| {
             // The command died before it said anything.
             home.gourd(&["stop", "it"]).ok();
@@ -359,7 +199,8 @@ fn stop_killed_anywhere() {
             assert_precious(home);
             clear(home);
         },
-        monitors: &[Victim::Vmm, Victim::Qemu],
+        from: "",
+        monitors: Monitors::InTurns,
     }
     .run();
 }
@@ -370,6 +211,7 @@ fn rm_killed_anywhere() {
         name: "rm",
         prepare: &create,
         act: &["rm", "it"],
+        settle: &|_| {},
         check: &|home, _| {
             if exists(home, "it") {
                 assert_upper_clean(home);
@@ -378,7 +220,8 @@ fn rm_killed_anywhere() {
             home.gourd(&["rm", "it"]).exits(125).says(&["it"]);
             clear(home);
         },
-        monitors: &[],
+        from: "",
+        monitors: Monitors::None,
     }
     .run();
 }
@@ -389,6 +232,7 @@ fn rm_of_a_running_container_killed_anywhere() {
         name: "rm -f",
         prepare: &start,
         act: &["rm", "-f", "it"],
+        settle: &|_| {},
         check: &|home, _| {
             if exists(home, "it") {
                 home.gourd(&["rm", "-f", "it"]).ok();
@@ -396,7 +240,8 @@ fn rm_of_a_running_container_killed_anywhere() {
             assert!(!exists(home, "it"));
             clear(home);
         },
-        monitors: &[],
+        from: "",
+        monitors: Monitors::None,
     }
     .run();
 }
@@ -407,6 +252,7 @@ fn run_rm_killed_anywhere() {
         name: "run --rm",
         prepare: &|_| {},
         act: &["run", "--rm", "--name", "it", "busybox", "echo", "here"],
+        settle: &|_| {},
         check: &|home, out| {
             assert!(out.code != 0 || out.text() == "here", "{out:?}");
             // One that was never started stays, as Docker's does: nobody but the command knew that it was to be.
@@ -420,7 +266,8 @@ fn run_rm_killed_anywhere() {
             assert_eq!(again.ok().text(), "here");
             clear(home);
         },
-        monitors: &[],
+        from: "vm.process-started",
+        monitors: Monitors::None,
     }
     .run();
 }
@@ -447,8 +294,11 @@ fn pull_killed_anywhere() {
         name: "pull",
         prepare: &|_| {},
         act: &["pull", &reference],
+        settle: &|_| {},
         check: &|home, _| {
-            let image = |reference: &str| home.gourd(&["image", "inspect", "-f", "{{.RootfsImage}}", reference]);
+            let image = |reference: &str| {
+                home.gourd(&["image", "inspect", "-f", "{{.RootfsImage}}", reference])
+            };
             let found = image(&reference);
             if found.code == 0 {
                 crate::harness::tool("e2fsck", &[&"-fn", &found.text()]).ok();
@@ -471,36 +321,201 @@ fn pull_killed_anywhere() {
             }
             home.assert_nothing_left();
         },
-        monitors: &[],
+        from: "",
+        monitors: Monitors::None,
     }
     .run();
 }
 
 #[test]
-fn programs_that_people_get_have_no_fault_points() {
-    let home = Home::new();
-    let trace = home.path("trace");
-    let mut create = home.command(&["create", "--name", "it", "busybox", "true"]);
-    create.env("GOURD_FAULT_TRACE", &trace);
-    let traced = home.path("with");
-    let faulty = Home::with_faults();
-    faulty
-        .gourd(&["create", "--name", "it", "busybox", "true"])
-        .ok();
-    let points = self::trace(&faulty);
-    assert!(!points.is_empty(), "the other programs have them");
-    for (point, _) in points {
-        let mut create = home.command(&["run", "--rm", "busybox", "true"]);
-        create.env("GOURD_FAULT", &point.name);
-        create.env("GOURD_FAULT_TRACE", &traced);
-        let out = create.output().expect("it runs");
-        assert_eq!(out.status.code(), Some(0), "{point:?}");
-        break;
+fn commit_killed_anywhere() {
+    let more = |home: &Home| {
+        start(home);
+        home.gourd(&["exec", "it", "sh", "-c", "echo more > /more; sync"])
+            .ok();
+    };
+    Scenario {
+        name: "commit",
+        prepare: &more,
+        act: &["commit", "it", "made:1"],
+        settle: &|_| {},
+        check: &|home, _| {
+            if status(home) != "running" {
+                assert_upper_clean(home);
+                assert_precious(home);
+            }
+            // It was frozen for a moment, and is not any more.
+            home.gourd(&["exec", "it", "sh", "-c", "echo thawed > /thawed; sync"])
+                .ok();
+            home.gourd(&["image", "ls"]).ok();
+            home.gourd(&["commit", "it", "made:1"]).ok();
+            home.gourd(&["rm", "-f", "it"]).ok();
+            let kept = ["run", "--rm", "made:1", "cat", "/kept", "/more", "/thawed"];
+            assert_eq!(home.gourd(&kept).ok().text(), "precious\nmore\nthawed");
+            home.gourd(&["image", "prune", "-af"]).ok();
+            clear(home);
+        },
+        from: "",
+        monitors: Monitors::InTurns,
     }
-    create.env("GOURD_FAULT", "renamed.spec.json");
-    let out = create.output().expect("it runs");
-    assert_eq!(out.status.code(), Some(0));
-    assert!(!trace.exists() && !traced.exists(), "points were traced");
+    .run();
+}
+
+/// Ends with a failure when it is told to, and says how often it ran.
+const AGAIN: &str = "echo run >> /runs; sync; wc -l < /runs; while [ ! -e /dev/shm/go ]; do sleep 0.1; done; exit 1";
+
+#[test]
+fn a_restart_by_policy_killed_anywhere() {
+    let state = |home: &Home| {
+        let format = "{{.State.Status}} {{.RestartCount}}";
+        home.gourd(&["inspect", "-f", format, "it"]).ok().text()
+    };
+    Scenario {
+        name: "restart policy",
+        prepare: &|home| {
+            home.gourd(&[
+                "run",
+                "-d",
+                "--restart",
+                "always",
+                "--name",
+                "it",
+                "busybox",
+                "sh",
+                "-c",
+                AGAIN,
+            ])
+            .ok();
+            says(home, "1");
+        },
+        act: &["exec", "it", "touch", "/dev/shm/go"],
+        settle: &|home| {
+            eventually("it runs again, or will not", || {
+                let state = state(home);
+                state == "running 1" || state.starts_with("exited")
+            });
+        },
+        check: &|home, _| {
+            if status(home) != "running" {
+                // The policy was the supervisor's, which is dead; `start` and the next boot take it up.
+                assert_upper_clean(home);
+                assert_eq!(home.gourd(&["system", "boot"]).ok().text(), "it");
+            }
+            assert_eq!(status(home), "running");
+            says(home, "2");
+            home.gourd(&["stop", "-t", "0", "it"]).ok();
+            assert_eq!(status(home), "exited", "a person stopped it");
+            clear(home);
+        },
+        from: "vm.process-exited",
+        monitors: Monitors::InTurns,
+    }
+    .run();
+}
+
+#[test]
+fn the_host_goes_down_and_comes_up() {
+    let home = Home::new();
+    let policies = [
+        ("always", "always"),
+        ("unless", "unless-stopped"),
+        ("stopped", "unless-stopped"),
+        ("failure", "on-failure"),
+        ("none", "no"),
+    ];
+    for (name, policy) in policies {
+        let script = "echo run >> /runs; sync; wc -l < /runs; sleep 1000";
+        home.gourd(&[
+            "run",
+            "-d",
+            "-m",
+            "128m",
+            "--name",
+            name,
+            "--restart",
+            policy,
+            "busybox",
+            "sh",
+            "-c",
+            script,
+        ])
+        .ok();
+    }
+    home.gourd(&["stop", "-t", "0", "stopped"]).ok();
+    home.gourd(&[
+        "create",
+        "--restart",
+        "always",
+        "--name",
+        "created",
+        "busybox",
+    ])
+    .ok();
+    for (name, _) in policies {
+        eventually("it has counted itself", || {
+            home.gourd(&["logs", name]).text() == "1"
+        });
+    }
+    // The power goes: everything at once, and what was in memory.
+    for process in home.leftovers() {
+        let pid = process.split(' ').next().unwrap_or_default().to_owned();
+        // The death of one may have been another's.
+        let _ = std::process::Command::new("kill")
+            .args(["-9", &pid])
+            .output();
+    }
+    eventually("all are dead", || home.leftovers().is_empty());
+    std::fs::remove_dir_all(home.root().join("run")).expect("a reboot clears it");
+    assert_eq!(home.gourd(&["ps", "-q"]).ok().text(), "");
+    let table = home.gourd(&["ps", "-a", "--format", "{{.Names}} {{.State}}"]);
+    let mut table: Vec<_> = table.ok().text().lines().map(str::to_owned).collect();
+    table.sort();
+    assert_eq!(
+        table,
+        [
+            "always exited",
+            "created created",
+            "failure exited",
+            "none exited",
+            "stopped exited",
+            "unless exited"
+        ]
+    );
+    for (name, _) in policies {
+        let id = home.inspect(name, "{{.Id}}");
+        assert_ext4_clean(&home.container(&id).join("upper.ext4"));
+    }
+    // It comes up: what `gourd system enable` has the user's systemd run.
+    let started = home.gourd(&["system", "boot"]).ok().text();
+    let mut started: Vec<_> = started.lines().collect();
+    started.sort_unstable();
+    assert_eq!(started, ["always", "unless"]);
+    for name in started {
+        assert_eq!(home.inspect(name, "{{.State.Status}}"), "running");
+        eventually("it has its disk", || {
+            home.gourd(&["logs", name]).text() == "1\n2"
+        });
+    }
+    assert_eq!(home.gourd(&["system", "boot"]).ok().text(), "", "once");
+}
+
+#[test]
+fn programs_that_people_get_have_no_fault_points() {
+    let line = ["create", "--name", "it", "busybox", "true"];
+    let faulty = Home::with_faults();
+    faulty.gourd(&line).ok();
+    let points = matrix::trace(&faulty);
+    let (point, _) = points.last().expect("the other programs have them");
+    let home = Home::new();
+    let traced = home.path("trace");
+    let out = home
+        .command(&line)
+        .env("GOURD_FAULT", &point.name)
+        .env("GOURD_FAULT_TRACE", &traced)
+        .output()
+        .expect("it runs");
+    assert_eq!(out.status.code(), Some(0), "{point:?}");
+    assert!(!traced.exists(), "points were traced");
     for program in ["gourd", "gourd-vm", "gourd-vmm", "gourd-init"] {
         let bytes = std::fs::read(crate::harness::programs().join(program)).expect("a program");
         let found = bytes.windows(11).any(|window| window == b"GOURD_FAULT");

@@ -155,10 +155,7 @@ impl Home {
             .expect("unshare starts");
         let mut ready = [0; 5];
         let told = holder.stdout.take().expect("piped").read_exact(&mut ready);
-        let enter = format!(
-            "nsenter -t {} -U -m --preserve-credentials --",
-            holder.id()
-        );
+        let enter = format!("nsenter -t {} -U -m --preserve-credentials --", holder.id());
         home.holder = Some(holder);
         assert!(
             told.is_ok() && ready == *b"ready",
