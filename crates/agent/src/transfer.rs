@@ -39,7 +39,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 use rustix::process::{Resource, Rlimit};
-use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
+use rustix::thread::ThreadNameSpaceType;
 
 use crate::failure::{Failed, Step};
 use crate::sys;
@@ -171,8 +171,6 @@ fn enter(order: &Order) -> Result<Root, Failed> {
         rustix::process::chroot(order.rootfs.as_str()).step("change root", &order.rootfs)?;
     } else {
         let first = sys::inherited(order.join).step("open", "the container's first process")?;
-        // Other threads would share what the call changes.
-        sys::unshare(UnshareFlags::FS).step("part from", "the agent")?;
         rustix::thread::move_into_thread_name_spaces(first.as_fd(), ThreadNameSpaceType::MOUNT)
             .step("join", "the container's mounts")?;
     }
