@@ -273,7 +273,7 @@ impl Supervision {
     }
 
     fn again(&self, shared: &Shared, outcome: &Outcome) -> Option<Duration> {
-        if self.ended_by_signal(shared, outcome) {
+        if self.ended_by_signal(outcome) {
             self.dismiss(Dismissal::Person);
         }
         if self.dismissed.borrow().is_some() || shared.spec.remove {
@@ -288,7 +288,7 @@ impl Supervision {
         restarts.next(outcome.exit.exit_code, shared.lasted())
     }
 
-    fn ended_by_signal(&self, shared: &Shared, outcome: &Outcome) -> bool {
+    fn ended_by_signal(&self, outcome: &Outcome) -> bool {
         let Some((signal, at)) = *lock(&self.signalled) else {
             return false;
         };
