@@ -137,6 +137,8 @@ fn log_when_asked() {
         tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
             .with_writer(std::io::stderr)
+            // It would say on stderr, by a panic, that stderr cannot be written: a full disk must not end us.
+            .log_internal_errors(false)
             .init();
     }
 }

@@ -490,6 +490,7 @@ fn rootfs_kind(error: &rootfs::Error) -> ErrorKind {
         rootfs::Error::Content(error) => content_kind(error),
         rootfs::Error::Merge { source, .. } => cause_kind(source),
         rootfs::Error::Write { source, .. } => cause_kind(source),
+        rootfs::Error::Store { source, .. } => cause_kind(source),
         rootfs::Error::Decompress { .. } | rootfs::Error::DiffId { .. } => ErrorKind::Corrupt,
         rootfs::Error::TooLarge { .. } => ErrorKind::TooLarge,
         rootfs::Error::Disk(error) => io_kind(&error.source),

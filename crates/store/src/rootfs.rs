@@ -69,6 +69,19 @@ pub enum Error {
         #[source]
         source: MergeError,
     },
+    /// What is in a layer cannot be written.
+    #[error("cannot write {entry:?} of layer {layer} to {}", path.display())]
+    Store {
+        /// The blob.
+        layer: Digest,
+        /// The file's name in it.
+        entry: String,
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The file system cannot be written.
     #[error("cannot write the rootfs image {}", path.display())]
     Write {
@@ -188,7 +201,18 @@ fn write(
     let mut merger = Merger::new(tree::Sink::new(writer));
     let mut left = MAX_UNPACKED;
     for layer in layers {
-        layer::apply(root, layer, &mut merger, &mut left)?;
+        layer::apply(root, layer, &mut merger, &mut left).map_err(|error| match error {
+            Error::Merge {
+                layer,
+                source: MergeError::Sink { entry, source, .. },
+            } => Error::Store {
+                layer,
+                entry,
+                path: temporary.to_owned(),
+                source,
+            },
+            other => other,
+        })?;
     }
     let (merged, sink) = merger.finish();
     let mut tree = tree::convert(merged);

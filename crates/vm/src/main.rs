@@ -116,6 +116,8 @@ async fn supervise(run: Run) -> Result<(), Error> {
     listener.set_nonblocking(true)?;
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        // It would say on stderr, by a panic, that stderr cannot be written: a full disk must not end us.
+        .log_internal_errors(false)
         .with_ansi(false)
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("GOURD_LOG")

@@ -147,7 +147,9 @@ fn disks(words: &mut Words, config: &VmConfig, fds: &Fds) {
         words.option(
             "-device",
             format!(
-                "virtio-blk-pci,drive=file{index},serial={},write-cache=on,discard={},write-zeroes={}",
+                // The guest is told when the host's disk is full; QEMU's way is to stop the VM, which nobody would see.
+                "virtio-blk-pci,drive=file{index},serial={},write-cache=on,discard={},write-zeroes={},\
+                 werror=report,rerror=report",
                 disk.id,
                 on(disk.discard),
                 on(disk.discard),
@@ -295,10 +297,10 @@ mod tests {
 -serial chardev:console0
 -add-fd fd=8,set=1
 -blockdev driver=file,node-name=file0,filename=/dev/fdset/1,read-only=on,auto-read-only=off,discard=ignore,locking=off,aio=threads,cache.direct=off,cache.no-flush=off
--device virtio-blk-pci,drive=file0,serial=rootfs,write-cache=on,discard=off,write-zeroes=off
+-device virtio-blk-pci,drive=file0,serial=rootfs,write-cache=on,discard=off,write-zeroes=off,werror=report,rerror=report
 -add-fd fd=9,set=2
 -blockdev driver=file,node-name=file1,filename=/dev/fdset/2,read-only=off,auto-read-only=off,discard=unmap,locking=off,aio=threads,cache.direct=off,cache.no-flush=on
--device virtio-blk-pci,drive=file1,serial=upper,write-cache=on,discard=on,write-zeroes=on
+-device virtio-blk-pci,drive=file1,serial=upper,write-cache=on,discard=on,write-zeroes=on,werror=report,rerror=report
 -chardev socket,id=vsock,fd=11
 -device vhost-user-vsock-pci,chardev=vsock
 -object rng-random,id=entropy,filename=/dev/urandom
