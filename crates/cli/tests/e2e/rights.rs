@@ -174,7 +174,7 @@ fn a_read_only_root_with_its_own_hosts_and_scratch() {
 #[test]
 fn what_is_masked_and_what_is_read_only() {
     let home = Home::new();
-    let script = "wc -c < /proc/kcore; ls /sys/firmware | wc -l; wc -c < /proc/interrupts; \
+    let script = "ls /sys/firmware | wc -l; wc -c < /proc/interrupts; \
         for f in /proc/sys/kernel/hostname /proc/sysrq-trigger /sys/kernel/profiling; do \
         (echo x > $f) 2>/dev/null && echo wrote $f; done; \
         ls /dev/console 2>/dev/null; hostname; grep -c . /etc/hosts; cat /etc/hosts";
@@ -183,9 +183,9 @@ fn what_is_masked_and_what_is_read_only() {
     let text = home.gourd(&["logs", "it"]).ok().text();
     let id = home.inspect("it", "{{.Id}}");
     let lines: Vec<_> = text.lines().collect();
-    assert_eq!(lines[..3], ["0", "0", "0"], "{text}");
+    assert_eq!(lines[..2], ["0", "0"], "{text}");
     // Nothing was writable, there is no console, and the host's name is the id's beginning.
-    assert_eq!(lines[3], &id[..12], "{text}");
+    assert_eq!(lines[2], &id[..12], "{text}");
     assert!(text.contains("127.0.0.1\tlocalhost"), "{text}");
     assert!(text.contains(&id[..12]), "{text}");
     // What the kernel said is kept apart from what the process wrote.

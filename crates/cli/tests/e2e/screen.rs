@@ -58,7 +58,9 @@ fn a_person_at_work() {
     tmux.type_line("bg; jobs");
     tmux.shows("[1]+  Running");
     tmux.type_line("clear; fg");
-    tmux.shows("sleep 1234");
+    eventually("fg says what it continues", || {
+        tmux.screen().starts_with("sleep 1234")
+    });
     keys(&tmux, &["C-c"]);
     tmux.type_line("clear; jobs; echo code=$?");
     tmux.shows("code=0");
@@ -154,7 +156,7 @@ fn every_setting_is_back_whoever_dies() {
         };
         kill(pid, "-9");
         eventually("it is dead", || dead(pid));
-        tmux.shows("code=");
+        tmux.shows("code=125");
         settings_are_back(&home, &tmux);
         home.gourd(&["rm", "box"]).ok();
     }
