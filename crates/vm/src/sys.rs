@@ -27,7 +27,7 @@ pub fn inherit(number: RawFd) -> io::Result<OwnedFd> {
 /// Gives what is free of the heap back to the host. For the end of something large: a supervisor lives long and is small.
 pub fn give_memory_back() {
     // SAFETY: it takes a number and may be called at any time.
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[cfg(target_env = "gnu")]
     unsafe {
         libc::malloc_trim(0);
     }

@@ -85,21 +85,19 @@ fn grow(root: &Path) {
         .map(|number| (number * 65536, &b"data"[..]))
         .collect();
     holes("many-holes", 60 * 65536, &many);
-    if cfg!(target_os = "linux") {
-        let set = |name: &str, key: &str, value: &[u8]| {
-            let path = root.join(name);
-            rustix::fs::setxattr(path, key, value, XattrFlags::empty()).unwrap();
-        };
-        set("dir/file", "user.note", b"a\0b\n=c");
-        set("dir", "user.on-a-directory", b"");
-        set("exactly-a-block", "user.big", &[b'v'; 2000]);
-        if is_root() {
-            // Revision 2, permitted: CAP_NET_RAW (linux/capability.h).
-            let raw = [
-                1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-            ];
-            set("exactly-a-block", "security.capability", &raw);
-        }
+    let set = |name: &str, key: &str, value: &[u8]| {
+        let path = root.join(name);
+        rustix::fs::setxattr(path, key, value, XattrFlags::empty()).unwrap();
+    };
+    set("dir/file", "user.note", b"a\0b\n=c");
+    set("dir", "user.on-a-directory", b"");
+    set("exactly-a-block", "user.big", &[b'v'; 2000]);
+    if is_root() {
+        // Revision 2, permitted: CAP_NET_RAW (linux/capability.h).
+        let raw = [
+            1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        ];
+        set("exactly-a-block", "security.capability", &raw);
     }
     if is_root() {
         node(
