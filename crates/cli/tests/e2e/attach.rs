@@ -146,6 +146,10 @@ fn attach_without_a_terminal() {
     let script = "trap 'echo caught; exit 7' USR1; echo begun; while :; do sleep 0.2; done";
     home.gourd(&["run", "-d", "--name", "box", "busybox", "sh", "-c", script])
         .ok();
+    // Whoever attaches gets what comes from then on.
+    eventually("it has begun", || {
+        home.gourd(&["logs", "box"]).text().contains("begun")
+    });
     let attached = home.start(&["attach", "box"]);
     let silent = home
         .command(&["attach", "--no-stdin", "--sig-proxy=false", "box"])
