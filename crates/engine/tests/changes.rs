@@ -307,3 +307,19 @@ async fn what_is_to_run_is_started_on_boot() {
     assert_eq!(names, ["always", "unless"]);
     assert!(started.iter().all(|one| one.result.is_err()));
 }
+
+/// Prints how long 500 take in one process.
+#[tokio::test]
+async fn five_hundred_containers_are_no_trouble() {
+    let setup = with_image().await;
+    let begun = std::time::Instant::now();
+    for number in 0..500 {
+        setup.create("app", &format!("box-{number}")).await.unwrap();
+    }
+    let created = begun.elapsed();
+    assert_eq!(setup.engine.list(true).await.unwrap().len(), 500);
+    let listed = begun.elapsed() - created;
+    println!("500 created in {created:?}, listed in {listed:?}");
+    // Far beyond what it takes, so that only something quadratic in files or worse fails.
+    assert!(created.as_secs() < 60 && listed.as_secs() < 5);
+}

@@ -1,7 +1,6 @@
 //! Making a container of an image and a request.
 
 use std::path::Path;
-use std::sync::mpsc;
 
 use oci::Platform;
 use store::container::{self, Image, LogLimits, Restart, SCHEMA, Spec, Vm};
@@ -10,7 +9,7 @@ use store::{kernels, now_ns};
 use super::change::emit;
 use super::{Container, CreateRequest, config, health, names, rights};
 use crate::image::Resolved;
-use crate::{Engine, Error, PullEvent, blocking};
+use crate::{Engine, Error, PullEvent};
 
 /// Memory of a container that is given none.
 const MEMORY: u64 = 1 << 30;
@@ -61,21 +60,11 @@ impl Engine {
             .resolve(&request.image, &platform, request.pull, progress)
             .await?;
         let spec = spec(&image, &request, vm)?;
-        let (root, unnamed) = (self.root.clone(), request.name.is_none());
-        let (sender, receiver) = mpsc::sync_channel(1);
-        let mut making = Making {
-            root: root.clone(),
-            made: Some(receiver),
-        };
-        blocking(move || {
-            // Held until the container, which names it, is there: nobody collects the image before that.
-            let _lease = image.lease;
-            // The other end is there for as long as this runs.
-            let _ = sender.send(make(&root, spec, unnamed));
-            Ok::<(), Error>(())
-        })
-        .await?;
-        making.take().unwrap_or(Err(Error::Interrupted))
+        // At once: a few files and one flush are less than a thread costs. The image's lease is held until the container,
+        // which names it, is there: nobody collects it before that.
+        let made = make(&self.root, spec, request.name.is_none());
+        drop(image.lease);
+        made
     }
 
     fn vm(&self, request: &CreateRequest) -> Result<Vm, Error> {
@@ -193,39 +182,6 @@ fn log_limits(request: &CreateRequest) -> Result<LogLimits, Error> {
         return Err(Error::invalid("limit of logs", reason));
     }
     Ok(limits)
-}
-
-/// A container in the making. Dropped before it was taken, it is removed: nobody would know of it.
-struct Making {
-    root: store::Root,
-    made: Option<mpsc::Receiver<Result<Container, Error>>>,
-}
-
-impl Making {
-    /// Waits for it, which takes milliseconds; `None` when it was taken, or when it was never begun.
-    fn take(&mut self) -> Option<Result<Container, Error>> {
-        self.made.take()?.recv().ok()
-    }
-}
-
-impl Drop for Making {
-    fn drop(&mut self) {
-        let Some(Ok(made)) = self.take() else {
-            return;
-        };
-        if let Err(error) = unmake(&self.root, &made.id) {
-            tracing::warn!(%error, vm_id = made.id, "cannot remove a container that nobody waited for");
-        }
-    }
-}
-
-/// Removes a container that nobody started.
-fn unmake(root: &store::Root, id: &str) -> Result<(), container::Error> {
-    let container = container::resolve(root, id)?;
-    match container.try_lock()? {
-        Some(_lock) => container.remove_all(),
-        None => Err(container::Error::Running(id.to_owned())),
-    }
 }
 
 /// The platform that was asked for, or the host's. Guests are of the host's architecture.

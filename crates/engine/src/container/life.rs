@@ -5,7 +5,7 @@ use std::time::Duration;
 use proto::supervisor::{SignalRequest, StartedRequest, StopRequest, WaitRequest};
 use store::container::{self, Container, State};
 use store::lock::Lock;
-use store::{kernels, locate, rootfs};
+use store::{fault, kernels, locate, rootfs};
 
 use super::{AttachOptions, Attachment, ExecRequest, Running, StartMode};
 use crate::supervisor::{self, Aftermath, Client, Found, How};
@@ -29,6 +29,7 @@ impl Engine {
             Some(lock) => lock,
             None => return Err(Error::Running { name: name.clone() }),
         };
+        fault::point("start.locked");
         // Better said here than by the supervisor.
         kernels::resolve(&self.root, &container.spec().vm.kernel)?;
         for program in [locate::VMM, locate::INIT] {
@@ -48,6 +49,7 @@ impl Engine {
                 started: self.started,
             },
         )?;
+        fault::point("start.spawned");
         // The supervisor's copies are what holds them now.
         drop((lock, lease));
         let Some(client) = Client::connect(&container).await? else {
@@ -67,6 +69,7 @@ impl Engine {
             )),
             StartMode::Detached => {
                 started(&container, &client, &before).await?;
+                fault::point("start.told");
                 None
             }
         };
@@ -123,7 +126,10 @@ impl Engine {
             return Ok(());
         };
         let timeout_ms = timeout.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
-        stop(&container, &client, signal.unwrap_or(0), timeout_ms).await
+        fault::point("stop.found");
+        stop(&container, &client, signal.unwrap_or(0), timeout_ms).await?;
+        fault::point("stop.stopped");
+        Ok(())
     }
 
     /// Sends a signal to a container's first process.

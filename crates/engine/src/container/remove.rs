@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use store::container;
+use store::{container, fault};
 
 use super::change::emit;
 use super::life::{kill_all, settled};
@@ -79,6 +79,7 @@ impl Engine {
                 None => return Ok(()),
             },
         };
+        fault::point("rm.locked");
         blocking(move || {
             let removed = container.remove_all();
             drop(lock);
