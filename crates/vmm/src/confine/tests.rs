@@ -82,6 +82,55 @@ fn confined_process_cannot_make_memory_executable() {
     );
 }
 
+/// What one thread of a machine needs, another must not have: each list is tried at a call that is not on it.
+#[test]
+fn threads_of_a_machine_have_lists_of_their_own() {
+    fn request() {
+        let mut bytes = 0;
+        // SAFETY: the pointer is to a live integer. Any request but KVM_RUN will do.
+        unsafe { libc::ioctl(0, libc::FIONREAD, &raw mut bytes) };
+    }
+    fn hole() {
+        // SAFETY: takes numbers only.
+        unsafe { libc::fallocate(99, 0, 0, 1) };
+    }
+    fn thread() {
+        let _ = std::thread::Builder::new().spawn(|| ());
+    }
+    fn file() {
+        let _ = File::open("/etc/passwd");
+    }
+    let all: [(&str, Role, fn()); 8] = [
+        ("processor-ioctl", Role::Processor, request),
+        ("processor-hole", Role::Processor, hole),
+        ("processor-thread", Role::Processor, thread),
+        ("processor-file", Role::Processor, file),
+        ("block-ioctl", Role::Block, request),
+        ("block-file", Role::Block, file),
+        ("devices-ioctl", Role::Devices, request),
+        ("devices-hole", Role::Devices, hole),
+    ];
+    const TEST: &str = "threads_of_a_machine_have_lists_of_their_own";
+    for (name, role, forbidden) in all {
+        if is_probe(name) {
+            this_thread(role).unwrap();
+            forbidden();
+            std::process::exit(0);
+        }
+    }
+    if std::env::var_os(PROBE).is_some() {
+        return;
+    }
+    for (name, ..) in all {
+        let output = probe(TEST, name);
+        assert_eq!(
+            output.status.signal(),
+            Some(libc::SIGSYS),
+            "{name}: {output:?}"
+        );
+    }
+}
+
 #[test]
 fn confined_process_still_works() {
     if is_probe("works") {
