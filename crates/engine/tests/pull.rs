@@ -225,3 +225,47 @@ async fn a_tag_that_moved_leaves_the_old_image_without_a_name() {
     let tags = &setup.engine.image_inspect(&id(&old)).unwrap()["RepoTags"];
     assert_eq!(*tags, serde_json::json!([]));
 }
+
+/// Each layer comes once, whoever is first.
+#[tokio::test]
+async fn pulls_at_once_share_what_comes() {
+    let (setup, registry) = (setup(), Registry::start().unwrap());
+    let pushed = push(&setup, &registry, "app:1");
+    registry_again(&setup, &registry);
+    let pull = |name: String| {
+        let engine = setup.engine.clone();
+        tokio::task::spawn_blocking(move || {
+            let came = RefCell::new(0);
+            let note = |event| {
+                if matches!(event, PullEvent::LayerDone { .. }) {
+                    *came.borrow_mut() += 1;
+                }
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let pulled = runtime.block_on(engine.pull(&name, None, &note));
+            (pulled.map(|summary| summary.id), came.into_inner())
+        })
+    };
+    let mut tasks = Vec::new();
+    for name in ["app:1", "app:1", "team/other:1", "app:1"] {
+        tasks.push(pull(registry.reference(name)));
+    }
+    let mut came = 0;
+    for task in tasks {
+        let (pulled, layers) = task.await.unwrap();
+        assert_eq!(pulled.unwrap(), pushed.config.digest.to_string());
+        came += layers;
+    }
+    assert_eq!(came, pushed.layers.len());
+    let ingest = setup.engine.root().join("content/ingest");
+    assert_eq!(std::fs::read_dir(ingest).unwrap().count(), 0);
+}
+
+/// The same image under a second name.
+fn registry_again(setup: &Setup, registry: &Registry) {
+    let source = format!("oci-archive:{}:latest", setup.path("image.tar").display());
+    registry.push(&source, "team/other:1").unwrap();
+}

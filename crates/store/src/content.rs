@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 use oci::{Descriptor, Digest, Hasher};
@@ -143,6 +143,50 @@ pub fn list(root: &Root) -> Result<Vec<Digest>, Error> {
         .iter()
         .filter_map(|name| format!("sha256:{name}").parse().ok())
         .collect())
+}
+
+/// The right to bring in a blob: others who want the same one wait, and find it here. Free when it is dropped, or its
+/// holder dead.
+#[derive(Debug)]
+pub struct Claim {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Claim {
+    /// Waits until nobody else brings the blob in. The caller holds a shared lease on content.
+    ///
+    /// # Errors
+    /// The system call that failed.
+    pub fn acquire(root: &Root, digest: &Digest) -> Result<Self, Error> {
+        let path = root
+            .content()
+            .join("ingest")
+            .join(format!("{}.lock", digest.hex()));
+        loop {
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&path)
+                .map_err(file::Error::at("open", &path))?;
+            file.lock().map_err(file::Error::at("lock", &path))?;
+            let ours = file.metadata().map_err(file::Error::at("stat", &path))?;
+            // Whoever had it took the name away at its end.
+            let named = fs::metadata(&path);
+            if named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
+                return Ok(Self { path, _file: file });
+            }
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Before the lock goes. One that a crash leaves is taken over, or collected.
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 /// A blob that is coming in. What is dropped unfinished is removed.
@@ -295,6 +339,31 @@ mod tests {
         assert!(has(&root, &descriptor));
         assert_eq!(read(&root, &descriptor.digest).unwrap(), b"hello");
         assert_eq!(list(&root).unwrap(), [descriptor.digest]);
+        let left = fs::read_dir(root.content().join("ingest")).unwrap().count();
+        assert_eq!(left, 0);
+    }
+
+    #[test]
+    fn one_at_a_time_brings_a_blob_in() {
+        let (_dir, root) = setup();
+        let digest = Digest::of(b"hello");
+        let counter = std::sync::atomic::AtomicU32::new(0);
+        let most = std::sync::atomic::AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let claim = Claim::acquire(&root, &digest).unwrap();
+                        let now = counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                        most.fetch_max(now + 1, std::sync::atomic::Ordering::SeqCst);
+                        std::thread::yield_now();
+                        counter.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                        drop(claim);
+                    }
+                });
+            }
+        });
+        assert_eq!(most.into_inner(), 1);
         let left = fs::read_dir(root.content().join("ingest")).unwrap().count();
         assert_eq!(left, 0);
     }

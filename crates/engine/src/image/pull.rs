@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use oci::{Descriptor, Platform, Reference};
 use registry::{Client, ClientOptions};
-use store::content::{self, Ingest};
+use store::content::{self, Claim, Ingest};
 use store::fault;
 use store::images::Record;
 
@@ -130,6 +130,14 @@ impl Engine {
         progress: &dyn Fn(PullEvent),
     ) -> Result<(), Error> {
         let digest = layer.digest.to_string();
+        let (root, claimed) = (self.root.clone(), layer.digest);
+        // Somebody else may be bringing it: then it need not come twice.
+        let _claim = blocking(move || Claim::acquire(&root, &claimed)).await?;
+        if content::has(&self.root, layer) {
+            progress(PullEvent::LayerExists { digest });
+            return Ok(());
+        }
+        fault::point("pull.layer-claimed");
         let mut ingest = Ingest::begin(&self.root, Some(layer))?;
         let mut blob = client.blob(reference, layer, 0).await?;
         while let Some(bytes) = blob.next().await {
