@@ -74,6 +74,8 @@ impl Home {
     /// The bill of materials of such a container, with an init that powers off; the driver that it gets; their name.
     fn floor(&self) -> Result<(VmConfig, Qemu, String)> {
         let id = self.gourd(&["create", "--driver", "qemu", "busybox", "true"], &[])?;
+        // The first start makes the container's disk.
+        self.gourd(&["start", "-a", id.trim()], &[])?;
         let container = self.dir.path().join("root/containers").join(id.trim());
         let config = output(self.command("gourd-vm").arg("config").arg(container))?;
         let mut config: VmConfig =
