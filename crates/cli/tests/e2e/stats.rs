@@ -139,8 +139,7 @@ fn events_as_they_come() {
     let mut lines = BufReader::new(live.stdout.take().unwrap()).lines();
     // It watches by the time that a first event comes through.
     let mut seen = Vec::new();
-    home.gourd(&["create", "--name", "first", "busybox"])
-        .ok();
+    home.gourd(&["create", "--name", "first", "busybox"]).ok();
     home.gourd(&[
         "run", "--name", "box", "--label", "tier=web", "busybox", "sh", "-c", "exit 3",
     ])
