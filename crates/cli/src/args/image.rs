@@ -202,9 +202,12 @@ pub fn prune_filter(text: &str) -> Result<(String, String), String> {
 }
 
 fn one_of(text: &str, keys: &[&str]) -> Result<(String, String), String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or_else(|| format!("{text:?} is no filter: write KEY=VALUE with one of {}", keys.join(", ")))?;
+    let (key, value) = text.split_once('=').ok_or_else(|| {
+        format!(
+            "{text:?} is no filter: write KEY=VALUE with one of {}",
+            keys.join(", ")
+        )
+    })?;
     if !keys.contains(&key) {
         return Err(format!(
             "there is no filter {key:?}; there are {}",

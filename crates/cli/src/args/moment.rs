@@ -73,7 +73,10 @@ fn date(text: &str) -> Option<u64> {
     let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
     let mut parts = clock.splitn(3, ':').map(number);
     let hour = parts.next()??;
-    let (minute, second) = (parts.next().unwrap_or(Some(0))?, parts.next().unwrap_or(Some(0))?);
+    let (minute, second) = (
+        parts.next().unwrap_or(Some(0))?,
+        parts.next().unwrap_or(Some(0))?,
+    );
     let fits = (1970..=9999).contains(&year)
         && (1..=12).contains(&month)
         && (1..=31).contains(&day)
@@ -83,7 +86,8 @@ fn date(text: &str) -> Option<u64> {
     if !fits {
         return None;
     }
-    let seconds = i64::try_from(days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second);
+    let seconds =
+        i64::try_from(days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second);
     u64::try_from(seconds.ok()? - east)
         .ok()?
         .checked_mul(1_000_000_000)?
@@ -151,8 +155,18 @@ mod tests {
         check("300ms", Some(now - 3 * S / 10));
         check("-10s", Some(now - 10 * S));
         for text in [
-            "", "-", "soon", "10", "1d", "2006-13-01", "2006-01-02T25:00:00Z", "1.5", "h", "1h2",
-            "99999999999999999999", "2006-01-02T15:04:05+99:00",
+            "",
+            "-",
+            "soon",
+            "10",
+            "1d",
+            "2006-13-01",
+            "2006-01-02T25:00:00Z",
+            "1.5",
+            "h",
+            "1h2",
+            "99999999999999999999",
+            "2006-01-02T15:04:05+99:00",
         ] {
             let seconds = ["10", "1.5"].contains(&text);
             assert_eq!(from(text, now).is_ok(), seconds, "{text:?}");

@@ -108,7 +108,9 @@ impl Bars {
                 bar.set_position(*done);
             }
             PullEvent::Importing { done } => {
-                let bar = self.spinner.get_or_insert_with(|| self.all.add(ProgressBar::new_spinner()));
+                let bar = self
+                    .spinner
+                    .get_or_insert_with(|| self.all.add(ProgressBar::new_spinner()));
                 bar.set_message(format!("{} came", human::size(*done)));
                 bar.tick();
             }

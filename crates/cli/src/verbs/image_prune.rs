@@ -14,7 +14,9 @@ pub fn prune(app: &App, args: &Prune) -> Result<u8, Failure> {
     // Docker's older word for --all.
     let all = args.all || filter.dangling.take() == Some(false);
     let warning = match all {
-        true => "WARNING! This will remove all images without at least one container associated to them.",
+        true => {
+            "WARNING! This will remove all images without at least one container associated to them."
+        }
         false => "WARNING! This will remove all dangling images.",
     };
     if !args.force && !confirm(warning)? {
