@@ -165,8 +165,9 @@ fn what_a_container_and_a_copy_write() {
     ]);
     let out = finish(writing, &[]);
     assert!(!out.text().contains("written"), "{out:?}");
+    // As with write(2), what is only in the guest's memory yet may be taken; what is refused says why.
     let copy = home.gourd(&["cp", &noise.display().to_string(), "it:/noise"]);
-    assert_ne!(copy.code, 0, "{copy:?}");
+    assert!(copy.code == 0 || copy.stderr.contains("hint:"), "{copy:?}");
     // Nothing corrupt: with room again, the container starts from what was synced.
     empty(&home);
     home.gourd(&["rm", "-f", "nonesuch"]);
