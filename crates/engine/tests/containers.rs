@@ -42,7 +42,12 @@ async fn what_makes_no_sense_is_refused() {
     )
     .await;
     check(|r| r.nano_cpus = Some(0), invalid, "not between 0.01 and").await;
-    check(|r| r.nano_cpus = Some(10_000_000_000_000), invalid, "not between 0.01 and").await;
+    check(
+        |r| r.nano_cpus = Some(10_000_000_000_000),
+        invalid,
+        "not between 0.01 and",
+    )
+    .await;
     check(
         |r| r.driver = Some("xen".into()),
         invalid,
