@@ -469,6 +469,7 @@ fn make_vcpus(
     let supported = kvm
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(system("KVM_GET_SUPPORTED_CPUID"))?;
+    let deadline = !cpuid::host_is_translated();
     let mut vcpus = Vec::new();
     for index in 0..machine.vcpus {
         let vcpu = vm
@@ -479,6 +480,7 @@ fn make_vcpus(
             index,
             count: machine.vcpus,
             virtualization: machine.virtualization,
+            deadline,
         };
         cpuid::fit(&mut cpuid, who);
         vcpu.set_cpuid2(&cpuid).map_err(system("KVM_SET_CPUID2"))?;

@@ -237,10 +237,8 @@ fn machine(
         option("-bios", QBOOT.into());
     }
     option("-kernel", kernel.into());
-    // `tsc=reliable`: QEMU's processor does not promise a constant TSC, though it has one. A kernel that doubts it stops
-    // its guests' TSC while they wait, and their timers (TSC deadline) never end.
     let mut line = OsString::from(
-        "console=ttyS0 quiet panic=-1 tsc=reliable random.trust_cpu=on root=host rootfstype=9p \
+        "console=ttyS0 quiet panic=-1 random.trust_cpu=on root=host rootfstype=9p \
          rootflags=trans=virtio,version=9p2000.L,msize=512000,cache=loose ro init=",
     );
     line.push(init);
