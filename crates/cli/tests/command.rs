@@ -112,10 +112,10 @@ fn a_line_that_cannot_be_read_is_125() {
         &["\"lots\" is no size"],
     );
     check(
-        &["run", "--cpus", "1.5", "img"],
+        &["run", "--cpus", "0", "img"],
         125,
         "",
-        &["a VM has whole ones"],
+        &["\"0\" is too few"],
     );
     check(
         &["kill", "-s", "WAT", "box"],

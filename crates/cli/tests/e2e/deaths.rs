@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::harness::{Home, Processes, assert_ext4_clean, dead, eventually, finish, kill, tool};
+use crate::harness::{self, Home, Processes, assert_ext4_clean, dead, eventually, finish, kill, tool};
 
 /// Writes, fsyncs, says so, and waits to be killed.
 const SCRIPT: &str = "if [ -f /kept ]; then echo again; cat /kept; else echo precious > /kept; sync; echo synced; sleep 1000; fi";
@@ -61,7 +61,11 @@ fn the_supervisor_killed() {
 
 #[test]
 fn qemu_killed() {
-    check("qemu", &["QEMU", "signal 9"], |processes| processes.qemu);
+    let name = match harness::driver().as_deref() {
+        Some("kvm") => "gourd-vmm",
+        _ => "QEMU",
+    };
+    check("qemu", &[name, "signal 9"], |processes| processes.qemu);
 }
 
 #[test]

@@ -32,6 +32,16 @@ pub fn programs() -> PathBuf {
     folder("GOURD_BIN_DIR")
 }
 
+/// The driver that this suite is about: `kvm` in the rig and on hosts where KVM works; whatever `auto` chooses when nobody says.
+pub fn driver() -> Option<String> {
+    std::env::var("GOURD_E2E_DRIVER").ok()
+}
+
+/// How many processors a VM may have here, up to two: the rig has one.
+pub fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, |number| number.get().min(2))
+}
+
 /// Kernels and images that set-up made.
 pub fn cache() -> PathBuf {
     folder("GOURD_TEST_CACHE")
@@ -340,6 +350,7 @@ impl Home {
 pub struct Processes {
     pub supervisor: u32,
     pub vmm: u32,
+    /// Runs the guest's code: QEMU, or `gourd-vmm` under the driver kvm.
     pub qemu: u32,
 }
 
@@ -351,10 +362,14 @@ impl Processes {
             vmm: 0,
             qemu: 0,
         };
+        let alone = driver().is_some_and(|driver| driver == "kvm");
         let all = all_processes().into_iter();
         for child in all.filter(|process| process.parent == supervisor) {
             if child.name.starts_with("gourd-vmm") {
                 found.vmm = child.pid;
+                if alone {
+                    found.qemu = child.pid;
+                }
             } else if child.name.starts_with("qemu-system") {
                 found.qemu = child.pid;
             }
@@ -395,8 +410,15 @@ pub fn eventually(what: &str, condition: impl Fn() -> bool) {
 
 fn command(programs: &Path, root: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(programs.join("gourd"));
+    let (verb, rest) = args.split_at(args.len().min(1));
+    command.args(verb);
+    if let Some(driver) = driver()
+        && matches!(verb, ["run" | "create"])
+    {
+        command.args(["--driver", &driver]);
+    }
     command
-        .args(args)
+        .args(rest)
         .env("GOURD_ROOT", root)
         .env_remove("DOCKER_CONFIG");
     command
