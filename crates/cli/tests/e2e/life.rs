@@ -1,7 +1,6 @@
 //! Design section 7, "the life of a container": a test for each row that this version has.
 //!
-//! Rows that wait for their verbs: *stopped containers* (cp, export, diff and commit come with the whole container tool) and
-//! *a dirty volume* (volumes come with images and disks). The row *death* is in `deaths.rs`.
+//! The row *death* is in `deaths.rs`, *stopped containers* in `copy.rs` and `commit.rs`. *A dirty volume* waits for volumes.
 
 use crate::harness::{Home, assert_ext4_clean, eventually, finish, names, tool};
 
