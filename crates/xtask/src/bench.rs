@@ -41,9 +41,10 @@ pub fn run(name: &str, cache: &Path) -> Result<()> {
         Ok(number) => number.parse().context("GOURD_BENCH_PAIRS is no number")?,
         Err(_) => PAIRS,
     };
-    let rows = match name {
-        "start" => vec![start::measure(cache, pairs)?],
-        _ => bail!("unknown bench {name:?}: start"),
+    let rows: Vec<Row> = match name {
+        "start" => start::on_qemu(cache, pairs)?,
+        "start-kvm" => start::on_kvm(cache, pairs)?,
+        _ => bail!("unknown bench {name:?}: start, start-kvm"),
     };
     let dir = target()?.join("bench");
     fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
@@ -67,40 +68,61 @@ fn target() -> Result<PathBuf> {
     Ok(programs()?.parent().context("a target folder")?.to_owned())
 }
 
-/// What two things took, in turns.
-#[derive(Debug, Default)]
-struct Pairs {
-    value: Vec<Duration>,
-    against: Vec<Duration>,
+/// What a thing took, each time.
+#[derive(Debug)]
+struct Times {
+    name: String,
+    sorted: Vec<Duration>,
 }
 
-impl Pairs {
-    /// Prints the two with their spread, and makes the row.
-    fn finish(mut self, row: String, other: &str, budget: f64) -> Row {
-        self.value.sort();
-        self.against.sort();
-        let (value, against) = (median(&self.value), median(&self.against));
-        let ratio = value / against;
-        let width = row.len().max(other.len());
-        println!("{:width$}    median    least     most", "");
-        for (name, times) in [(row.as_str(), &self.value), (other, &self.against)] {
-            let (least, most) = (seconds(times.first()), seconds(times.last()));
-            println!(
-                "{name:width$}  {:6.3} s  {least:.3} s  {most:.3} s",
-                median(times)
-            );
+impl Times {
+    fn new(name: impl Into<String>) -> Times {
+        Times {
+            name: name.into(),
+            sorted: Vec::new(),
         }
-        let runs = self.value.len();
-        println!("ratio {ratio:.2} of {runs} pairs; the budget is {budget:.2}");
+    }
+
+    fn add(&mut self, took: Duration) {
+        let at = self.sorted.partition_point(|other| *other < took);
+        self.sorted.insert(at, took);
+    }
+
+    /// This against another, of which there are as many.
+    fn against(&self, other: &Times, budget: f64) -> Row {
+        let (value, against) = (median(&self.sorted), median(&other.sorted));
         Row {
-            row,
+            row: format!("{} / {}", self.name, other.name),
             value,
             unit: "s",
             against,
-            ratio,
+            ratio: value / against,
             budget,
-            runs,
+            runs: self.sorted.len(),
         }
+    }
+}
+
+/// Each thing with its spread, then each ratio with its budget.
+fn print(things: &[&Times], rows: &[Row]) {
+    let width = |names: &mut dyn Iterator<Item = usize>| names.max().unwrap_or(0);
+    let name = width(&mut things.iter().map(|times| times.name.len()));
+    println!("{:name$}    median    least     most", "");
+    for times in things {
+        let (least, most) = (seconds(times.sorted.first()), seconds(times.sorted.last()));
+        println!(
+            "{:name$}  {:6.3} s  {least:.3} s  {most:.3} s",
+            times.name,
+            median(&times.sorted)
+        );
+    }
+    let name = width(&mut rows.iter().map(|row| row.row.len()));
+    println!("\n{:name$}  ratio  budget  runs", "");
+    for row in rows {
+        println!(
+            "{:name$}   {:.2}    {:.2}   {:3}",
+            row.row, row.ratio, row.budget, row.runs
+        );
     }
 }
 

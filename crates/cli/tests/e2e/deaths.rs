@@ -3,7 +3,9 @@
 
 use std::fs;
 
-use crate::harness::{self, Home, Processes, assert_ext4_clean, dead, eventually, finish, kill, tool};
+use crate::harness::{
+    self, Home, Processes, assert_ext4_clean, dead, eventually, finish, kill, tool,
+};
 
 /// Writes, fsyncs, says so, and waits to be killed.
 const SCRIPT: &str = "if [ -f /kept ]; then echo again; cat /kept; else echo precious > /kept; sync; echo synced; sleep 1000; fi";

@@ -1,34 +1,51 @@
 //! The least that a VM can do: an initramfs whose `/init` is one system call.
 
-/// `reboot(LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_POWER_OFF)`, as gourd-init ends. Should it fail, the
-/// program dies of `ud2` and the kernel panics, which the bench sees as another end than power off.
-const CODE: [u8; 24] = [
-    0xbf, 0xad, 0xde, 0xe1, 0xfe, // mov edi, 0xfee1dead
-    0xbe, 0x69, 0x19, 0x12, 0x28, // mov esi, 0x28121969
-    0xba, 0xdc, 0xfe, 0x21, 0x43, // mov edx, 0x4321fedc
-    0xb8, 0xa9, 0x00, 0x00, 0x00, // mov eax, 169
-    0x0f, 0x05, // syscall
-    0x0f, 0x0b, // ud2
-];
+/// How the machine ends: a command of reboot(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum End {
+    /// `LINUX_REBOOT_CMD_POWER_OFF`, as gourd-init ends.
+    PowerOff = 0x4321_fedc,
+    /// `LINUX_REBOOT_CMD_RESTART`, for machines that can't be powered off.
+    Restart = 0x0123_4567,
+}
+
+/// `reboot(LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, end)`. Should it fail, the program dies of `ud2` and the kernel panics,
+/// which the bench sees as another end.
+fn code(end: End) -> Vec<u8> {
+    let mut code = vec![
+        0xbf, 0xad, 0xde, 0xe1, 0xfe, // mov edi, 0xfee1dead
+        0xbe, 0x69, 0x19, 0x12, 0x28, // mov esi, 0x28121969
+        0xba, // mov edx, …
+    ];
+    code.extend((end as u32).to_le_bytes());
+    code.extend([
+        0xb8, 0xa9, 0x00, 0x00, 0x00, // mov eax, 169
+        0x0f, 0x05, // syscall
+        0x0f, 0x0b, // ud2
+    ]);
+    code
+}
 
 const BASE: u64 = 0x40_0000;
 const HEADERS: u64 = 64 + 56;
 
 /// A cpio archive ("newc": Documentation/driver-api/early-userspace/buffer-format.rst) with `/init` and the console that
 /// the kernel opens for it.
-pub fn initramfs() -> Vec<u8> {
+pub fn initramfs(end: End) -> Vec<u8> {
     let mut cpio = Vec::new();
     entry(&mut cpio, "dev", 0o040_755, (0, 0), &[]);
     entry(&mut cpio, "dev/console", 0o020_600, (5, 1), &[]);
-    entry(&mut cpio, "init", 0o100_755, (0, 0), &program());
+    entry(&mut cpio, "init", 0o100_755, (0, 0), &program(end));
     entry(&mut cpio, "TRAILER!!!", 0, (0, 0), &[]);
     cpio
 }
 
 /// A static ELF file for x86-64 (System V ABI, AMD64 supplement): file header, one program header, the code.
-fn program() -> Vec<u8> {
+fn program(end: End) -> Vec<u8> {
+    let code = code(end);
     let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-    let size = HEADERS + CODE.len() as u64;
+    let size = HEADERS + code.len() as u64;
     elf.extend([2u16, 62].iter().flat_map(|half| half.to_le_bytes()));
     elf.extend(1u32.to_le_bytes());
     elf.extend(
@@ -49,7 +66,7 @@ fn program() -> Vec<u8> {
             .iter()
             .flat_map(|word| word.to_le_bytes()),
     );
-    elf.extend(CODE);
+    elf.extend(code);
     elf
 }
 
@@ -103,7 +120,7 @@ mod tests {
             .stdin
             .take()
             .expect("stdin")
-            .write_all(&initramfs())
+            .write_all(&initramfs(End::PowerOff))
             .expect("write");
         let out = child.wait_with_output().expect("cpio ends");
         assert!(out.status.success());
@@ -118,7 +135,7 @@ mod tests {
     fn readelf_finds_nothing_wrong() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("init");
-        std::fs::write(&path, program()).expect("write");
+        std::fs::write(&path, program(End::Restart)).expect("write");
         let out = Command::new("readelf")
             .args(["-hlW"])
             .arg(&path)

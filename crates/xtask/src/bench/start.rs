@@ -1,4 +1,5 @@
-//! `gourd run IMG true` against its floor: the same VM, whose init powers off at once.
+//! `gourd run IMG true` against its floor: the same VM, whose init powers off at once. On KVM beside other monitors that
+//! boot the same kernel.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -6,53 +7,108 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use hypervisor::config::{BootLoader, DriverKind, VmConfig};
-use hypervisor::probe::{Acceleration, Report};
-use hypervisor::qemu::Qemu;
-use hypervisor::{Driver, ExitReason, StartOptions};
+use hypervisor::{Driver, ExitReason, Programs, StartOptions, probe};
 
-use super::{Pairs, Row, floor, programs};
+use super::floor::{self, End};
+use super::{Row, Times, print, programs};
 
+/// The whole container against the floor.
 const BUDGET: f64 = 1.3;
+/// The floor against QEMU's microvm.
+const FLOOR_BUDGET: f64 = 0.65;
+/// The whole container against QEMU's microvm, which only boots.
+const QEMU_BUDGET: f64 = 0.8;
+/// Against microsandbox.
+const MICROSANDBOX_BUDGET: f64 = 0.4;
+
+/// What a VM has when it is held against another monitor's.
+const SMALL: [&str; 4] = ["--cpus", "1", "-m", "256m"];
 
 /// A `GOURD_ROOT` of the bench's own, with one kernel and one image.
 struct Home {
     dir: tempfile::TempDir,
     programs: PathBuf,
+    /// What each `run` and `create` gets.
+    flags: Vec<&'static str>,
+    kernel: PathBuf,
 }
 
-/// Runs `pairs` pairs with the gourd kernel and the driver `qemu`.
-pub fn measure(cache: &Path, pairs: usize) -> Result<Row> {
-    let kernel = cache.join("kernels/gourd/vmlinux");
-    ensure!(
-        kernel.is_file(),
-        "the gourd kernel is not built: ./dev kernel"
-    );
-    let home = Home {
-        dir: tempfile::tempdir().context("make a folder")?,
-        programs: programs()?,
-    };
-    let image = cache.join("images/busybox.tar");
-    home.gourd(&["system", "kernel", "add", "gourd"], &[&kernel])?;
-    home.gourd(&["load", "-q", "-i"], &[&image])?;
-
-    let (config, driver, row) = home.floor()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let mut times = Pairs::default();
+/// The row of the driver `qemu`.
+pub fn on_qemu(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
+    let home = Home::new(cache, &["--driver", "qemu"])?;
+    let floor = home.floor(DriverKind::Qemu)?;
+    let mut run = Times::new(format!("gourd run busybox true, {}", floor.name));
+    let mut bare = Times::new("the same VM, powered off at once");
     // The first pair fills caches: the initramfs, the host's page cache.
     for pair in 0..=pairs {
-        let value = home.timed_run()?;
-        let against = runtime.block_on(power_off(&driver, &config))?;
+        let times = (home.run()?, floor.power_off()?);
         if pair > 0 {
-            times.value.push(value);
-            times.against.push(against);
+            run.add(times.0);
+            bare.add(times.1);
         }
     }
-    Ok(times.finish(row, "the same VM, powered off at once", BUDGET))
+    let rows = vec![run.against(&bare, BUDGET)];
+    print(&[&run, &bare], &rows);
+    Ok(rows)
+}
+
+/// The rows of the driver `kvm`: the floor, QEMU's `microvm`, and microsandbox where `GOURD_BENCH_MSB` names its program, whose
+/// home has the image `busybox`.
+pub fn on_kvm(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
+    let home = Home::new(cache, &[&["--driver", "kvm"], &SMALL[..]].concat())?;
+    let floor = home.floor(DriverKind::Kvm)?;
+    let msb = std::env::var_os("GOURD_BENCH_MSB").map(PathBuf::from);
+    let mut run = Times::new("gourd run busybox true, kvm");
+    let mut bare = Times::new("the same VM, powered off at once");
+    let mut qemu = Times::new("QEMU microvm on KVM, restarted at once");
+    let mut theirs = Times::new("msb run busybox /bin/true");
+    for pair in 0..=pairs {
+        let times = (home.run()?, floor.power_off()?, home.microvm()?);
+        let other = msb.as_deref().map(microsandbox).transpose()?;
+        if pair > 0 {
+            run.add(times.0);
+            bare.add(times.1);
+            qemu.add(times.2);
+            if let Some(took) = other {
+                theirs.add(took);
+            }
+        }
+        eprint!(".");
+    }
+    eprintln!();
+    let mut things = vec![&run, &bare, &qemu];
+    let mut rows = vec![
+        run.against(&bare, BUDGET),
+        bare.against(&qemu, FLOOR_BUDGET),
+        run.against(&qemu, QEMU_BUDGET),
+    ];
+    if msb.is_some() {
+        things.push(&theirs);
+        rows.push(run.against(&theirs, MICROSANDBOX_BUDGET));
+    }
+    print(&things, &rows);
+    Ok(rows)
 }
 
 impl Home {
+    fn new(cache: &Path, flags: &[&'static str]) -> Result<Home> {
+        let kernel = cache.join("kernels/gourd/vmlinux");
+        ensure!(
+            kernel.is_file(),
+            "the gourd kernel is not built: ./dev kernel"
+        );
+        let home = Home {
+            dir: tempfile::tempdir().context("make a folder")?,
+            programs: programs()?,
+            flags: flags.to_vec(),
+            kernel,
+        };
+        let image = cache.join("images/busybox.tar");
+        home.gourd(&["system", "kernel", "add", "gourd"], &[&home.kernel])?;
+        home.gourd(&["load", "-q", "-i"], &[&image])?;
+        Ok(home)
+    }
+
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.join(program));
         command.env("GOURD_ROOT", self.dir.path().join("root"));
@@ -65,15 +121,15 @@ impl Home {
         output(command.args(args).args(paths))
     }
 
-    fn timed_run(&self) -> Result<Duration> {
-        let started = Instant::now();
-        self.gourd(&["run", "--rm", "--driver", "qemu", "busybox", "true"], &[])?;
-        Ok(started.elapsed())
+    fn run(&self) -> Result<Duration> {
+        let line = [&["run", "--rm"], &self.flags[..], &["busybox", "true"]].concat();
+        timed(|| self.gourd(&line, &[]))
     }
 
-    /// The bill of materials of such a container, with an init that powers off; the driver that it gets; their name.
-    fn floor(&self) -> Result<(VmConfig, Qemu, String)> {
-        let id = self.gourd(&["create", "--driver", "qemu", "busybox", "true"], &[])?;
+    /// The bill of materials of such a container, with an init that powers off, and the driver that it gets.
+    fn floor(&self, kind: DriverKind) -> Result<Floor> {
+        let line = [&["create"], &self.flags[..], &["busybox", "true"]].concat();
+        let id = self.gourd(&line, &[])?;
         // The first start makes the container's disk.
         self.gourd(&["start", "-a", id.trim()], &[])?;
         let container = self.dir.path().join("root/containers").join(id.trim());
@@ -83,43 +139,97 @@ impl Home {
         let BootLoader::Linux { initramfs, .. } = &mut config.boot else {
             bail!("a container's VM boots Linux directly");
         };
-        let path = self.dir.path().join("floor.cpio");
-        std::fs::write(&path, floor::initramfs())?;
-        *initramfs = Some(path);
+        *initramfs = Some(self.initramfs(End::PowerOff)?);
 
-        let report = output(self.command("gourd-vm").arg("probe"))?;
-        let report: Report = serde_json::from_str(&report).context("what works on this host")?;
-        let qemu = report
-            .drivers
-            .into_iter()
-            .find(|report| report.driver == DriverKind::Qemu);
-        let qemu = qemu.context("the probe says nothing about QEMU")?;
-        ensure!(qemu.capability.works, "QEMU: {}", qemu.capability.detail);
-        let program = qemu.program.context("where QEMU is")?;
-        let acceleration = qemu.acceleration.context("what QEMU accelerates with")?;
-        let name = match acceleration {
-            Acceleration::Kvm => "kvm",
-            Acceleration::Tcg => "tcg",
+        let programs = Programs {
+            vmm: self.programs.join("gourd-vmm"),
+            qemu: None,
         };
-        let row = format!("gourd run busybox true, qemu/{name}");
-        Ok((
+        let report = probe::probe(&programs, None);
+        let acceleration = report
+            .drivers
+            .iter()
+            .find(|report| report.driver == kind)
+            .and_then(|report| report.acceleration);
+        let driver = probe::open(Some(kind), &programs, None)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let name = match acceleration {
+            Some(acceleration) => format!("{kind}/{acceleration:?}").to_lowercase(),
+            None => kind.to_string(),
+        };
+        Ok(Floor {
+            name,
             config,
-            Qemu::new(program, self.programs.join("gourd-vmm"), acceleration),
-            row,
-        ))
+            driver,
+            runtime,
+        })
+    }
+
+    fn initramfs(&self, end: End) -> Result<PathBuf> {
+        let path = self.dir.path().join(format!("{end:?}.cpio"));
+        if !path.exists() {
+            std::fs::write(&path, floor::initramfs(end))?;
+        }
+        Ok(path)
+    }
+
+    /// QEMU's smallest machine, with what the floor has: it boots the kernel and ends.
+    fn microvm(&self) -> Result<Duration> {
+        let initramfs = self.initramfs(End::Restart)?;
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(["-M", "microvm", "-enable-kvm"])
+            .args(["-cpu", "host", "-smp", "1", "-m", "256", "-nodefaults"])
+            .args(["-no-user-config", "-display", "none", "-no-reboot"])
+            .args(["-append", "quiet panic=-1 reboot=t"])
+            .arg("-kernel")
+            .arg(&self.kernel)
+            .arg("-initrd")
+            .arg(initramfs)
+            .stdin(Stdio::null());
+        timed(|| output(&mut command))
     }
 }
 
-async fn power_off(driver: &Qemu, config: &VmConfig) -> Result<Duration> {
+/// The VM that does nothing.
+struct Floor {
+    name: String,
+    config: VmConfig,
+    driver: Box<dyn Driver>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Floor {
+    fn power_off(&self) -> Result<Duration> {
+        self.runtime.block_on(async {
+            let started = Instant::now();
+            let options = StartOptions::default();
+            let vm = self.driver.start(&self.config, options).await?.vm;
+            let exit = vm.wait().await;
+            let took = started.elapsed();
+            ensure!(
+                exit.reason == ExitReason::PoweredOff,
+                "the floor's VM: {exit}"
+            );
+            Ok(took)
+        })
+    }
+}
+
+fn microsandbox(program: &Path) -> Result<Duration> {
+    let mut command = Command::new(program);
+    command
+        .args(["run", "-c", "1", "-m", "256M", "busybox", "--", "/bin/true"])
+        .stdin(Stdio::null());
+    timed(|| output(&mut command))
+}
+
+fn timed(work: impl FnOnce() -> Result<String>) -> Result<Duration> {
     let started = Instant::now();
-    let vm = driver.start(config, StartOptions::default()).await?.vm;
-    let exit = vm.wait().await;
-    let took = started.elapsed();
-    ensure!(
-        exit.reason == ExitReason::PoweredOff,
-        "the floor's VM: {exit}"
-    );
-    Ok(took)
+    work()?;
+    Ok(started.elapsed())
 }
 
 fn output(command: &mut Command) -> Result<String> {
