@@ -52,19 +52,20 @@ pub fn on_qemu(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The rows of the driver `kvm`: the floor, QEMU's `microvm`, and microsandbox where `GOURD_BENCH_MSB` names its program, whose
-/// home has the image `busybox`.
+/// The rows of the driver `kvm`: the floor, QEMU's `microvm`, and microsandbox where `GOURD_BENCH_MSB` names its program.
 pub fn on_kvm(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
     let home = Home::new(cache, &[&["--driver", "kvm"], &SMALL[..]].concat())?;
     let floor = home.floor(DriverKind::Kvm)?;
-    let msb = std::env::var_os("GOURD_BENCH_MSB").map(PathBuf::from);
+    let msb = std::env::var_os("GOURD_BENCH_MSB")
+        .map(|program| Microsandbox::new(program.into(), home.dir.path(), cache))
+        .transpose()?;
     let mut run = Times::new("gourd run busybox true, kvm");
     let mut bare = Times::new("the same VM, powered off at once");
     let mut qemu = Times::new("QEMU microvm on KVM, restarted at once");
     let mut theirs = Times::new("msb run busybox /bin/true");
     for pair in 0..=pairs {
         let times = (home.run()?, floor.power_off()?, home.microvm()?);
-        let other = msb.as_deref().map(microsandbox).transpose()?;
+        let other = msb.as_ref().map(Microsandbox::run).transpose()?;
         if pair > 0 {
             run.add(times.0);
             bare.add(times.1);
@@ -218,12 +219,39 @@ impl Floor {
     }
 }
 
-fn microsandbox(program: &Path) -> Result<Duration> {
-    let mut command = Command::new(program);
-    command
-        .args(["run", "-c", "1", "-m", "256M", "busybox", "--", "/bin/true"])
-        .stdin(Stdio::null());
-    timed(|| output(&mut command))
+/// microsandbox, with a home of its own that has the image.
+struct Microsandbox {
+    program: PathBuf,
+    home: PathBuf,
+}
+
+impl Microsandbox {
+    fn new(program: PathBuf, folder: &Path, cache: &Path) -> Result<Microsandbox> {
+        let home = folder.join("msb");
+        std::fs::create_dir(&home)?;
+        let this = Microsandbox { program, home };
+        let image = cache.join("images/busybox.tar");
+        let mut load = this.command();
+        output(load.args(["load", "-q", "-t", "busybox", "-i"]).arg(image))?;
+        Ok(this)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .env("HOME", &self.home)
+            .env("MSB_HOME", &self.home)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self) -> Result<Duration> {
+        let mut command = self.command();
+        command
+            .args(["run", "-q", "--no-tty", "-c", "1", "-m", "256M"])
+            .args(["busybox", "--", "/bin/true"]);
+        timed(|| output(&mut command))
+    }
 }
 
 fn timed(work: impl FnOnce() -> Result<String>) -> Result<Duration> {
