@@ -151,10 +151,9 @@ fn a_root_that_cannot_be_written() {
 #[test]
 fn a_state_file_that_is_corrupt_or_newer() {
     let home = Home::new();
-    let id = home
-        .gourd(&["create", "--name", "it", "busybox", "true"])
-        .ok()
-        .text();
+    // The first start writes it.
+    home.gourd(&["run", "--name", "it", "busybox", "true"]).ok();
+    let id = home.inspect("it", "{{.Id}}");
     let state = home.container(&id).join("state.json");
     let good = fs::read(&state).expect("read");
     fs::write(&state, "{\"schema\": 1, \"sta").expect("written");
