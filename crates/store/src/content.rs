@@ -162,7 +162,7 @@ impl Claim {
         let path = root
             .content()
             .join("ingest")
-            .join(format!("{}.lock", digest.hex()));
+            .join(format!(".{}.lock", digest.hex()));
         loop {
             let file = OpenOptions::new()
                 .write(true)
