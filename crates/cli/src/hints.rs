@@ -75,8 +75,7 @@ pub fn engine(error: &Error) -> Option<String> {
             "wait until that has ended (a pull or a load, as a rule), then try again".to_owned()
         }
         Error::Copy(error) => return copy(error).map(str::to_owned),
-        // What the guest says is about what is in it.
-        Error::Guest { .. } => return None,
+        Error::Guest { errno, .. } => return errno.and_then(guest).map(str::to_owned),
         Error::Stuck { name } => {
             format!(
                 "its supervisor hangs: `gourd inspect {name}` has its pid; end that, then try again"
@@ -141,6 +140,21 @@ fn copy(error: &CopyError) -> Option<&'static str> {
         },
         _ => return None,
     })
+}
+
+/// What the guest says is about what is in it, but for its disks.
+fn guest(errno: i32) -> Option<&'static str> {
+    match rustix::io::Errno::from_raw_os_error(errno) {
+        rustix::io::Errno::IO => Some(
+            "a disk of the container failed, as it does when the host's has no room: `df` shows that; free some space there, \
+             then `gourd restart` the container",
+        ),
+        rustix::io::Errno::ROFS => Some(
+            "it was started with --read-only, or its disk failed before: `gourd restart` the container when the host's disk has \
+             room",
+        ),
+        _ => None,
+    }
 }
 
 /// The form of a reference.
@@ -354,6 +368,16 @@ mod tests {
             },
             "gourd: invalid memory: 16777216 bytes; 67108864 is the least that boots\n  \
              hint: give it more with -m, for example -m 128m\n",
+        );
+        check(
+            Error::Guest {
+                not_found: false,
+                errno: Some(rustix::io::Errno::IO.raw_os_error()),
+                message: "write out /: Input/output error".to_owned(),
+            },
+            "gourd: write out /: Input/output error\n  \
+             hint: a disk of the container failed, as it does when the host's has no room: `df` shows that; free some space \
+             there, then `gourd restart` the container\n",
         );
         check(
             Error::Start {
