@@ -272,12 +272,7 @@ impl Home {
 
     /// Processes that have to do with this root: by environment, by open file, by working directory.
     pub fn leftovers(&self) -> Vec<String> {
-        let root = self.root();
-        all_processes()
-            .into_iter()
-            .filter(|process| process.pid != std::process::id() && process.belongs_to(&root))
-            .map(|process| format!("{} {}", process.pid, process.name))
-            .collect()
+        leftovers(&self.root())
     }
 
     /// Nothing runs, no socket, no container is left.
@@ -343,6 +338,15 @@ impl Home {
         }
         text
     }
+}
+
+/// Processes that have to do with a root, each as its id and its name.
+pub fn leftovers(root: &Path) -> Vec<String> {
+    all_processes()
+        .into_iter()
+        .filter(|process| process.pid != std::process::id() && process.belongs_to(root))
+        .map(|process| format!("{} {}", process.pid, process.name))
+        .collect()
 }
 
 /// A container's processes on the host.

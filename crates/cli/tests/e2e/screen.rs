@@ -105,7 +105,9 @@ fn a_person_at_work() {
     assert!(drawn.contains("48;2;1;2;3mtrue"), "{drawn:?}");
     tmux.type_line("clear; echo '漢字é🙂' > /wide; wc -c < /wide");
     // 3 + 3 + 2 + 4, and a newline.
-    tmux.shows("\n13\n");
+    eventually("the bytes are counted", || {
+        tmux.screen().starts_with("13\n")
+    });
 
     // Resize while a program has the screen.
     tmux.type_line("clear; vi /notes");

@@ -1,18 +1,25 @@
 //! `-t`: a terminal in the guest, and the caller's own one raw while it lasts. tmux is the terminal that nobody here wrote.
 
-use crate::harness::{Home, eventually, programs, tool};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::harness::{Home, eventually, leftovers, programs, tool};
 
 /// A terminal, and a shell in it.
 pub struct Tmux {
     socket: String,
+    root: PathBuf,
 }
 
 impl Tmux {
     /// With a prompt of its own.
     pub fn start(home: &Home) -> Self {
         let socket = home.path("tmux").display().to_string();
-        let tmux = Tmux { socket };
-        let root = format!("GOURD_ROOT={}", home.root().display());
+        let tmux = Tmux {
+            socket,
+            root: home.root(),
+        };
+        let root = format!("GOURD_ROOT={}", tmux.root.display());
         tmux.tell(&[
             "-f",
             "/dev/null",
@@ -39,9 +46,25 @@ impl Tmux {
         tool("tmux", &line).ok().text()
     }
 
-    /// Types a line.
+    /// Types a line at a shell's prompt, as a person does who looks at what comes of it before he presses Enter.
+    ///
+    /// busybox asks the terminal where the cursor is at each prompt, and throws away what it reads together with the
+    /// answer (libbb/read_key.c of 1.35): on a slow machine that is what was typed meanwhile.
+    #[track_caller]
     pub fn type_line(&self, line: &str) {
-        self.tell(&["send-keys", "-t", "t", "-l", line]);
+        eventually(&format!("{line:?} is typed"), || {
+            self.tell(&["send-keys", "-t", "t", "C-u"]);
+            self.tell(&["send-keys", "-t", "t", "-l", line]);
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_secs(2) {
+                let screen = self.tell(&["capture-pane", "-J", "-p", "-t", "t"]);
+                if screen.trim_end().ends_with(line) {
+                    return true;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            false
+        });
         self.tell(&["send-keys", "-t", "t", "Enter"]);
     }
 
@@ -71,6 +94,12 @@ impl Drop for Tmux {
         let _ = std::process::Command::new("tmux")
             .args(["-S", &self.socket, "kill-server"])
             .output();
+        // Its shells are hung up, which takes them a moment; what is left of gourd is the home's to say.
+        let begin = Instant::now();
+        let shell = |process: &String| process.ends_with(" sh");
+        while leftovers(&self.root).iter().any(shell) && begin.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
