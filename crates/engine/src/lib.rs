@@ -20,6 +20,7 @@ mod error;
 mod events;
 mod image;
 mod login;
+mod network;
 mod supervisor;
 #[allow(unsafe_code)]
 mod sys;
@@ -29,8 +30,8 @@ mod time;
 pub use container::{
     AttachInput, AttachOptions, AttachOutput, Attachment, Container, ContainerFilter,
     ContainerSize, ContainerSummary, CreateRequest, Event, ExecRequest, Exit, Follow,
-    HealthRequest, Logs, LogsOptions, Phase, Pruned, Pull, Running, StartMode, StartedOnBoot,
-    Status, TerminalSize, UpdateRequest, capability,
+    HealthRequest, Logs, LogsOptions, Networks, Phase, Pruned, Pull, Running, StartMode, StartedOnBoot,
+    Status, TerminalSize, UpdateRequest, capability, port_words,
 };
 pub use container::{
     Change, ChangeKind, Files, PathStat, ProcessInfo, Stats, TarStream, UnpackOptions, Unpacking,
@@ -43,9 +44,12 @@ pub use image::{
     LoadedImage, PrunedImages, PullEvent, Removed,
 };
 pub use login::{LoggedIn, LoggedOut};
+pub use network::{NetworkRequest, NetworkSummary};
 pub use store::TimeRange;
+pub use store::network::Error as NetworkError;
 pub use store::container::{
-    Attach, HealthStatus, Journal, Restart, RestartPolicy, RootfsMode, Tmpfs, Ulimit,
+    Attach, Endpoint, HealthStatus, Journal, Port, Protocol, Resolution, Restart, RestartPolicy,
+    RootfsMode, Tmpfs, Ulimit,
 };
 pub use store::events::{Event as SystemEvent, Kind as EventKind};
 pub use store::logs::{Record as LogRecord, Stream};

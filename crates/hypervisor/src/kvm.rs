@@ -48,7 +48,7 @@ struct Handed {
 }
 
 impl Handed {
-    fn open(config: &VmConfig) -> Result<Handed, Error> {
+    fn open(config: &VmConfig, links: Vec<OwnedFd>) -> Result<Handed, Error> {
         let mut keep = Vec::new();
         let mut number = |fd: OwnedFd| {
             keep.push(fd);

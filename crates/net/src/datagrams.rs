@@ -1,6 +1,7 @@
 //! The host's side of UDP flows: one connected socket each, so that the kernel lets in answers from there only, and says when
 //! nobody listens. Questions to resolvers are such flows, too, each from a port that nobody can guess.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
@@ -62,16 +63,16 @@ impl Datagrams {
         to: SocketAddr,
         payload: &[u8],
     ) -> io::Result<()> {
-        if !self.sockets.contains_key(&flow) {
-            let fd = socket(to, SocketType::DGRAM)?;
-            rustix::net::connect(&fd, &to)?;
-            poll.watch_input(fd.as_fd(), Token::Datagrams(flow))?;
-            self.sockets.insert(flow, fd);
-        }
-        let Some(fd) = self.sockets.get(&flow) else {
-            return Ok(());
+        let fd = match self.sockets.entry(flow) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let fd = socket(to, SocketType::DGRAM)?;
+                rustix::net::connect(&fd, &to)?;
+                poll.watch_input(fd.as_fd(), Token::Datagrams(flow))?;
+                place.insert(fd)
+            }
         };
-        match rustix::net::send(fd, payload, SendFlags::NOSIGNAL) {
+        match rustix::net::send(&*fd, payload, SendFlags::NOSIGNAL) {
             // A full buffer loses datagrams, as everywhere.
             Ok(_) | Err(Errno::AGAIN | Errno::NOBUFS) => Ok(()),
             Err(errno) => Err(errno.into()),

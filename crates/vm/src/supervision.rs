@@ -104,7 +104,7 @@ impl Supervision {
         let first = Shared::new(container.spec(), log.clone(), told.clone(), timeline);
         Ok(Supervision {
             maintenance,
-            record: Record::new(container.clone(), State::created()),
+            record: Record::new(container.clone(), before(container)),
             started: first.started.subscribe(),
             ended: watch::Sender::default(),
             told,
@@ -202,6 +202,7 @@ impl Supervision {
         let restarts = lock(&self.restarts).count();
         self.record.edit(|state| {
             let log = state.health.take().map(|health| health.log);
+            let networks = std::mem::take(&mut state.networks);
             *state = State {
                 status: Status::Running,
                 pid: Some(std::process::id()),
@@ -212,6 +213,7 @@ impl Supervision {
                     log: log.unwrap_or_default(),
                     ..Health::default()
                 }),
+                networks,
                 ..State::created()
             };
         });
@@ -294,6 +296,18 @@ impl Supervision {
         };
         let asked = !HARMLESS.contains(&signal) && at.elapsed() < REACTION;
         outcome.ran && !outcome.lost() && (asked || outcome.exit.exit_code == 128 + signal)
+    }
+}
+
+/// What a new life keeps of the last one: where it was on its networks.
+fn before(container: &Container) -> State {
+    let networks = match container.spec().networks.is_empty() {
+        true => Vec::new(),
+        false => container.state().map(|state| state.networks).unwrap_or_default(),
+    };
+    State {
+        networks,
+        ..State::created()
     }
 }
 

@@ -10,6 +10,7 @@ pub mod image;
 pub mod lines;
 pub mod login;
 pub mod moment;
+pub mod network;
 pub mod signal;
 pub mod system;
 pub mod value;
@@ -80,6 +81,9 @@ pub enum Verb {
     /// Manage images
     #[command(subcommand)]
     Image(image::Group),
+    /// Manage networks
+    #[command(subcommand)]
+    Network(network::Group),
     /// Look at this installation and what it runs on
     #[command(subcommand)]
     System(system::Group),
