@@ -130,7 +130,12 @@ impl Interfaces {
     }
 
     /// Gives it an address and its subnet's mask.
-    pub(crate) fn set_address(&self, name: &str, address: Ipv4Addr, mask: Ipv4Addr) -> io::Result<()> {
+    pub(crate) fn set_address(
+        &self,
+        name: &str,
+        address: Ipv4Addr,
+        mask: Ipv4Addr,
+    ) -> io::Result<()> {
         let mut request = Self::request(name);
         request.ifr_ifru.ifru_addr = socket_address(address);
         self.call(libc::SIOCSIFADDR, &mut request)?;

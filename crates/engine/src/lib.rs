@@ -30,8 +30,8 @@ mod time;
 pub use container::{
     AttachInput, AttachOptions, AttachOutput, Attachment, Container, ContainerFilter,
     ContainerSize, ContainerSummary, CreateRequest, Event, ExecRequest, Exit, Follow,
-    HealthRequest, Logs, LogsOptions, Networks, Phase, Pruned, Pull, Running, StartMode, StartedOnBoot,
-    Status, TerminalSize, UpdateRequest, capability, port_words,
+    HealthRequest, Logs, LogsOptions, Networks, Phase, Pruned, Pull, Running, StartMode,
+    StartedOnBoot, Status, TerminalSize, UpdateRequest, capability, port_words,
 };
 pub use container::{
     Change, ChangeKind, Files, PathStat, ProcessInfo, Stats, TarStream, UnpackOptions, Unpacking,
@@ -46,13 +46,13 @@ pub use image::{
 pub use login::{LoggedIn, LoggedOut};
 pub use network::{NetworkRequest, NetworkSummary};
 pub use store::TimeRange;
-pub use store::network::Error as NetworkError;
 pub use store::container::{
     Attach, Endpoint, HealthStatus, Journal, Port, Protocol, Resolution, Restart, RestartPolicy,
     RootfsMode, Tmpfs, Ulimit,
 };
 pub use store::events::{Event as SystemEvent, Kind as EventKind};
 pub use store::logs::{Record as LogRecord, Stream};
+pub use store::network::Error as NetworkError;
 pub use system::{
     Check, ContainerName, ContainerUsage, Counts, DiskUsage, ImageUsage, Info, KernelInfo,
     KernelUsage, Outcome, PrunedAll, Remains,

@@ -113,7 +113,8 @@ impl Engine {
             other => return Ok(other?),
         }
         let all = network::list(&self.root)?.into_iter();
-        let mut fitting = all.filter(|network| name.len() >= 4 && network.spec().id.starts_with(name));
+        let mut fitting =
+            all.filter(|network| name.len() >= 4 && network.spec().id.starts_with(name));
         match (fitting.next(), fitting.next()) {
             (Some(network), None) => Ok(network),
             _ => Err(network::Error::NotFound(name.to_owned()).into()),

@@ -63,7 +63,10 @@ mod tests {
 
     #[test]
     fn words() {
-        check("--gateway 10.0.0.1 --prefix 24 --mtu 1500 --internal", Ok(()));
+        check(
+            "--gateway 10.0.0.1 --prefix 24 --mtu 1500 --internal",
+            Ok(()),
+        );
         check("--gateway 10.0.0.1 --prefix 24", Err("--mtu is missing"));
         check("--prefix 31", Err("--prefix can't be \"31\""));
         check("--mtu 600", Err("--mtu can't be \"600\""));

@@ -152,7 +152,12 @@ impl Datagrams {
 
     /// Asks others where nobody has answered.
     pub fn on_time(&mut self, poll: &Poll, stack: &mut Stack, now: Duration) {
-        while let Some((_, flow)) = self.impatience.front().copied().filter(|(when, _)| *when <= now) {
+        while let Some((_, flow)) = self
+            .impatience
+            .front()
+            .copied()
+            .filter(|(when, _)| *when <= now)
+        {
             self.impatience.pop_front();
             if self.questions.contains_key(&flow) {
                 self.ask_next(poll, stack, flow, now);

@@ -79,7 +79,10 @@ impl Clients {
 
     /// How many guests there are.
     pub fn guests(&self) -> usize {
-        self.all.values().filter(|client| client.guest.is_some()).count()
+        self.all
+            .values()
+            .filter(|client| client.guest.is_some())
+            .count()
     }
 
     /// Who is there.
@@ -102,7 +105,11 @@ impl Clients {
     ) -> Result<Joined, Refused> {
         let link = check(&join, link)?;
         let mac = Mac(join.mac);
-        if self.all.get(&id).is_none_or(|client| client.guest.is_some()) {
+        if self
+            .all
+            .get(&id)
+            .is_none_or(|client| client.guest.is_some())
+        {
             return Err(refused("join", &join.container, "it has joined already"));
         }
         if mac.is_multicast() || stack.has_mac(mac) {
@@ -168,12 +175,20 @@ impl Clients {
 fn check(join: &Join, link: Option<OwnedFd>) -> Result<OwnedFd, Refused> {
     if join.protocol != PROTOCOL {
         let message = format!("this gourd-net speaks version {PROTOCOL}");
-        return Err(refused("join", format!("protocol {}", join.protocol), message));
+        return Err(refused(
+            "join",
+            format!("protocol {}", join.protocol),
+            message,
+        ));
     }
     let link = link.ok_or_else(|| refused("join", &join.container, "it came without a link"))?;
     match rustix::net::sockopt::socket_type(&link) {
         Ok(rustix::net::SocketType::DGRAM) => Ok(link),
-        _ => Err(refused("join", &join.container, "its link is no socket of datagrams")),
+        _ => Err(refused(
+            "join",
+            &join.container,
+            "its link is no socket of datagrams",
+        )),
     }
 }
 
@@ -184,7 +199,11 @@ fn address(stack: &Stack, join: &Join) -> Result<Ipv4Addr, Refused> {
             false if stack.config().contains(wish) => {
                 Err(refused("take the address", wish, "somebody has it"))
             }
-            false => Err(refused("take the address", wish, "the network has no such address")),
+            false => Err(refused(
+                "take the address",
+                wish,
+                "the network has no such address",
+            )),
         };
     }
     stack

@@ -123,8 +123,7 @@ impl Poll {
             let either = flags.intersects(broken);
             Ready {
                 token: Token::of(event.data.u64()),
-                input: either
-                    || flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::RDHUP),
+                input: either || flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::RDHUP),
                 output: either || flags.contains(epoll::EventFlags::OUT),
             }
         });

@@ -103,7 +103,9 @@ fn refused(port: &Publish, error: &io::Error) -> Refused {
 fn open(wanted: &Publish) -> Result<Vec<(Publish, OwnedFd)>, Refused> {
     if let Some(address) = wanted.address {
         let bound = bind(wanted, address, wanted.host_port);
-        return bound.map(|bound| vec![bound]).map_err(|error| refused(wanted, &error));
+        return bound
+            .map(|bound| vec![bound])
+            .map_err(|error| refused(wanted, &error));
     }
     for _ in 0..TRIES {
         let first = bind(wanted, Ipv4Addr::UNSPECIFIED.into(), wanted.host_port)
@@ -175,6 +177,10 @@ mod tests {
     fn any_port_is_the_same_for_both_families() {
         let bound = open(&wanted(None, 0)).unwrap();
         assert_ne!(bound[0].0.host_port, 0);
-        assert!(bound.iter().all(|(port, _)| port.host_port == bound[0].0.host_port));
+        assert!(
+            bound
+                .iter()
+                .all(|(port, _)| port.host_port == bound[0].0.host_port)
+        );
     }
 }

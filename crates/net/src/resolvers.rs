@@ -80,7 +80,10 @@ mod tests {
             "# nameserver 9.9.9.9\nsearch lan\n nameserver 192.0.2.1 # x\nnameserver\t2001:db8::1\nnameserver fe80::1%eth0\n",
             &["192.0.2.1:53", "[2001:db8::1]:53"],
         );
-        check("nameserver 1.1.1.1\n".repeat(5).as_str(), &["1.1.1.1:53"; 3]);
+        check(
+            "nameserver 1.1.1.1\n".repeat(5).as_str(),
+            &["1.1.1.1:53"; 3],
+        );
     }
 
     #[test]

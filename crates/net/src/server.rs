@@ -154,11 +154,13 @@ impl Server {
             Token::Link(id) => self.on_link(id, ready, now),
             Token::Stream(flow) => {
                 let (input, output) = (ready.input, ready.output);
-                self.streams.on_ready(&mut self.stack, flow, input, output, now);
+                self.streams
+                    .on_ready(&mut self.stack, flow, input, output, now);
             }
             Token::Datagrams(flow) => {
                 let (poll, stack) = (&self.poll, &mut self.stack);
-                self.datagrams.on_ready(poll, stack, flow, &mut self.buffer, now);
+                self.datagrams
+                    .on_ready(poll, stack, flow, &mut self.buffer, now);
             }
             Token::Published(id) => self.on_published(id, now),
         }
@@ -219,7 +221,9 @@ impl Server {
             && guest.full
         {
             guest.full = false;
-            let _ = self.poll.rewatch(guest.link.as_fd(), Token::Link(id), false);
+            let _ = self
+                .poll
+                .rewatch(guest.link.as_fd(), Token::Link(id), false);
             self.transmit(id, now);
         }
         for _ in 0..FRAMES {
@@ -276,7 +280,8 @@ impl Server {
                 };
                 if let Ok(peer) = SocketAddr::try_from(peer) {
                     let payload = &self.buffer[..count];
-                    self.stack.udp_inbound(member, id, peer, guest_port, payload, now);
+                    self.stack
+                        .udp_inbound(member, id, peer, guest_port, payload, now);
                 }
                 continue;
             }
@@ -335,7 +340,9 @@ impl Server {
                 to: Target::Address(to),
                 payload,
                 ..
-            } => self.datagrams.send(&self.poll, &mut self.stack, flow, to, &payload),
+            } => self
+                .datagrams
+                .send(&self.poll, &mut self.stack, flow, to, &payload),
             Event::Reply {
                 published,
                 peer,
@@ -368,7 +375,8 @@ impl Server {
     fn ask(&mut self, flow: FlowId, port: u32, payload: Vec<u8>, now: Duration) {
         let resolvers = self.resolvers(port);
         let (poll, stack) = (&self.poll, &mut self.stack);
-        self.datagrams.ask(poll, stack, flow, &resolvers, payload, now);
+        self.datagrams
+            .ask(poll, stack, flow, &resolvers, payload, now);
     }
 }
 

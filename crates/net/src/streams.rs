@@ -77,7 +77,13 @@ impl Streams {
         self.insert(poll, flow, fd, true)
     }
 
-    fn insert(&mut self, poll: &Poll, flow: FlowId, fd: OwnedFd, connected: bool) -> io::Result<()> {
+    fn insert(
+        &mut self,
+        poll: &Poll,
+        flow: FlowId,
+        fd: OwnedFd,
+        connected: bool,
+    ) -> io::Result<()> {
         // The sender's own stack has collected what belongs together.
         let _ = sockopt::set_tcp_nodelay(&fd, true);
         let _ = sockopt::set_socket_keepalive(&fd, true);
@@ -95,7 +101,14 @@ impl Streams {
     }
 
     /// Something has changed on the host's side.
-    pub fn on_ready(&mut self, stack: &mut Stack, flow: FlowId, input: bool, output: bool, now: Duration) {
+    pub fn on_ready(
+        &mut self,
+        stack: &mut Stack,
+        flow: FlowId,
+        input: bool,
+        output: bool,
+        now: Duration,
+    ) {
         let Some(stream) = self.all.get_mut(&flow) else {
             return;
         };

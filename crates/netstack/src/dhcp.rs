@@ -225,7 +225,8 @@ mod tests {
             additional_options: &[],
         };
         let mut bytes = vec![0; repr.buffer_len()];
-        repr.emit(&mut DhcpPacket::new_unchecked(&mut bytes)).unwrap();
+        repr.emit(&mut DhcpPacket::new_unchecked(&mut bytes))
+            .unwrap();
         bytes
     }
 
@@ -251,7 +252,11 @@ mod tests {
     fn a_client_gets_its_address() {
         check(DhcpMessageType::Discover, None, DhcpMessageType::Offer);
         check(DhcpMessageType::Request, Some(OURS), DhcpMessageType::Ack);
-        check(DhcpMessageType::Request, Some(GATEWAY), DhcpMessageType::Nak);
+        check(
+            DhcpMessageType::Request,
+            Some(GATEWAY),
+            DhcpMessageType::Nak,
+        );
     }
 
     #[test]

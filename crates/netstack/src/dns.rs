@@ -85,7 +85,11 @@ fn parse_name(message: &[u8], mut at: usize) -> Option<(String, usize)> {
         for byte in message.get(at..at + len)? {
             let fine = byte.is_ascii_alphanumeric() || b"-_".contains(byte);
             // A space is in no name of ours, so that nothing is mistaken for one.
-            let letter = if fine { byte.to_ascii_lowercase() } else { b' ' };
+            let letter = if fine {
+                byte.to_ascii_lowercase()
+            } else {
+                b' '
+            };
             name.push(char::from(letter));
         }
         at += len;
@@ -266,7 +270,10 @@ mod tests {
         let reply = ask(&names, "WEB", kind::A).unwrap();
         let packet = DnsPacket::new_checked(&reply[..]).unwrap();
         assert_eq!(packet.transaction_id(), 0x1234);
-        assert_eq!((packet.question_count(), packet.answer_record_count()), (1, 1));
+        assert_eq!(
+            (packet.question_count(), packet.answer_record_count()),
+            (1, 1)
+        );
         assert!(reply.ends_with(&[0, 4, 10, 88, 0, 2]));
         let both = ask(&names, "api", kind::A).unwrap();
         assert_eq!(both[7], 2);

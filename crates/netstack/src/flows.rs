@@ -46,7 +46,10 @@ impl Stack {
             self.outside(id, *ends.remote.ip(), ends.remote.port())
                 .map(Target::Address)
         };
-        let full = self.ports.get(&id).is_none_or(|port| port.tcp_flows >= limit::TCP_FLOWS);
+        let full = self
+            .ports
+            .get(&id)
+            .is_none_or(|port| port.tcp_flows >= limit::TCP_FLOWS);
         let (Ok(to), false) = (to, full) else {
             self.counters.refused += 1;
             return self.no_connection(id, mac, ends, header, 0);
@@ -262,7 +265,11 @@ impl Stack {
     }
 
     fn is_tight(&self, flow: FlowId) -> bool {
-        let port = self.table.tcp.get(&flow).and_then(|known| self.ports.get(&known.port));
+        let port = self
+            .table
+            .tcp
+            .get(&flow)
+            .and_then(|known| self.ports.get(&known.port));
         port.is_some_and(|port| port.tight())
     }
 

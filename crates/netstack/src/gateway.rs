@@ -178,14 +178,7 @@ impl Stack {
         });
     }
 
-    fn new_udp(
-        &mut self,
-        id: PortId,
-        mac: Mac,
-        ends: Ends,
-        side: Side,
-        now: Duration,
-    ) -> FlowId {
+    fn new_udp(&mut self, id: PortId, mac: Mac, ends: Ends, side: Side, now: Duration) -> FlowId {
         let question = side == Side::Question;
         let Some(port) = self.ports.get_mut(&id) else {
             return FlowId(0);
@@ -332,14 +325,7 @@ impl Stack {
         SocketAddrV4::new(self.config.gateway, port)
     }
 
-    fn on_question(
-        &mut self,
-        id: PortId,
-        mac: Mac,
-        ends: Ends,
-        message: &[u8],
-        now: Duration,
-    ) {
+    fn on_question(&mut self, id: PortId, mac: Mac, ends: Ends, message: &[u8], now: Duration) {
         let Some(question) = dns::parse_query(message) else {
             self.counters.malformed += 1;
             return;

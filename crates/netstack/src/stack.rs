@@ -216,7 +216,8 @@ impl Stack {
 
     /// Whether an address is free for a guest.
     pub fn is_free(&self, address: Ipv4Addr) -> bool {
-        let network = Ipv4Addr::from_bits(self.config.gateway.to_bits() & self.config.mask().to_bits());
+        let network =
+            Ipv4Addr::from_bits(self.config.gateway.to_bits() & self.config.mask().to_bits());
         self.config.contains(address)
             && address != network
             && address != self.config.broadcast()
@@ -359,7 +360,12 @@ impl Stack {
     }
 
     fn flood(&mut self, from: PortId, bytes: &[u8]) {
-        let others: Vec<PortId> = self.ports.keys().copied().filter(|id| *id != from).collect();
+        let others: Vec<PortId> = self
+            .ports
+            .keys()
+            .copied()
+            .filter(|id| *id != from)
+            .collect();
         for id in others {
             self.forward(id, bytes);
         }
@@ -431,7 +437,11 @@ impl Stack {
             self.counters.sent += 1;
             return true;
         }
-        while let Some(flow) = self.ports.get_mut(&id).and_then(|port| port.speaking.pop_front()) {
+        while let Some(flow) = self
+            .ports
+            .get_mut(&id)
+            .and_then(|port| port.speaking.pop_front())
+        {
             if self.emit(flow, buffer, now) {
                 self.counters.sent += 1;
                 return true;
@@ -441,7 +451,12 @@ impl Stack {
     }
 
     /// A sequence number to begin with (RFC 6528).
-    pub(crate) fn initial_sequence(&self, guest: SocketAddrV4, remote: SocketAddrV4, now: Duration) -> u32 {
+    pub(crate) fn initial_sequence(
+        &self,
+        guest: SocketAddrV4,
+        remote: SocketAddrV4,
+        now: Duration,
+    ) -> u32 {
         let mut hasher = DefaultHasher::new();
         (self.config.seed, guest, remote).hash(&mut hasher);
         let ticks = (now.as_micros() / 4) as u32;
@@ -464,7 +479,12 @@ impl Stack {
 
     /// Does what is due.
     pub fn on_time(&mut self, now: Duration) {
-        while let Some((when, flow)) = self.timers.first().copied().filter(|(when, _)| *when <= now) {
+        while let Some((when, flow)) = self
+            .timers
+            .first()
+            .copied()
+            .filter(|(when, _)| *when <= now)
+        {
             self.timers.remove(&(when, flow));
             self.on_timer(flow, now);
         }

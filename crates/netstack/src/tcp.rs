@@ -372,7 +372,10 @@ impl Tcp {
         let offered = self.promised.wrapping_sub(self.expected) as usize;
         let could = self.capacity - self.input.len().min(self.capacity);
         // Silly windows are kept back (RFC 9293, 3.8.6.2.2).
-        if !self.ended && could > offered && could - offered >= (self.capacity / 4).min(self.mss.max(1)) {
+        if !self.ended
+            && could > offered
+            && could - offered >= (self.capacity / 4).min(self.mss.max(1))
+        {
             self.owes = true;
         }
     }

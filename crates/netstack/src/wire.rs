@@ -332,12 +332,7 @@ fn put_icmp(buffer: &mut Vec<u8>, kind: u8, code: u8, word: u32, payload: &[u8])
 }
 
 /// What checksums of TCP and UDP cover beside their own bytes: a partial sum for [`checksum`].
-pub fn pseudo_header(
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
-    protocol: u8,
-    len: usize,
-) -> u64 {
+pub fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, len: usize) -> u64 {
     let halves = |address: Ipv4Addr| {
         let bits = u64::from(address.to_bits());
         (bits >> 16) + (bits & 0xffff)
@@ -436,7 +431,11 @@ mod tests {
             payload: b"ping!",
         };
         put_echo(&mut message, &echo);
-        assert!(Icmpv4Packet::new_checked(&message).unwrap().verify_checksum());
+        assert!(
+            Icmpv4Packet::new_checked(&message)
+                .unwrap()
+                .verify_checksum()
+        );
         assert_eq!(parse_echo(&message), Some(echo));
     }
 

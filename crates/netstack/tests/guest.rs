@@ -195,7 +195,9 @@ impl World {
         self.now += Duration::from_millis(1);
         for guest in &mut self.guests {
             let now = Instant::from_micros(self.now.as_micros() as i64);
-            guest.interface.poll(now, &mut guest.link, &mut guest.sockets);
+            guest
+                .interface
+                .poll(now, &mut guest.link, &mut guest.sockets);
             let mut frames = VecDeque::new();
             for frame in guest.link.from_guest.drain(..) {
                 self.faults.pass(&mut frames, frame);
@@ -240,7 +242,9 @@ impl World {
 }
 
 fn pattern(len: usize, salt: usize) -> Vec<u8> {
-    (0..len).map(|at| (at * 31 + (at >> 8) * 7 + salt) as u8).collect()
+    (0..len)
+        .map(|at| (at * 31 + (at >> 8) * 7 + salt) as u8)
+        .collect()
 }
 
 /// Both sides send all that they have and then end their half; both must get what the other sent, whole.
@@ -259,7 +263,14 @@ fn exchange(faults: Faults, up: usize, down: usize, buffer: usize, sip: usize) {
     let done = |event: &Event| *event == Event::Done(flow);
     while !world.events.iter().any(done) || world.guests[0].socket(handle).may_recv() {
         steps += 1;
-        assert!(steps < 3_000_000, "stuck: {} of {} up, {} of {} down", got_up.len(), up.len(), got_down.len(), down.len());
+        assert!(
+            steps < 3_000_000,
+            "stuck: {} of {} up, {} of {} down",
+            got_up.len(),
+            up.len(),
+            got_down.len(),
+            down.len()
+        );
         assert!(!world.events.contains(&Event::Reset(flow)));
         world.turn();
         let socket = world.guests[0].socket(handle);
@@ -411,10 +422,22 @@ fn datagrams_go_out_and_come_back() {
     let to = IpEndpoint::new(IpAddress::Ipv4(SERVER), 7);
     socket.send_slice(b"ping", to).unwrap();
     let handle = world.guests[0].sockets.add(socket);
-    let Event::Datagram { flow, payload, to: target, .. } = world.event() else {
+    let Event::Datagram {
+        flow,
+        payload,
+        to: target,
+        ..
+    } = world.event()
+    else {
         panic!("no datagram");
     };
-    assert_eq!((payload, target), (b"ping".to_vec(), Target::Address(SocketAddr::from((SERVER, 7)))));
+    assert_eq!(
+        (payload, target),
+        (
+            b"ping".to_vec(),
+            Target::Address(SocketAddr::from((SERVER, 7)))
+        )
+    );
     world.stack.udp_answer(flow, b"pong", world.now);
     loop {
         world.turn();
@@ -447,12 +470,15 @@ fn nobody_speaks_from_an_address_that_is_not_his() {
     Guest::new(&mut stack, 2, OTHER, false);
     liar.interface.update_ip_addrs(|addresses| {
         addresses.clear();
-        addresses.push(IpCidr::new(IpAddress::Ipv4(OTHER), 16)).unwrap();
+        addresses
+            .push(IpCidr::new(IpAddress::Ipv4(OTHER), 16))
+            .unwrap();
     });
     let handle = liar.tcp(4096);
     liar.dial(handle, (SERVER, 80), 40000);
     for ms in 0..100 {
-        liar.interface.poll(Instant::from_millis(ms), &mut liar.link, &mut liar.sockets);
+        liar.interface
+            .poll(Instant::from_millis(ms), &mut liar.link, &mut liar.sockets);
         for frame in liar.link.from_guest.drain(..) {
             stack.receive(1, &frame, Duration::from_millis(ms as u64));
         }

@@ -95,7 +95,9 @@ pub struct Subnet {
 
 impl Subnet {
     fn mask(self) -> u32 {
-        u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0)
+        u32::MAX
+            .checked_shl(32 - u32::from(self.prefix))
+            .unwrap_or(0)
     }
 
     /// Whether an address belongs to both.
@@ -216,8 +218,14 @@ pub struct Network {
 /// [`Error::InvalidName`].
 pub fn check_name(name: &str) -> Result<(), Error> {
     let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-    if first && (2..=64).contains(&name.len()) && name.bytes().all(fine) && !RESERVED.contains(&name)
+    let first = name
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphanumeric());
+    if first
+        && (2..=64).contains(&name.len())
+        && name.bytes().all(fine)
+        && !RESERVED.contains(&name)
     {
         Ok(())
     } else {
@@ -274,7 +282,9 @@ pub fn create(root: &Root, request: Request) -> Result<Network, Error> {
     let taken = list(root)?;
     let subnet = match request.subnet {
         Some(subnet) => {
-            let other = taken.iter().find(|other| other.spec.subnet.overlaps(subnet));
+            let other = taken
+                .iter()
+                .find(|other| other.spec.subnet.overlaps(subnet));
             if let Some(other) = other {
                 return Err(Error::Overlaps {
                     subnet,
@@ -313,7 +323,11 @@ fn free_subnet(name: &str, taken: &[Network]) -> Option<Subnet> {
         address: Ipv4Addr::new(10, byte, 0, 0),
         prefix: PREFIX,
     });
-    let free = |subnet: &Subnet| !taken.iter().any(|other| other.spec.subnet.overlaps(*subnet));
+    let free = |subnet: &Subnet| {
+        !taken
+            .iter()
+            .any(|other| other.spec.subnet.overlaps(*subnet))
+    };
     all.into_iter().find(free)
 }
 
@@ -442,11 +456,17 @@ mod tests {
         };
         check("10.1.2.0/24", "10.1.2.0/24");
         check("10.1.2.3/24", "it begins at 10.1.2.0");
-        check("10.1.2.0/31", "between 8 and 30 bits are common to its addresses");
+        check(
+            "10.1.2.0/31",
+            "between 8 and 30 bits are common to its addresses",
+        );
         check("127.0.0.0/8", "these addresses are no machine's own");
         check("10.1.2.0", "write it as 10.1.2.0/24");
         check("fd00::/64", "write it as 10.1.2.0/24");
-        let (a, b): (Subnet, Subnet) = ("10.1.0.0/16".parse().unwrap(), "10.1.3.0/24".parse().unwrap());
+        let (a, b): (Subnet, Subnet) = (
+            "10.1.0.0/16".parse().unwrap(),
+            "10.1.3.0/24".parse().unwrap(),
+        );
         assert!(a.overlaps(b) && b.overlaps(a));
         assert!(!a.overlaps("10.2.0.0/16".parse().unwrap()));
     }
@@ -458,10 +478,17 @@ mod tests {
         assert_eq!(default.spec().subnet.to_string(), "10.219.0.0/16");
         let one = create(&root, request("one", None)).unwrap();
         assert_eq!(one.spec().subnet.to_string(), "10.220.0.0/16");
-        assert!(matches!(create(&root, request("one", None)), Err(Error::Exists(_))));
+        assert!(matches!(
+            create(&root, request("one", None)),
+            Err(Error::Exists(_))
+        ));
         let overlapping = create(&root, request("two", Some("10.220.4.0/24")));
         assert!(matches!(overlapping, Err(Error::Overlaps { .. })));
-        let names: Vec<String> = list(&root).unwrap().iter().map(|n| n.spec().name.clone()).collect();
+        let names: Vec<String> = list(&root)
+            .unwrap()
+            .iter()
+            .map(|n| n.spec().name.clone())
+            .collect();
         assert_eq!(names, ["default", "one"]);
         let held = one.lock().unwrap();
         assert!(matches!(one.clone().remove(&root), Err(Error::InUse(_))));
@@ -470,7 +497,10 @@ mod tests {
         assert!(matches!(open(&root, "one"), Err(Error::NotFound(_))));
         assert!(matches!(one.lock(), Err(Error::NotFound(_))));
         for name in ["none", "a/b", ".a", "x", ""] {
-            assert!(matches!(open(&root, name), Err(Error::InvalidName(_))), "{name}");
+            assert!(
+                matches!(open(&root, name), Err(Error::InvalidName(_))),
+                "{name}"
+            );
         }
     }
 }

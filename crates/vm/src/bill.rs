@@ -3,8 +3,8 @@
 use hypervisor::config::{
     Balloon, BootLoader, Console, ConsoleDevice, ConsoleOutput, Disk, Network, VmConfig, Vsock,
 };
-use proto::network::Joined;
 use proto::agent::{BootRequest, Mount, Process, Rlimit, RootFs, Sysctl, mount};
+use proto::network::Joined;
 use proto::supervisor::Failure;
 use store::container::{Container, Journal, RootfsMode, Spec, Ulimit};
 use store::kernels;
@@ -305,9 +305,10 @@ fn rlimits(ulimits: &[Ulimit]) -> Vec<Rlimit> {
 
 /// /etc/hosts: what every host has, what was asked for, and the container's own name at its address.
 fn hosts(spec: &Spec, joined: &[Joined]) -> String {
-    let mut lines = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
+    let mut lines =
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
          ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
-        .to_owned();
+            .to_owned();
     let gateway = joined.first().map(|joined| joined.gateway.to_string());
     for (name, address) in &spec.resolution.hosts {
         let address = match address.as_str() {

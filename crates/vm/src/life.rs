@@ -32,8 +32,8 @@ use tokio::net::UnixStream;
 pub use shared::Shared;
 
 use crate::guest::Guest;
-use crate::supervision::Supervision;
 use crate::network::Membership;
+use crate::supervision::Supervision;
 use crate::{bill, drivers, failure, health, network, process};
 
 /// The agent's name for the container's first process.
@@ -105,7 +105,9 @@ impl Life<'_> {
     /// Lives it, to the point where the VM is gone.
     pub async fn live(self) -> Outcome {
         let outcome = match self.start().await {
-            Ok((started, lasting, memberships)) => self.with_vm(started, lasting, memberships).await,
+            Ok((started, lasting, memberships)) => {
+                self.with_vm(started, lasting, memberships).await
+            }
             Err(failure) => self.write_end(never_ran(failure)),
         };
         if !outcome.ran {

@@ -19,6 +19,7 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 use hypervisor::confine;
 use proto::network::{self, Join, Joined, PROTOCOL, Reply, Request};
@@ -39,6 +40,15 @@ pub const MTU: u16 = 65520;
 
 /// Connections that may wait until `gourd-net` looks.
 const BACKLOG: i32 = 128;
+
+/// How long the network's process may take to let a guest go.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// One that lives shorter than this dies of something that comes again: a guest's frames, as a rule.
+const SHORT_LIFE: Duration = Duration::from_secs(10);
+
+/// The longest that is waited before it is started once more.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// How often one that was on its way out may be met before something else is wrong.
 const TRIES: usize = 20;
@@ -125,9 +135,16 @@ impl Membership {
     }
 
     /// Leaves; when this was the last, the network's process is gone when this returns.
-    pub async fn leave(self) {
+    pub async fn leave(mut self) {
         let _ = self.leave.send(());
-        let _ = self.task.await;
+        if tokio::time::timeout(FAREWELL, &mut self.task)
+            .await
+            .is_err()
+        {
+            // Its connection ends with the task.
+            tracing::warn!("the network's process does not let go");
+            self.task.abort();
+        }
     }
 }
 
@@ -164,7 +181,10 @@ pub fn attached(network: &str, mac: [u8; 6], joined: &Joined) -> Attached {
 }
 
 fn join(spec: &Spec, endpoint: &Endpoint, wish: Option<Ipv4Addr>) -> Join {
-    let mut names = vec![spec.name.clone(), spec.id[..spec.id.len().min(12)].to_owned()];
+    let mut names = vec![
+        spec.name.clone(),
+        spec.id[..spec.id.len().min(12)].to_owned(),
+    ];
     names.push(spec.hostname.clone());
     names.extend(endpoint.aliases.iter().cloned());
     names.dedup();
@@ -205,7 +225,7 @@ async fn keep(
     told: watch::Sender<Told>,
     mut leaving: oneshot::Receiver<()>,
 ) {
-    let mut tries = 0;
+    let (mut tries, mut wait) = (0, Duration::ZERO);
     loop {
         let result = try_join(&plan, &link).await;
         let (connection, joined) = match result {
@@ -216,12 +236,14 @@ async fn keep(
                 continue;
             }
             Ok(None) => {
-                let failure = failure::own("join the network", &plan.network, "it ends again and again");
+                let failure =
+                    failure::own("join the network", &plan.network, "it ends again and again");
                 return give_up(&told, failure);
             }
             Err(failure) => return give_up(&told, failure),
         };
         tries = 0;
+        let since = Instant::now();
         // The guest lives at this address, with these ports, from now on.
         plan.join.wish = Some(joined.address);
         plan.join.insists = true;
@@ -234,6 +256,12 @@ async fn keep(
         tokio::select! {
             () = connection.ended() => {
                 tracing::warn!(network = %plan.network, "the network's process died: its connections are reset");
+                // The first time nobody waits.
+                tokio::time::sleep(wait).await;
+                wait = match since.elapsed() < SHORT_LIFE {
+                    true => (wait * 2).clamp(Duration::from_millis(100), LONGEST_WAIT),
+                    false => Duration::ZERO,
+                };
             }
             // Told to, or nobody is there who could.
             _ = &mut leaving => {
@@ -293,17 +321,16 @@ impl Connection {
 }
 
 /// Joins once; `None` when `gourd-net` ended without an answer.
-async fn try_join(
-    plan: &Plan,
-    link: &OwnedFd,
-) -> Result<Option<(Connection, Joined)>, Failure> {
+async fn try_join(plan: &Plan, link: &OwnedFd) -> Result<Option<(Connection, Joined)>, Failure> {
     let step = "join the network";
     let failed = |error: &dyn std::error::Error| failure::from_error(step, &plan.network, error);
     let (root, name) = (plan.root.clone(), plan.network.clone());
     let connected = tokio::task::spawn_blocking(move || connect(&root, &name)).await;
     let (socket, child) = connected.map_err(|error| failed(&error))??;
     let stream = StdStream::from(socket);
-    let watched = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
+    let watched = stream
+        .set_nonblocking(true)
+        .and_then(|()| UnixStream::from_std(stream));
     let connection = Connection {
         stream: watched.map_err(|error| failed(&error))?,
         child: std::sync::Mutex::new(child),
@@ -311,7 +338,12 @@ async fn try_join(
     let request = Request::Join(plan.join.clone());
     match network::send(connection.stream.as_fd(), &request, Some(link.as_fd())) {
         Ok(()) => {}
-        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+            ) =>
+        {
             return Ok(None);
         }
         Err(error) => return Err(failed(&error)),
@@ -323,7 +355,11 @@ async fn try_join(
             remedy: remedy(&refused),
             ..failure::own(&refused.step, refused.object, refused.message)
         }),
-        Some(Reply::Report(_)) => Err(failure::own(step, &plan.network, "it says what nobody asked")),
+        Some(Reply::Report(_)) => Err(failure::own(
+            step,
+            &plan.network,
+            "it says what nobody asked",
+        )),
         None => Ok(None),
     }
 }
@@ -331,8 +367,12 @@ async fn try_join(
 fn remedy(refused: &network::Refused) -> String {
     let words = match io::Error::from_raw_os_error(refused.errno).kind() {
         _ if refused.step != "publish" => "",
-        io::ErrorKind::AddrInUse => "choose another port of the host, or stop what has this one (`ss -lntup` names it)",
-        io::ErrorKind::PermissionDenied => "choose a port from 1024 on, or lower net.ipv4.ip_unprivileged_port_start",
+        io::ErrorKind::AddrInUse => {
+            "choose another port of the host, or stop what has this one (`ss -lntup` names it)"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "choose a port from 1024 on, or lower net.ipv4.ip_unprivileged_port_start"
+        }
         io::ErrorKind::AddrNotAvailable => "`ip address` lists the host's addresses",
         _ => "",
     };
@@ -361,13 +401,22 @@ fn connect(root: &Root, name: &str) -> Result<(OwnedFd, Option<Child>), Failure>
     let child = start(&network, listener, lock.into_fd())?;
     match dial(&path).map_err(|error| failed(&error))? {
         Some(socket) => Ok((socket, Some(child))),
-        None => Err(failure::own(step, name, "it ended at once; its net.log may say why")),
+        None => Err(failure::own(
+            step,
+            name,
+            "it ended at once; its net.log may say why",
+        )),
     }
 }
 
 fn seqpacket() -> io::Result<OwnedFd> {
     let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
-    Ok(rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?)
+    Ok(rustix::net::socket_with(
+        AddressFamily::UNIX,
+        kind,
+        flags,
+        None,
+    )?)
 }
 
 /// `None`: nobody listens.
@@ -398,12 +447,15 @@ fn start(network: &Network, listener: OwnedFd, lock: OwnedFd) -> Result<Child, F
     let program = Programs::new(None)
         .find(locate::NET)
         .map_err(|error| failure::from_error("find the network's program", locate::NET, &error))?;
-    let failed = |error: &dyn std::error::Error| failure::from_error("start the network", name, error);
+    let failed =
+        |error: &dyn std::error::Error| failure::from_error("start the network", name, error);
     let log = log(&network.log()).map_err(|error| failed(&error))?;
     let spec = network.spec();
     let mut command = Command::new(&program);
     command.env_clear().current_dir("/").process_group(0);
-    command.arg("--gateway").arg(spec.subnet.gateway().to_string());
+    command
+        .arg("--gateway")
+        .arg(spec.subnet.gateway().to_string());
     command.arg("--prefix").arg(spec.subnet.prefix.to_string());
     command.arg("--mtu").arg(MTU.to_string());
     if spec.internal {
@@ -417,10 +469,16 @@ fn start(network: &Network, listener: OwnedFd, lock: OwnedFd) -> Result<Child, F
 /// What it may open by name: itself, its libraries, and the folders of the file that names the host's resolvers, which is replaced
 /// now and then.
 fn rules(program: PathBuf) -> confine::Rules {
-    let mut read: Vec<PathBuf> = ["/usr/lib", "/lib", "/lib64", "/etc/ld.so.cache", "/nix/store"]
-        .iter()
-        .map(PathBuf::from)
-        .collect();
+    let mut read: Vec<PathBuf> = [
+        "/usr/lib",
+        "/lib",
+        "/lib64",
+        "/etc/ld.so.cache",
+        "/nix/store",
+    ]
+    .iter()
+    .map(PathBuf::from)
+    .collect();
     read.push(program);
     let resolv_conf = Path::new("/etc/resolv.conf");
     let real = resolv_conf.canonicalize().ok();

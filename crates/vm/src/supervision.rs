@@ -303,7 +303,10 @@ impl Supervision {
 fn before(container: &Container) -> State {
     let networks = match container.spec().networks.is_empty() {
         true => Vec::new(),
-        false => container.state().map(|state| state.networks).unwrap_or_default(),
+        false => container
+            .state()
+            .map(|state| state.networks)
+            .unwrap_or_default(),
     };
     State {
         networks,

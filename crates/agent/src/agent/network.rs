@@ -24,7 +24,9 @@ pub(super) fn set_up(networks: &[Network]) -> Result<(), Failed> {
         let mask = u32::MAX.checked_shl(32_u32.saturating_sub(network.prefix));
         let mask = Ipv4Addr::from_bits(mask.unwrap_or(0));
         if network.mtu != 0 {
-            interfaces.set_mtu(&name, network.mtu).step("set the MTU of", &name)?;
+            interfaces
+                .set_mtu(&name, network.mtu)
+                .step("set the MTU of", &name)?;
         }
         interfaces
             .set_address(&name, address, mask)
@@ -59,7 +61,11 @@ fn find(interfaces: &Interfaces, mac: &[u8]) -> Result<String, Failed> {
     }
     let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
     let message = "no such device: the guest's kernel has no driver for virtio-net";
-    Err(Failed::invalid("find the network device", mac.join(":"), message))
+    Err(Failed::invalid(
+        "find the network device",
+        mac.join(":"),
+        message,
+    ))
 }
 
 #[cfg(test)]

@@ -110,7 +110,11 @@ impl Known {
 
     fn networks(&self) -> Candidates {
         let names = self.engine.as_ref().map(Engine::network_names);
-        names.unwrap_or_default().into_iter().map(|name| (name, String::new())).collect()
+        names
+            .unwrap_or_default()
+            .into_iter()
+            .map(|name| (name, String::new()))
+            .collect()
     }
 
     /// Names; ids when it is one of these that is typed.
@@ -183,7 +187,7 @@ fn which(path: &[&str]) -> Which {
     match path.last().copied().unwrap_or_default() {
         "stop" | "kill" | "exec" | "attach" | "pause" | "top" | "stats" | "wait" | "port" => {
             Which::Alive
-        },
+        }
         "unpause" => Which::Paused,
         "start" => Which::Still,
         _ => Which::All,

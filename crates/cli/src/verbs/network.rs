@@ -46,7 +46,10 @@ fn list(app: &App, args: &List) -> Result<u8, Failure> {
         out::print(&names.collect::<String>())?;
         return Ok(0);
     }
-    let rows: Vec<Value> = networks.iter().map(|network| row(network, args.no_trunc)).collect();
+    let rows: Vec<Value> = networks
+        .iter()
+        .map(|network| row(network, args.no_trunc))
+        .collect();
     let format = args.format.as_deref();
     out::print(&COLUMNS.render_fitting(&rows, format, args.no_trunc)?)?;
     Ok(0)

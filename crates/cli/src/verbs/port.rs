@@ -16,7 +16,9 @@ pub async fn port(app: &App, args: &PortList) -> Result<u8, Failure> {
         return Ok(0);
     };
     let wanted = format!("{port}/{protocol}");
-    let lines: String = places(&ports[&wanted]).map(|place| format!("{place}\n")).collect();
+    let lines: String = places(&ports[&wanted])
+        .map(|place| format!("{place}\n"))
+        .collect();
     if lines.is_empty() {
         let container = args.container.clone();
         return Err(Failure::NotPublished {

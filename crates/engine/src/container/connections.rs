@@ -93,7 +93,10 @@ fn check(root: &store::Root, endpoint: &Endpoint) -> Result<(), Error> {
     }
     let network = network::open(root, &endpoint.network)?;
     let subnet = network.spec().subnet;
-    if let Some(address) = endpoint.address.filter(|address| !subnet.contains(*address)) {
+    if let Some(address) = endpoint
+        .address
+        .filter(|address| !subnet.contains(*address))
+    {
         let name = &endpoint.network;
         let reason = format!("{address} is none of the network {name}, whose subnet is {subnet}");
         return Err(Error::invalid("address", reason));
@@ -104,7 +107,11 @@ fn check(root: &store::Root, endpoint: &Endpoint) -> Result<(), Error> {
 /// `80`, `80/tcp`, `53/udp`, `8000-8010` of an image or a line; those of an image that make no sense are left out, as they are
 /// documentation only.
 fn exposed(image: &[String], own: &[String]) -> Result<Vec<(u16, Protocol)>, Error> {
-    let mut ports: Vec<(u16, Protocol)> = image.iter().filter_map(|text| expose(text)).flatten().collect();
+    let mut ports: Vec<(u16, Protocol)> = image
+        .iter()
+        .filter_map(|text| expose(text))
+        .flatten()
+        .collect();
     for text in own {
         let port = expose(text).ok_or_else(|| {
             let reason = format!("{text:?} is none: write 80, 80/tcp or 8000-8010/udp");
@@ -131,14 +138,18 @@ fn expose(text: &str) -> Option<Vec<(u16, Protocol)>> {
 
 /// Docker's `HostConfig.NetworkMode`.
 pub(super) fn mode(spec: &Spec) -> &str {
-    spec.networks.first().map_or("none", |endpoint| &endpoint.network)
+    spec.networks
+        .first()
+        .map_or("none", |endpoint| &endpoint.network)
 }
 
 /// Docker's map of ports: `"80/tcp": [{"HostIp": …, "HostPort": …}]`.
 fn ports<'a>(ports: impl IntoIterator<Item = &'a Port>, any: &str) -> BTreeMap<String, Value> {
     let mut map: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for port in ports {
-        let address = port.address.map_or(any.to_owned(), |address| address.to_string());
+        let address = port
+            .address
+            .map_or(any.to_owned(), |address| address.to_string());
         let number = match port.host {
             0 => String::new(),
             number => number.to_string(),
@@ -147,7 +158,9 @@ fn ports<'a>(ports: impl IntoIterator<Item = &'a Port>, any: &str) -> BTreeMap<S
         let binding = json!({ "HostIp": address, "HostPort": number });
         bindings.or_default().push(binding);
     }
-    map.into_iter().map(|(port, bindings)| (port, bindings.into())).collect()
+    map.into_iter()
+        .map(|(port, bindings)| (port, bindings.into()))
+        .collect()
 }
 
 /// `HostConfig.PortBindings`: what was asked for.
@@ -165,7 +178,10 @@ pub(super) fn settings(root: &store::Root, spec: &Spec, state: &State) -> Value 
     let mut bound: BTreeMap<String, Value> = BTreeMap::new();
     for endpoint in &spec.networks {
         let attached = there(endpoint);
-        networks.insert(endpoint.network.clone(), described(root, spec, endpoint, attached));
+        networks.insert(
+            endpoint.network.clone(),
+            described(root, spec, endpoint, attached),
+        );
         if let Some(attached) = attached {
             bound.extend(ports(&attached.ports, "0.0.0.0"));
         }
@@ -193,8 +209,13 @@ fn described(
 ) -> Value {
     let id = network::open(root, &endpoint.network).map(|network| network.spec().id.clone());
     let text = |address: Option<Ipv4Addr>| address.map(|it| it.to_string()).unwrap_or_default();
-    let fixed = endpoint.address.map(|address| json!({ "IPv4Address": address }));
-    let mut names = vec![spec.name.clone(), spec.id[..spec.id.len().min(12)].to_owned()];
+    let fixed = endpoint
+        .address
+        .map(|address| json!({ "IPv4Address": address }));
+    let mut names = vec![
+        spec.name.clone(),
+        spec.id[..spec.id.len().min(12)].to_owned(),
+    ];
     names.extend(endpoint.aliases.iter().cloned());
     json!({
         "IPAMConfig": fixed,
@@ -227,7 +248,10 @@ pub fn port_words(open: &[Port], exposed: &[String]) -> Vec<String> {
                 Some(address) => address.to_string(),
                 None => "0.0.0.0".to_owned(),
             };
-            format!("{address}:{}->{}/{}", port.host, port.container, port.protocol)
+            format!(
+                "{address}:{}->{}/{}",
+                port.host, port.container, port.protocol
+            )
         })
         .collect();
     let open: Vec<String> = open
@@ -254,7 +278,11 @@ mod tests {
     #[test]
     fn what_is_exposed() {
         let all = exposed(
-            &["80/tcp".to_owned(), "x/tcp".to_owned(), "53/sctp".to_owned()],
+            &[
+                "80/tcp".to_owned(),
+                "x/tcp".to_owned(),
+                "53/sctp".to_owned(),
+            ],
             &["53/udp".to_owned(), "80".to_owned(), "8000-8001".to_owned()],
         );
         let tcp = Protocol::Tcp;
@@ -270,7 +298,10 @@ mod tests {
     fn ports_in_words_and_as_json() {
         let open = [port("0.0.0.0", 8080, 80), port("::", 8080, 80)];
         let words = port_words(&open, &["80/tcp".to_owned(), "443/tcp".to_owned()]);
-        assert_eq!(words, ["0.0.0.0:8080->80/tcp", "[::]:8080->80/tcp", "443/tcp"]);
+        assert_eq!(
+            words,
+            ["0.0.0.0:8080->80/tcp", "[::]:8080->80/tcp", "443/tcp"]
+        );
         let map = json!(ports(&open, ""));
         let expect = json!({"80/tcp": [
             {"HostIp": "0.0.0.0", "HostPort": "8080"},

@@ -8,9 +8,9 @@ use store::container::{
     Status, Ulimit,
 };
 
-use super::{config, connections};
 use super::create::NANO;
 use super::list::current;
+use super::{config, connections};
 use crate::{Engine, Error, time};
 
 /// Bytes of /dev/shm when nobody says.
@@ -179,7 +179,9 @@ fn describe_host(spec: &Spec) -> Value {
 /// As on the command line.
 fn extra_hosts(spec: &Spec) -> Vec<String> {
     let lines = spec.resolution.hosts.iter();
-    lines.map(|(name, address)| format!("{name}:{address}")).collect()
+    lines
+        .map(|(name, address)| format!("{name}:{address}"))
+        .collect()
 }
 
 /// As on the command line.

@@ -86,14 +86,22 @@ async fn summarize(container: &container::Container) -> Result<Option<ContainerS
         health: state.health.map(|health| health.status),
         labels: spec.labels.clone(),
         ports: match state.status.is_alive() {
-            true => state.networks.into_iter().flat_map(|there| there.ports).collect(),
+            true => state
+                .networks
+                .into_iter()
+                .flat_map(|there| there.ports)
+                .collect(),
             false => Vec::new(),
         },
         exposed: match state.status.is_alive() {
             true => spec.exposed.clone(),
             false => Vec::new(),
         },
-        networks: spec.networks.iter().map(|there| there.network.clone()).collect(),
+        networks: spec
+            .networks
+            .iter()
+            .map(|there| there.network.clone())
+            .collect(),
     }))
 }
 

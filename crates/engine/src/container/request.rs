@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use store::container::{
-    Attach, Journal, Port, Resolution, Restart, RootfsMode, Tmpfs, Ulimit,
-};
+use store::container::{Attach, Journal, Port, Resolution, Restart, RootfsMode, Tmpfs, Ulimit};
 
 use super::{Networks, Pull, TerminalSize};
 

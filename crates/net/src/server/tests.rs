@@ -218,7 +218,9 @@ fn a_guest_reaches_a_server_of_the_hosts_and_ends_its_half() {
     let handle = guest.tcp();
     let to = IpEndpoint::new(IpAddress::Ipv4(guest.joined.gateway), port);
     let socket = guest.sockets.get_mut::<tcp::Socket<'_>>(handle);
-    socket.connect(guest.interface.context(), to, 40000).unwrap();
+    socket
+        .connect(guest.interface.context(), to, 40000)
+        .unwrap();
     let sent: Vec<u8> = (0..1_000_000_u32).map(|at| (at >> 3) as u8).collect();
     let (mut written, mut got) = (0, Vec::new());
     let all = sent.clone();
@@ -266,7 +268,11 @@ fn ports_lead_to_guests() {
     assert_eq!(refused.err().unwrap().message, "the port is taken");
 
     let handle = guest.tcp();
-    guest.sockets.get_mut::<tcp::Socket<'_>>(handle).listen(80).unwrap();
+    guest
+        .sockets
+        .get_mut::<tcp::Socket<'_>>(handle)
+        .listen(80)
+        .unwrap();
     let client = std::thread::spawn(move || {
         let mut stream = TcpStream::connect(("127.0.0.1", web.host_port)).unwrap();
         stream.write_all(b"hello").unwrap();
@@ -276,7 +282,10 @@ fn ports_lead_to_guests() {
     });
     guest.until(|sockets| sockets.get_mut::<tcp::Socket<'_>>(handle).can_recv());
     let socket = guest.sockets.get_mut::<tcp::Socket<'_>>(handle);
-    assert_eq!(socket.recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap(), b"hello");
+    assert_eq!(
+        socket.recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap(),
+        b"hello"
+    );
     socket.send_slice(b"world").unwrap();
     socket.close();
     guest.until(|_| client.is_finished());
@@ -287,7 +296,9 @@ fn ports_lead_to_guests() {
     socket.bind(53).unwrap();
     let handle = guest.sockets.add(socket);
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.send_to(b"ping", ("127.0.0.1", names.host_port)).unwrap();
+    client
+        .send_to(b"ping", ("127.0.0.1", names.host_port))
+        .unwrap();
     guest.until(|sockets| {
         let socket = sockets.get_mut::<udp::Socket<'_>>(handle);
         let Ok((bytes, from)) = socket.recv() else {
@@ -299,7 +310,11 @@ fn ports_lead_to_guests() {
     });
     client.set_nonblocking(true).unwrap();
     let mut bytes = [0; 8];
-    guest.until(|_| client.recv_from(&mut bytes).is_ok_and(|(count, _)| count == 4));
+    guest.until(|_| {
+        client
+            .recv_from(&mut bytes)
+            .is_ok_and(|(count, _)| count == 4)
+    });
 }
 
 #[test]
@@ -307,14 +322,17 @@ fn nobody_there_is_refused_and_a_member_is_reported() {
     let network = Network::new();
     let (_control, guest) = network.join(2, &[]);
     let mut guest = guest.unwrap();
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let handle = guest.tcp();
     let to = IpEndpoint::new(IpAddress::Ipv4(guest.joined.gateway), closed.port());
     let socket = guest.sockets.get_mut::<tcp::Socket<'_>>(handle);
-    socket.connect(guest.interface.context(), to, 40000).unwrap();
-    guest.until(|sockets| {
-        sockets.get_mut::<tcp::Socket<'_>>(handle).state() == tcp::State::Closed
-    });
+    socket
+        .connect(guest.interface.context(), to, 40000)
+        .unwrap();
+    guest.until(|sockets| sockets.get_mut::<tcp::Socket<'_>>(handle).state() == tcp::State::Closed);
     let engine = network.connect();
     let question = Request::Report { protocol: PROTOCOL };
     network::send(engine.as_fd(), &question, None).unwrap();

@@ -188,13 +188,25 @@ fn names_and_resolvers() {
     ];
     let told = boot_request(&spec, std::slice::from_ref(&joined));
     let hosts = String::from_utf8(told.hosts.to_vec()).unwrap();
-    assert!(hosts.ends_with("192.0.2.7\tdb\n10.219.0.1\tme\n10.219.0.5\tbox\n"), "{hosts}");
-    assert_eq!(told.resolv_conf, "nameserver 10.219.0.1\nsearch lan example\n");
+    assert!(
+        hosts.ends_with("192.0.2.7\tdb\n10.219.0.1\tme\n10.219.0.5\tbox\n"),
+        "{hosts}"
+    );
+    assert_eq!(
+        told.resolv_conf,
+        "nameserver 10.219.0.1\nsearch lan example\n"
+    );
     assert_eq!(told.networks[0].address, "10.219.0.5");
     let alone = boot_request(&spec, &[]);
-    assert_eq!(alone.resolv_conf, "nameserver 192.0.2.1\nsearch lan example\n");
+    assert_eq!(
+        alone.resolv_conf,
+        "nameserver 192.0.2.1\nsearch lan example\n"
+    );
     let hosts = String::from_utf8(alone.hosts.to_vec()).unwrap();
-    assert!(hosts.ends_with("127.0.0.1\tme\n127.0.1.1\tbox\n"), "{hosts}");
+    assert!(
+        hosts.ends_with("127.0.0.1\tme\n127.0.1.1\tbox\n"),
+        "{hosts}"
+    );
     spec.resolution = store::container::Resolution::default();
     assert!(boot_request(&spec, &[]).resolv_conf.is_empty());
 }

@@ -37,16 +37,14 @@ fn ruleset(network: bool) -> Result<RulesetCreated, landlock::RulesetError> {
     if !network {
         ruleset = ruleset.handle_access(AccessNet::from_all(WANTED))?;
     }
-    ruleset
-        .scope(Scope::from_all(WANTED))?
-        .create()
+    ruleset.scope(Scope::from_all(WANTED))?.create()
 }
 
 /// A ruleset that allows nothing; `None` without Landlock.
 pub fn deny_all() -> Result<Option<OwnedFd>, ConfineError> {
     ruleset(false)
         .map(Option::from)
-       .map_err(ConfineError::Landlock)
+        .map_err(ConfineError::Landlock)
 }
 
 /// A ruleset that allows what the rules say. Paths that do not exist are left out.

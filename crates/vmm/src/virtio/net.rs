@@ -316,7 +316,10 @@ mod tests {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::DGRAM, flags, None).unwrap();
-        (Driver::new(Net::new(theirs, [2, 0, 0, 0, 0, 7], 9000)), ours)
+        (
+            Driver::new(Net::new(theirs, [2, 0, 0, 0, 0, 7], 9000)),
+            ours,
+        )
     }
 
     #[test]

@@ -123,7 +123,9 @@ fn network(text: &str) -> Result<Choice, String> {
             ("host", "deny") => endpoint.host = false,
             ("host", other) => return Err(format!("host is allow or deny, not {other:?}")),
             (other, _) => {
-                return Err(format!("there is no option {other:?}; there are alias, ip, host"));
+                return Err(format!(
+                    "there is no option {other:?}; there are alias, ip, host"
+                ));
             }
         }
     }
@@ -153,14 +155,18 @@ fn named(name: &str) -> Endpoint {
 /// `80`, `8080:80`, `127.0.0.1:8080:80/udp`, `[::1]:8000-8010:9000-9010`, `127.0.0.1::80`.
 fn publish(text: &str) -> Result<Ports, String> {
     let wrong = || {
-        format!("{text:?} is no port to publish: write [ADDRESS:][HOST_PORT:]PORT[/tcp|udp], for example 8080:80")
+        format!(
+            "{text:?} is no port to publish: write [ADDRESS:][HOST_PORT:]PORT[/tcp|udp], for example 8080:80"
+        )
     };
     let (ports, protocol) = protocol(text).ok_or_else(wrong)?;
     let (rest, container) = match ports.rsplit_once(':') {
         Some((rest, container)) => (Some(rest), container),
         None => (None, ports),
     };
-    let container = range(container).filter(|(first, _)| *first > 0).ok_or_else(wrong)?;
+    let container = range(container)
+        .filter(|(first, _)| *first > 0)
+        .ok_or_else(wrong)?;
     let (address, host) = match rest {
         None => (None, ""),
         Some(rest) => match rest.rsplit_once(':') {
@@ -171,10 +177,14 @@ fn publish(text: &str) -> Result<Ports, String> {
     let address = match address {
         None | Some("") => None,
         Some(address) => {
-            let bare = address.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+            let bare = address
+                .strip_prefix('[')
+                .and_then(|it| it.strip_suffix(']'));
             let parsed = bare.unwrap_or(address).parse::<IpAddr>();
             // Docker takes 0.0.0.0 for IPv4 alone, and so do we.
-            Some(parsed.map_err(|_| format!("{address:?} is no address of the host's; IPv6 stands in [ ]"))?)
+            Some(parsed.map_err(|_| {
+                format!("{address:?} is no address of the host's; IPv6 stands in [ ]")
+            })?)
         }
     };
     let host = match host {
@@ -184,7 +194,9 @@ fn publish(text: &str) -> Result<Ports, String> {
     let count = container.1 - container.0;
     let any = host == (0, 0);
     if !any && host.1 - host.0 != count {
-        return Err(format!("both ranges of {text:?} must be as long as each other"));
+        return Err(format!(
+            "both ranges of {text:?} must be as long as each other"
+        ));
     }
     let port = |offset: u16| Port {
         protocol,
@@ -227,10 +239,16 @@ fn domain(text: &str) -> Result<String, String> {
 
 /// `NAME:ADDRESS`, as Docker also `NAME=ADDRESS`.
 fn add_host(text: &str) -> Result<(String, String), String> {
-    let wrong = || format!("{text:?} is no host: write NAME:ADDRESS, for example db:192.0.2.7 or me:host-gateway");
+    let wrong = || {
+        format!(
+            "{text:?} is no host: write NAME:ADDRESS, for example db:192.0.2.7 or me:host-gateway"
+        )
+    };
     let (name, address) = text.split_once(['=', ':']).ok_or_else(wrong)?;
     domain(name)?;
-    let bare = address.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+    let bare = address
+        .strip_prefix('[')
+        .and_then(|it| it.strip_suffix(']'));
     let address = bare.unwrap_or(address);
     if address != "host-gateway" && address.parse::<IpAddr>().is_err() {
         return Err(wrong());
@@ -247,7 +265,10 @@ mod tests {
             Ok(ports) => {
                 let shown = ports.0.iter().map(|port| {
                     let address = port.address.map_or("*".to_owned(), |it| it.to_string());
-                    format!("{address} {} {}/{}", port.host, port.container, port.protocol)
+                    format!(
+                        "{address} {} {}/{}",
+                        port.host, port.container, port.protocol
+                    )
                 });
                 shown.collect::<Vec<_>>().join(", ")
             }
@@ -272,7 +293,17 @@ mod tests {
             "8000-8002:80-81",
             "both ranges of \"8000-8002:80-81\" must be as long as each other",
         );
-        for wrong in ["", "x", "80/sctp", "0", "81-80", "8080:", "70000:80", "a.b:80:80", "1:2:3:4"] {
+        for wrong in [
+            "",
+            "x",
+            "80/sctp",
+            "0",
+            "81-80",
+            "8080:",
+            "70000:80",
+            "a.b:80:80",
+            "1:2:3:4",
+        ] {
             assert!(publish(wrong).is_err(), "{wrong}");
         }
     }
