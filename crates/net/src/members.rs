@@ -77,6 +77,11 @@ impl Clients {
         self.all.get_mut(&id)?.guest.as_mut()
     }
 
+    /// Nobody is connected.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// How many guests there are.
     pub fn guests(&self) -> usize {
         self.all

@@ -187,10 +187,9 @@ impl Server {
             Ok(None) | Err(_) => {
                 let (poll, stack) = (&self.poll, &mut self.stack);
                 let left = self.clients.leave(poll, stack, &mut self.ports, id);
-                return match left && self.clients.guests() == 0 {
-                    true => Next::End,
-                    false => Next::On,
-                };
+                // The last guest, or the only one that wanted to be one.
+                let over = self.clients.guests() == 0 && (left || self.clients.is_empty());
+                return if over { Next::End } else { Next::On };
             }
         };
         let reply = match message {

@@ -153,7 +153,7 @@ pub fn boot_request(spec: &Spec, joined: &[Joined]) -> BootRequest {
         networks: joined
             .iter()
             .map(|joined| proto::agent::Network {
-                mac: network::mac(&spec.id).to_vec(),
+                mac: network::mac(&spec.id).to_vec().into(),
                 address: joined.address.to_string(),
                 prefix: joined.prefix.into(),
                 gateway: joined.gateway.to_string(),

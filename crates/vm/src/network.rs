@@ -350,11 +350,16 @@ async fn try_join(plan: &Plan, link: &OwnedFd) -> Result<Option<(Connection, Joi
     }
     match connection.receive().await {
         Some(Reply::Joined(joined)) => Ok(Some((connection, joined))),
-        Some(Reply::Refused(refused)) => Err(Failure {
-            errno: refused.errno,
-            remedy: remedy(&refused),
-            ..failure::own(&refused.step, refused.object, refused.message)
-        }),
+        Some(Reply::Refused(refused)) => {
+            // One that was started for this guest alone ends now.
+            connection.leave();
+            connection.ended().await;
+            Err(Failure {
+                errno: refused.errno,
+                remedy: remedy(&refused),
+                ..failure::own(&refused.step, refused.object, refused.message)
+            })
+        }
         Some(Reply::Report(_)) => Err(failure::own(
             step,
             &plan.network,

@@ -77,7 +77,7 @@ mod tests {
     fn a_device_that_is_not_there_is_named() {
         set_up(&[]).unwrap();
         let network = Network {
-            mac: vec![0xff; 6],
+            mac: vec![0xff; 6].into(),
             ..Network::default()
         };
         let failed = set_up(&[network]).unwrap_err().to_string();

@@ -163,6 +163,10 @@ fn disks(words: &mut Words, config: &VmConfig, fds: &Fds) {
     }
 }
 
+/// What goes over a control queue. Linux refuses a card that offers any of it without the queue.
+const NO_CONTROL: &str = "ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,\
+    ctrl_guest_offloads=off,guest_announce=off";
+
 fn networks(words: &mut Words, config: &VmConfig, fds: &Fds) {
     for (index, (network, fd)) in config.networks.iter().zip(&fds.links).enumerate() {
         // A frame is a datagram: nothing is left half said when the process at the other end dies, and QEMU does not see
@@ -177,7 +181,7 @@ fn networks(words: &mut Words, config: &VmConfig, fds: &Fds) {
             "-device",
             format!(
                 "virtio-net-pci,netdev=net{index},mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x},\
-                 host_mtu={},ctrl_vq=off,romfile=",
+                 host_mtu={},{NO_CONTROL},romfile=",
                 network.mtu
             ),
         );
@@ -334,7 +338,7 @@ mod tests {
 -blockdev driver=file,node-name=file1,filename=/dev/fdset/2,read-only=off,auto-read-only=off,discard=unmap,locking=off,aio=threads,cache.direct=off,cache.no-flush=on
 -device virtio-blk-pci,drive=file1,serial=upper,write-cache=on,discard=on,write-zeroes=on,werror=report,rerror=report
 -netdev dgram,id=net0,local.type=fd,local.str=13
--device virtio-net-pci,netdev=net0,mac=02:01:02:03:04:ff,host_mtu=65520,ctrl_vq=off,romfile=
+-device virtio-net-pci,netdev=net0,mac=02:01:02:03:04:ff,host_mtu=65520,ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,ctrl_guest_offloads=off,guest_announce=off,romfile=
 -chardev socket,id=vsock,fd=11
 -device vhost-user-vsock-pci,chardev=vsock
 -object rng-random,id=entropy,filename=/dev/urandom
