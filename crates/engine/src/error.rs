@@ -374,6 +374,7 @@ impl Error {
     pub fn remedy(&self) -> Option<&str> {
         match self {
             Self::Start { remedy, .. } | Self::Lost { remedy, .. } => remedy.as_deref(),
+            Self::Registry(error) => error.remedy(),
             _ => None,
         }
     }
@@ -540,6 +541,8 @@ fn registry_kind(error: &registry::Error) -> ErrorKind {
         }
         Error::Verify { .. } | Error::BadManifest { .. } => ErrorKind::Corrupt,
         Error::NoMatchingPlatform(_) => ErrorKind::Platform,
+        Error::Settings(_) | Error::Roots(_) => ErrorKind::Invalid,
+        Error::Source { source, .. } => io_kind(source),
         _ => ErrorKind::Unreachable,
     }
 }

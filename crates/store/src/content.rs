@@ -1,8 +1,10 @@
 //! `content/`: blobs that never change, each named by its SHA-256.
 //!
 //! A blob comes into being in `content/ingest/`, is hashed as it is written, and gets its name when all of it is on
-//! the disk; so a blob that has its name is whole. Whoever brings in or uses blobs holds a shared lease
+//! the disk; so a blob that has its name is whole. What came of a download that broke off stays there ([`Partial`]). Whoever brings in or uses blobs holds a shared lease
 //! ([`lease`]); garbage collection an exclusive one.
+
+mod partial;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -14,6 +16,9 @@ use oci::{Descriptor, Digest, Hasher};
 use crate::Root;
 use crate::file::{self, Durability};
 use crate::lock::{self, Lock, Mode};
+
+pub use partial::Partial;
+pub(crate) use partial::is_partial;
 
 /// What can go wrong with blobs.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +154,7 @@ pub fn list(root: &Root) -> Result<Vec<Digest>, Error> {
 /// holder dead.
 #[derive(Debug)]
 pub struct Claim {
+    digest: Digest,
     path: PathBuf,
     _file: File,
 }
@@ -176,9 +182,21 @@ impl Claim {
             // Whoever had it took the name away at its end.
             let named = fs::metadata(&path);
             if named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
-                return Ok(Self { path, _file: file });
+                return Ok(Self {
+                    digest: *digest,
+                    path,
+                    _file: file,
+                });
             }
         }
+    }
+}
+
+impl Claim {
+    /// On which blob.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
     }
 }
 

@@ -26,6 +26,8 @@ pub enum Group {
     Prune(Prune),
     /// Download an image from a registry
     Pull(Pull),
+    /// Upload an image to a registry
+    Push(Push),
     /// Load images from an archive that `gourd save`, `docker save` or `skopeo` wrote
     Load(Load),
     /// Write images into an archive
@@ -44,6 +46,23 @@ pub struct Pull {
     #[arg(long, value_name = "OS/ARCH")]
     pub platform: Option<String>,
     /// Reference: [HOST[:PORT]/]NAME[:TAG][@DIGEST]
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+}
+
+/// `gourd push`.
+#[derive(Debug, Args)]
+pub struct Push {
+    /// Push all tags of the repository that are here
+    #[arg(short, long)]
+    pub all_tags: bool,
+    /// Push the manifest of this platform only, without the index
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
+    /// Print the reference only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Reference: [HOST[:PORT]/]NAME[:TAG]
     #[arg(value_name = "IMAGE")]
     pub image: String,
 }
