@@ -153,7 +153,7 @@ where
 }
 
 /// `HTTP/1.1 200 Connection established`
-fn status(head: &[u8]) -> Option<u16> {
+pub(crate) fn status(head: &[u8]) -> Option<u16> {
     let line = head.split(|byte| *byte == b'\r').next()?;
     let line = std::str::from_utf8(line).ok()?;
     let mut words = line.strip_prefix("HTTP/1.")?.split(' ');

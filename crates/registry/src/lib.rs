@@ -48,3 +48,6 @@ pub use push::Pushed;
 pub use resolve::Resolved;
 pub use retry::RetryPolicy;
 pub use settings::SettingsError;
+
+#[cfg(test)]
+mod totality;

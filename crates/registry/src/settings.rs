@@ -104,7 +104,7 @@ impl Settings {
         }
     }
 
-    fn parse(path: &Path, text: &[u8]) -> Result<Self, SettingsError> {
+    pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Self, SettingsError> {
         let file: File = serde_json::from_slice(text).map_err(|source| SettingsError::Parse {
             path: path.to_owned(),
             source,

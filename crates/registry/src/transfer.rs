@@ -351,7 +351,7 @@ fn site_is_mirror(sites: &[Site], at: usize) -> bool {
 }
 
 /// The first byte and the whole's size in `bytes first-last/size`; the size may be `*`.
-fn parse_range(range: &str) -> (Option<u64>, Option<u64>) {
+pub(crate) fn parse_range(range: &str) -> (Option<u64>, Option<u64>) {
     let parse = || {
         let (range, size) = range.trim().strip_prefix("bytes ")?.split_once('/')?;
         Some((range.split('-').next()?.trim(), size.trim()))

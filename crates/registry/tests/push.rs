@@ -227,7 +227,9 @@ impl Upload {
 /// At each of the requests that carry bytes something goes wrong once; what arrived is not sent again.
 #[tokio::test]
 async fn a_broken_upload_goes_on_where_it_stopped() {
-    let bytes: Vec<u8> = (0..1_000_000_u32).map(|i| (i * 7919 >> 5) as u8).collect();
+    let bytes: Vec<u8> = (0..1_000_000_u32)
+        .map(|i| (i.wrapping_mul(7919) >> 5) as u8)
+        .collect();
     let blob = Descriptor::of(MediaType::OciLayer, &bytes);
     for upload_size in [64 << 20, 300_000] {
         // What of the bytes arrives, whether the upload is forgotten, what is answered.

@@ -7,6 +7,12 @@ use engine::ImageFilter;
 
 use super::moment::moment;
 
+/// Where a person says how registries are reached.
+const REGISTRIES: &str = "Credentials are Docker's (~/.docker/config.json, `gourd login`). ~/.config/gourd/registries.json has \
+\"registry-mirrors\" and \"insecure-registries\", as Docker's daemon.json, and \"mirrors\": {\"HOST\": [\"https://MIRROR\"]}. \
+A private authority's certificate belongs into /etc/docker/certs.d/HOST[:PORT]/ca.crt or ~/.docker/certs.d/…. Proxies: HTTP_PROXY, \
+HTTPS_PROXY, ALL_PROXY, NO_PROXY.";
+
 /// `gourd image …`.
 #[derive(Debug, Subcommand)]
 pub enum Group {
@@ -38,6 +44,7 @@ pub enum Group {
 
 /// `gourd pull`.
 #[derive(Debug, Args)]
+#[command(after_long_help = REGISTRIES)]
 pub struct Pull {
     /// Print the reference only
     #[arg(short, long)]
@@ -52,6 +59,7 @@ pub struct Pull {
 
 /// `gourd push`.
 #[derive(Debug, Args)]
+#[command(after_long_help = REGISTRIES)]
 pub struct Push {
     /// Push all tags of the repository that are here
     #[arg(short, long)]

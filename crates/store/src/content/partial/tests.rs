@@ -199,7 +199,7 @@ fn wrong_bytes_and_wrong_sizes_are_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever comes in whatever order, with whatever deaths in between: the blob is right in the end, and what `missing`
     /// names is enough.
