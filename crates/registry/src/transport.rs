@@ -241,7 +241,11 @@ impl Transport {
         call: &Call,
         sent: impl Future<Output = T>,
     ) -> Result<T, Error> {
-        let within = self.timeouts.response;
+        let within = match call.method {
+            // Before it answers, a registry may have to put a large blob together.
+            Method::PUT => self.timeouts.response * 5,
+            _ => self.timeouts.response,
+        };
         let timeout = |within: Duration| Error::Timeout {
             host: host.to_owned(),
             secs: within.as_secs(),

@@ -12,7 +12,7 @@ use testkit::image::{Image, ImageBuilder, Layer};
 use testkit::registry::{Answer, Faulty, PASSWORD, Registry, Request, USER, reply};
 
 fn image() -> Image {
-    let noise: Vec<u8> = (0..300_000_u32).map(|i| (i * 7919 >> 5) as u8).collect();
+    let noise: Vec<u8> = (0..300_000_u32).map(|i| ((i * 7919) >> 5) as u8).collect();
     let image = ImageBuilder::new().architecture("amd64").cmd(["sh"]);
     image
         .layer(Layer::new().file("noise", noise))

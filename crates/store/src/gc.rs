@@ -167,22 +167,22 @@ pub fn drop_unused(root: &Root, _exclusive: &Lock, candidates: &[Digest]) -> Res
     Ok(())
 }
 
-/// Files without a name yet: downloads, and what was being written when a crash came.
+/// Files without a name yet: downloads and the locks of those who brought them, and what was being written when a crash
+/// came.
 fn unfinished(root: &Root) -> Result<Vec<std::path::PathBuf>, file::Error> {
     let content = root.content();
+    let ingest = content.join("ingest");
     let mut paths = Vec::new();
     for dir in [
-        content.join("ingest"),
+        ingest.clone(),
         content.join("blobs/sha256"),
         root.images(),
         root.refs(),
     ] {
         for entry in std::fs::read_dir(&dir).map_err(file::Error::at("list", &dir))? {
             let entry = entry.map_err(file::Error::at("list", &dir))?;
-            let path = entry.path();
-            if entry.file_name().as_encoded_bytes().starts_with(b".") || content::is_partial(&path)
-            {
-                paths.push(path);
+            if dir == ingest || entry.file_name().as_encoded_bytes().starts_with(b".") {
+                paths.push(entry.path());
             }
         }
     }
@@ -291,10 +291,10 @@ mod tests {
         file.set_modified(long_ago).unwrap();
         let mut found = unused(&root).unwrap().unfinished;
         found.sort();
-        assert_eq!(found, [fresh.clone(), old.clone()]);
+        assert_eq!(found, [claim.clone(), fresh.clone(), old.clone()]);
         let exclusive = content::lease(&root, Mode::Exclusive).unwrap();
         assert!(collect(&root, &exclusive).unwrap().bytes >= 5000);
-        assert!(fresh.exists() && !old.exists());
+        assert!(fresh.exists() && !old.exists() && !claim.exists());
         assert!(forget_downloads(&root, &exclusive).unwrap() >= 5000);
         assert!(!fresh.exists());
     }

@@ -17,7 +17,7 @@ struct Setup {
 fn setup(size: u64) -> Setup {
     let dir = tempfile::tempdir().unwrap();
     let root = Root::open(dir.path()).unwrap();
-    let bytes: Vec<u8> = (0..size).map(|i| (i * 7919 >> 5) as u8).collect();
+    let bytes: Vec<u8> = (0..size).map(|i| ((i * 7919) >> 5) as u8).collect();
     let blob = Descriptor::of(MediaType::OciLayer, &bytes);
     Setup {
         _dir: dir,
