@@ -479,6 +479,7 @@ fn kernel_kind(error: &kernels::Error) -> ErrorKind {
 
 fn content_kind(error: &content::Error) -> ErrorKind {
     match error {
+        content::Error::TooLarge { .. } => ErrorKind::TooLarge,
         content::Error::Missing(_)
         | content::Error::Digest { .. }
         | content::Error::Size { .. } => ErrorKind::Corrupt,

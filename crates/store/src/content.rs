@@ -44,10 +44,22 @@ pub enum Error {
         /// What came so far.
         found: u64,
     },
+    /// Nobody has so much to send.
+    #[error("blob {digest} is said to have {size} bytes, more than the {limit} that a layer may have", limit = MAX_BLOB)]
+    TooLarge {
+        /// Which.
+        digest: Digest,
+        /// What was announced.
+        size: u64,
+    },
     /// A system call failed.
     #[error(transparent)]
     File(#[from] file::Error),
 }
+
+/// The largest blob that is brought in, in bytes: 1 TiB. What is kept of its progress grows with what a stranger says that
+/// its size is.
+pub const MAX_BLOB: u64 = 1 << 40;
 
 /// A lease on all of `content/`, `images/` and `refs/`.
 ///

@@ -283,7 +283,8 @@ mod tests {
         let ingest = root.content().join("ingest");
         let [fresh, old] =
             ["a", "b"].map(|digit| ingest.join(format!("{}.part", digit.repeat(64))));
-        for path in [&fresh, &old] {
+        let claim = ingest.join(".a.lock");
+        for path in [&fresh, &old, &claim] {
             std::fs::write(path, [1; 5000]).unwrap();
         }
         let long_ago = std::time::SystemTime::now() - 2 * DOWNLOADS_STAY;

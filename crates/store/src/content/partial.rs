@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use oci::{Digest, Hasher};
 
-use super::{Claim, Error};
+use super::{Claim, Error, MAX_BLOB};
 use crate::file::{self, Durability};
 use crate::{Root, fault};
 
@@ -62,8 +62,12 @@ impl Partial {
     /// Opens what is there of a blob that has `size` bytes, or begins.
     ///
     /// # Errors
-    /// The file cannot be opened or made.
+    /// [`Error::TooLarge`]; the file cannot be opened or made.
     pub fn open(root: &Root, claim: Claim, size: u64) -> Result<Self, Error> {
+        if size > MAX_BLOB {
+            let digest = claim.digest();
+            return Err(Error::TooLarge { digest, size });
+        }
         let name = format!("{}{ENDING}", claim.digest().hex());
         let path = root.content().join("ingest").join(name);
         let file = OpenOptions::new()

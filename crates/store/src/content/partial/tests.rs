@@ -1,5 +1,8 @@
 //! The oracle is the digest that `oci::Digest::of` gives of the whole, and the plain bytes.
 
+// A list of one range is what is meant.
+#![allow(clippy::single_range_in_vec_init)]
+
 use std::os::unix::fs::MetadataExt;
 
 use super::*;
@@ -196,6 +199,12 @@ fn wrong_bytes_and_wrong_sizes_are_refused() {
     setup.nothing_left();
     setup.open().discard();
     setup.nothing_left();
+    for size in [MAX_BLOB + 1, u64::MAX] {
+        let claim = Claim::acquire(&setup.root, &setup.blob.digest).unwrap();
+        let error = Partial::open(&setup.root, claim, size).unwrap_err();
+        assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+        setup.nothing_left();
+    }
 }
 
 proptest! {
