@@ -157,6 +157,9 @@ async fn verb(app: &App, verb: Verb) -> Result<u8, Failure> {
         Verb::Pull(args) | Verb::Image(image::Group::Pull(args)) => {
             verbs::pull::pull(app, &args).await
         }
+        Verb::Push(args) | Verb::Image(image::Group::Push(args)) => {
+            verbs::push::push(app, &args).await
+        }
         Verb::Load(args) | Verb::Image(image::Group::Load(args)) => {
             verbs::load::load(app, &args).await
         }

@@ -203,7 +203,9 @@ fn kind(kind: ErrorKind, subject: &Subject) -> Option<Text> {
             "choose an image that has this machine's platform, or one of the image's with --platform".into()
         }
         (ErrorKind::Unreachable, _) => {
-            "check the address, and that the registry runs and can be reached from here (http is for loopback only)".into()
+            "check the address, and that the registry runs and can be reached from here (http is for loopback, and for what \
+             insecure-registries in ~/.config/gourd/registries.json names)"
+                .into()
         }
         (ErrorKind::Unauthorized, _) => {
             "check the name; `gourd login SERVER` keeps credentials for it (in ~/.docker/config.json, as `docker login` does)".into()

@@ -374,6 +374,7 @@ impl Error {
     pub fn remedy(&self) -> Option<&str> {
         match self {
             Self::Start { remedy, .. } | Self::Lost { remedy, .. } => remedy.as_deref(),
+            Self::Registry(error) => error.remedy(),
             _ => None,
         }
     }
@@ -478,6 +479,7 @@ fn kernel_kind(error: &kernels::Error) -> ErrorKind {
 
 fn content_kind(error: &content::Error) -> ErrorKind {
     match error {
+        content::Error::TooLarge { .. } => ErrorKind::TooLarge,
         content::Error::Missing(_)
         | content::Error::Digest { .. }
         | content::Error::Size { .. } => ErrorKind::Corrupt,
@@ -540,6 +542,8 @@ fn registry_kind(error: &registry::Error) -> ErrorKind {
         }
         Error::Verify { .. } | Error::BadManifest { .. } => ErrorKind::Corrupt,
         Error::NoMatchingPlatform(_) => ErrorKind::Platform,
+        Error::Settings(_) | Error::Roots(_) => ErrorKind::Invalid,
+        Error::Source { source, .. } => io_kind(source),
         _ => ErrorKind::Unreachable,
     }
 }

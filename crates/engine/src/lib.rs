@@ -40,7 +40,7 @@ pub use error::{Error, ErrorKind, StartFailure};
 pub use events::{EventFilter, EventStream, EventsOptions, InvalidFilter};
 pub use image::{
     ArchiveError, CommitRequest, HistoryStep, ImageFilter, ImageSummary, ImportRequest,
-    LoadedImage, PrunedImages, PullEvent, Removed,
+    LoadedImage, PrunedImages, PullEvent, PushEvent, PushRequest, PushedImage, Removed,
 };
 pub use login::{LoggedIn, LoggedOut};
 pub use store::TimeRange;

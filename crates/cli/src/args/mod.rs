@@ -55,6 +55,8 @@ pub enum Verb {
     Inspect(Inspect),
     /// Download an image from a registry
     Pull(image::Pull),
+    /// Upload an image to a registry
+    Push(image::Push),
     /// Load images from an archive that `gourd save`, `docker save` or `skopeo` wrote
     Load(image::Load),
     /// Write images into an archive
@@ -222,6 +224,8 @@ mod tests {
             &["image", "rm", "-f", "a", "b"],
             &["rmi", "a"],
             &["image", "pull", "-q", "--platform", "linux/amd64", "a"],
+            &["push", "-q", "localhost:5000/a:1"],
+            &["image", "push", "--all-tags", "localhost:5000/a"],
             &["load", "-q", "-i", "file.tar"],
             &[
                 "system",

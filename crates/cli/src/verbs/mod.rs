@@ -28,6 +28,7 @@ pub mod man;
 pub mod pause;
 pub mod ps;
 pub mod pull;
+pub mod push;
 pub mod rename;
 pub mod restart;
 pub mod rm;

@@ -328,6 +328,33 @@ fn pull_killed_anywhere() {
 }
 
 #[test]
+fn push_killed_anywhere() {
+    let registry = Registry::start().expect("docker-registry starts");
+    let reference = registry.reference("small:1");
+    Scenario {
+        name: "push",
+        prepare: &|home| drop(home.gourd(&["tag", "busybox", &reference]).ok()),
+        act: &["push", &reference],
+        settle: &|_| {},
+        check: &|home, _| {
+            let pushed = home.gourd(&["push", &reference]).ok().text();
+            // Oracle: skopeo, for which the registry has all of it.
+            let source = format!("docker://{reference}");
+            let raw: [&dyn AsRef<std::ffi::OsStr>; 4] =
+                [&"inspect", &"--raw", &"--tls-verify=false", &source];
+            let raw = crate::harness::tool("skopeo", &raw).ok().stdout;
+            let digest = oci::Digest::of(&raw).to_string();
+            assert!(pushed.contains(&digest), "{pushed} {digest}");
+            home.gourd(&["rmi", &reference]).ok();
+            home.assert_nothing_left();
+        },
+        from: "",
+        monitors: Monitors::None,
+    }
+    .run();
+}
+
+#[test]
 fn commit_killed_anywhere() {
     let more = |home: &Home| {
         start(home);
