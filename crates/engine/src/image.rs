@@ -29,6 +29,7 @@ pub use filter::ImageFilter;
 pub(crate) use find::Resolved;
 pub use history::HistoryStep;
 pub use import::ImportRequest;
+pub(crate) use unpack::unpack;
 
 /// What a pull or a load has come to.
 #[derive(Debug, Clone, PartialEq, Eq)]

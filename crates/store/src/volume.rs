@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use create::{clone, create};
 pub use find::{User, check_name, list, open, users};
-pub use remove::{remove, remove_anonymous, sweep};
+pub use remove::{discard, remains, remove, remove_anonymous, sweep};
 
 use crate::file::{self, Durability};
 use crate::lock::{self, Lock, Mode};

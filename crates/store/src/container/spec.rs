@@ -75,6 +75,9 @@ pub struct VolumeMount {
     pub read_only: bool,
     /// It is not filled from the image.
     pub no_copy: bool,
+    /// Its root directory has an owner of its own, which the image's does not replace.
+    #[serde(default)]
+    pub keep_root: bool,
     /// It was made for this container, without a name.
     pub anonymous: bool,
     /// As `-v` had it, for `inspect`; absent: `--mount`, or the image.

@@ -19,7 +19,9 @@ pub fn create(
     _index: &Lock,
     durability: Durability,
 ) -> Result<Volume, Error> {
-    make(root, spec, durability, |path| format(path, spec, durability))
+    make(root, spec, durability, |path| {
+        format(path, spec, durability)
+    })
 }
 
 /// Makes a volume with the contents of another one: its blocks are shared where the host's file system can, and
@@ -108,7 +110,8 @@ pub(super) fn hidden(root: &Root, what: &str, name: &str) -> std::path::PathBuf 
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
     let pid = std::process::id();
-    root.volumes().join(format!(".{what}-{name}.{pid}.{number}"))
+    root.volumes()
+        .join(format!(".{what}-{name}.{pid}.{number}"))
 }
 
 fn format(path: &Path, spec: &Spec, durability: Durability) -> Result<(), Error> {

@@ -58,8 +58,7 @@ pub fn users(root: &Root) -> Result<BTreeMap<String, Vec<User>>, Error> {
         id,
         source: Box::new(source),
     };
-    let containers =
-        container::list(root).map_err(|error| Error::Containers(Box::new(error)))?;
+    let containers = container::list(root).map_err(|error| Error::Containers(Box::new(error)))?;
     let mut users: BTreeMap<String, Vec<User>> = BTreeMap::new();
     for container in containers {
         let container = container.map_err(|(id, source)| unknown(id, source))?;

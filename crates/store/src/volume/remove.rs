@@ -15,6 +15,14 @@ pub fn remove(root: &Root, volume: &Volume, _index: &Lock, _lease: &Lock) -> Res
     condemn(root, volume, Durability::Synced)
 }
 
+/// Removes a volume that was made a moment ago, under the same hold of the index, and whose name nobody was told.
+///
+/// # Errors
+/// As [`remove`].
+pub fn discard(root: &Root, volume: &Volume) -> Result<(), Error> {
+    condemn(root, volume, Durability::Unsynced)
+}
+
 fn condemn(root: &Root, volume: &Volume, durability: Durability) -> Result<(), Error> {
     let condemned = create::hidden(root, "del", volume.name());
     match file::rename(volume.dir(), &condemned, durability) {
@@ -32,7 +40,11 @@ fn condemn(root: &Root, volume: &Volume, durability: Durability) -> Result<(), E
 /// The system call that failed.
 pub fn remove_anonymous(container: &Container) -> Result<Vec<String>, Error> {
     let (root, spec) = (container.root(), container.spec());
-    let mut own = spec.mounts.iter().filter(|mount| mount.anonymous).peekable();
+    let mut own = spec
+        .mounts
+        .iter()
+        .filter(|mount| mount.anonymous)
+        .peekable();
     let mut removed = Vec::new();
     if own.peek().is_none() {
         return Ok(removed);
@@ -85,7 +97,11 @@ pub fn sweep(root: &Root) -> Result<u64, Error> {
     Ok(bytes)
 }
 
-fn remains(root: &Root) -> Result<Vec<std::path::PathBuf>, file::Error> {
+/// Directories of volumes that are being made or removed, or were when a crash came.
+///
+/// # Errors
+/// The system call that failed.
+pub fn remains(root: &Root) -> Result<Vec<std::path::PathBuf>, file::Error> {
     let dir = root.volumes();
     let entries = match std::fs::read_dir(&dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -60,20 +60,29 @@ fn a_new_volume_is_clean_and_takes_little() {
     for (name, size) in [("small", LEAST_SIZE), ("default", SIZE)] {
         let spec = Spec {
             size,
-            owner: Some(Owner { uid: 1000, gid: 100 }),
+            owner: Some(Owner {
+                uid: 1000,
+                gid: 100,
+            }),
             ..spec(name)
         };
         let volume = create(&root, &spec, &index, Durability::Synced).unwrap();
         assert_eq!(fs::metadata(volume.disk()).unwrap().len(), size);
         assert!(disk::allocated(&volume.disk()).unwrap() <= 2 << 20);
         assert!(!volume.needs_recovery().unwrap());
-        let check = Command::new("e2fsck").arg("-fn").arg(volume.disk()).output();
+        let check = Command::new("e2fsck")
+            .arg("-fn")
+            .arg(volume.disk())
+            .output();
         let check = check.expect("this test needs e2fsck (Debian: e2fsprogs)");
         assert!(check.status.success(), "{check:?}");
         assert_eq!(open(&root, name).unwrap().spec().owner, spec.owner);
     }
     for size in [LEAST_SIZE - 1, MOST_SIZE + 1] {
-        let spec = Spec { size, ..spec("odd") };
+        let spec = Spec {
+            size,
+            ..spec("odd")
+        };
         let refused = create(&root, &spec, &index, Durability::Synced);
         assert!(matches!(refused, Err(Error::Size { .. })), "{refused:?}");
     }
@@ -141,7 +150,10 @@ fn a_clone_is_the_same_and_apart() {
     let index = hold(&root, Mode::Shared).unwrap();
     let copy = clone(&root, &volume, &spec("copy"), &lease, &index).unwrap();
     assert!(copy.spec().used);
-    let same = Command::new("cmp").arg(volume.disk()).arg(copy.disk()).status();
+    let same = Command::new("cmp")
+        .arg(volume.disk())
+        .arg(copy.disk())
+        .status();
     assert!(same.unwrap().success());
     assert!(disk::allocated(&copy.disk()).unwrap() <= 2 << 20);
     let again = clone(&root, &volume, &spec("copy"), &lease, &index);
@@ -170,15 +182,24 @@ fn users_and_what_goes_with_them() {
     drop(container::create(&root, &user(2, "two", &[("lent", false)])).unwrap());
     let users = users(&root).unwrap();
     let names = |volume: &str| -> Vec<&str> {
-        users[volume].iter().map(|user| user.name.as_str()).collect()
+        users[volume]
+            .iter()
+            .map(|user| user.name.as_str())
+            .collect()
     };
-    assert_eq!((names("named"), names("lent")), (vec!["one"], vec!["one", "two"]));
+    assert_eq!(
+        (names("named"), names("lent")),
+        (vec!["one"], vec!["one", "two"])
+    );
     assert_eq!(remove_anonymous(&one).unwrap(), ["own"]);
     assert_eq!(entries(&root), [".index", "lent", "named"]);
     drop(lock);
     fs::write(one.dir().join("spec.json"), "{").unwrap();
     let unknown = super::users(&root);
-    assert!(matches!(unknown, Err(Error::Container { .. })), "{unknown:?}");
+    assert!(
+        matches!(unknown, Err(Error::Container { .. })),
+        "{unknown:?}"
+    );
 }
 
 /// A container that goes at its end takes its own along.
@@ -222,7 +243,10 @@ fn what_cannot_be_read_is_listed() {
     assert_eq!(listed.len(), 2);
     let (name, error) = listed[0].as_ref().unwrap_err();
     assert_eq!(name, "broken");
-    assert!(matches!(error, Error::Json(json::Error::Newer { .. })), "{error}");
+    assert!(
+        matches!(error, Error::Json(json::Error::Newer { .. })),
+        "{error}"
+    );
     // Not a file system either.
     fs::write(open(&root, "fine").unwrap().disk(), "x").unwrap();
     let error = open(&root, "fine").unwrap().needs_recovery().unwrap_err();
