@@ -102,6 +102,7 @@ pub(super) fn in_use(engine: &Engine, volume: &Volume) -> Error {
             holders.push(format!("container {}, which {how} it", user.name));
         }
     }
+    holders.sort();
     if holders.is_empty() {
         let others = lock::holders(volume.dir()).into_iter();
         holders.extend(others.map(|holder| {
