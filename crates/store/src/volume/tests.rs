@@ -144,10 +144,14 @@ fn one_writer_or_many_readers() {
 #[test]
 fn a_clone_is_the_same_and_apart() {
     let (_dir, root) = setup();
-    let mut volume = made(&root, "data");
+    let index = hold(&root, Mode::Shared).unwrap();
+    let small = Spec {
+        size: LEAST_SIZE,
+        ..spec("data")
+    };
+    let mut volume = create(&root, &small, &index, Durability::Synced).unwrap();
     volume.mark_used().unwrap();
     let lease = volume.try_lease(Mode::Shared).unwrap().unwrap();
-    let index = hold(&root, Mode::Shared).unwrap();
     let copy = clone(&root, &volume, &spec("copy"), &lease, &index).unwrap();
     assert!(copy.spec().used);
     let same = Command::new("cmp")

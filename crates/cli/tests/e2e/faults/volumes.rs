@@ -5,6 +5,10 @@ use super::stray;
 use crate::harness::{Home, assert_ext4_clean, names, tool};
 use crate::volumes::disk;
 
+const CREATE: [&str; 7] = [
+    "volume", "create", "--size", "64m", "--label", "a=b", "data",
+];
+
 fn exists(home: &Home, name: &str) -> bool {
     home.gourd(&["volume", "inspect", name]).code == 0
 }
@@ -19,8 +23,7 @@ fn assert_nothing_left(home: &Home) {
 }
 
 fn create(home: &Home) {
-    home.gourd(&["volume", "create", "--label", "a=b", "data"])
-        .ok();
+    home.gourd(&CREATE).ok();
 }
 
 #[test]
@@ -28,7 +31,7 @@ fn volume_create_killed_anywhere() {
     Scenario {
         name: "volume create",
         prepare: &|_| {},
-        act: &["volume", "create", "--label", "a=b", "data"],
+        act: &CREATE,
         settle: &|_| {},
         check: &|home, out| {
             assert!(out.text().is_empty() || exists(home, "data"));
