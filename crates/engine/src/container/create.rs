@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use oci::Platform;
-use store::container::{self, Image, LogLimits, Restart, SCHEMA, Spec, Vm};
+use store::container::{self, Image, LogLimits, Restart, RootfsMode, SCHEMA, Spec, Vm};
 use store::{kernels, now_ns};
 
 use super::change::emit;
@@ -79,6 +79,10 @@ impl Engine {
         if !DRIVERS.contains(&driver) {
             let reason = format!("{driver:?} is none of {}", DRIVERS.join(", "));
             return Err(Error::invalid("driver", reason));
+        }
+        if request.rootfs == RootfsMode::Volume {
+            let reason = "volume is for VMs of volumes' files, not for containers";
+            return Err(Error::invalid("rootfs", reason));
         }
         let storage_size = request.storage_size.unwrap_or(0);
         if storage_size != 0 && !(LEAST_STORAGE..=MOST_STORAGE).contains(&storage_size) {
