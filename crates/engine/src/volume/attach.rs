@@ -75,7 +75,9 @@ pub(crate) async fn attach(
     if !unready.is_empty() {
         attached.extend(make_ready(engine, container, lock, unready).await?);
     }
-    fault::point("volumes.attached");
+    if !attached.is_empty() {
+        fault::point("volumes.attached");
+    }
     Ok(attached)
 }
 
