@@ -13,7 +13,7 @@ pub fn disk(home: &Home, volume: &str) -> PathBuf {
 }
 
 fn mib_on_disk(home: &Home, volume: &str) -> u64 {
-    fs::metadata(disk(home, volume)).expect("a disk").blocks() * 512 >> 20
+    (fs::metadata(disk(home, volume)).expect("a disk").blocks() * 512) >> 20
 }
 
 /// `run --rm -v VOLUME busybox sh -c SCRIPT`.
@@ -262,7 +262,7 @@ fn what_is_freed_inside_is_freed_here() {
     let id = home.inspect("box", "{{.Id}}");
     let upper = || {
         let upper = home.container(&id).join("upper.ext4");
-        fs::metadata(upper).expect("a disk").blocks() * 512 >> 20
+        (fs::metadata(upper).expect("a disk").blocks() * 512) >> 20
     };
     assert!(mib_on_disk(&home, "data") >= 48 && upper() >= 48);
     let mut stdin = run.stdin.take().expect("piped");
