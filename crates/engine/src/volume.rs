@@ -33,7 +33,7 @@ pub(crate) const ANONYMOUS: &str = "com.docker.volume.anonymous";
 pub struct VolumeRequest {
     /// Made up when absent.
     pub name: Option<String>,
-    /// Bytes that it may grow to; 512 GiB when absent.
+    /// Bytes that it may grow to; 64 GiB when absent.
     pub size: Option<u64>,
     /// The user's.
     pub labels: BTreeMap<String, String>,

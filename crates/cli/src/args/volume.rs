@@ -36,7 +36,7 @@ pub enum Group {
 /// `gourd volume create`.
 #[derive(Debug, Args)]
 pub struct Create {
-    /// What it may grow to: bytes, or with k, m, g, t [default: 512g]
+    /// What it may grow to: bytes, or with k, m, g, t [default: 64g]
     #[arg(long, value_name = "SIZE", value_parser = value::size)]
     pub size: Option<u64>,
     /// Attach a label
