@@ -131,9 +131,14 @@ pub(super) fn settle(volume: &OwnedFd, root: &OwnedFd, fill: Option<&Mount>) -> 
         match inroot::open(root.as_fd(), target, flags, 0) {
             Ok(source) => {
                 mark(volume, FILLING)?;
-                transfer::copy_tree(&source, volume.as_fd(), mount.keep_root)?;
-                rustix::fs::syncfs(volume).step("write out", what)?;
-                return unmark(volume, FILLING);
+                let filled = transfer::copy_tree(&source, volume.as_fd(), mount.keep_root)
+                    .and_then(|()| rustix::fs::syncfs(volume).step("write out", what));
+                // A volume that is too small is empty again, so that nobody reads half of it.
+                if filled.is_ok() || transfer::clear(volume.as_fd()).is_ok() {
+                    let unmarked = unmark(volume, FILLING);
+                    return filled.and(unmarked);
+                }
+                return filled;
             }
             // The image has nothing there; the mount will say if what it has is no directory.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}

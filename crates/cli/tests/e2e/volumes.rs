@@ -167,6 +167,23 @@ fn an_empty_volume_gets_what_the_image_has() {
     );
 }
 
+/// What does not fit is not left there in part.
+#[test]
+fn a_volume_that_is_too_small_to_be_filled_stays_empty() {
+    let home = Home::new();
+    home.gourd(&["volume", "create", "--size", "32m", "small"])
+        .ok();
+    let line = ["run", "--rm", "-v", "small:/usr", "debian", "true"];
+    home.gourd(&line)
+        .exits(125)
+        .says(&["No space left on device"]);
+    assert_eq!(
+        sh(&home, &["small:/x:ro"], "ls /x | wc -l").ok().text(),
+        "0"
+    );
+    assert_ext4_clean(&disk(&home, "small"));
+}
+
 /// The VM dies while the volume is being filled: half of it is nobody's.
 #[test]
 fn a_fill_that_was_cut_short_is_done_again() {
