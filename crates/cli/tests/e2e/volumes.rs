@@ -429,7 +429,7 @@ fn many_mounts() {
         "/nope: Read-only file system",
     ]);
     // The image's link leads inside of its root.
-    let link = "mkdir /var/target; ln -s ../../../var/target /srv";
+    let link = "ln -s ../../../var/target /srv";
     home.gourd(&["run", "--name", "linked", "busybox", "sh", "-c", link])
         .ok();
     home.gourd(&["commit", "linked", "linked:1"]).ok();
