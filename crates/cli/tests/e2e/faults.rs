@@ -127,21 +127,11 @@ fn create_killed_anywhere() {
     .run();
 }
 
-/// As [`create`], and it has a volume.
-fn create_with_volume(home: &Home) {
-    let mount = "source=data,target=/vol,volume-opt=size=64m";
-    let script = format!("echo kept > /vol/kept; {SCRIPT}");
-    let line = [
-        "create", "--name", "it", "--mount", mount, "busybox", "sh", "-c", &script,
-    ];
-    home.gourd(&line).ok();
-}
-
 #[test]
 fn start_killed_anywhere() {
     Scenario {
         name: "start",
-        prepare: &create_with_volume,
+        prepare: &create,
         act: &["start", "it"],
         settle: &|_| {},
         check: &|home, _| {
@@ -155,8 +145,6 @@ fn start_killed_anywhere() {
                 log.contains("synced") || log.contains("again")
             });
             clear(home);
-            assert_ext4_clean(&crate::volumes::disk(home, "data"));
-            home.gourd(&["volume", "rm", "data"]).ok();
         },
         from: "",
         monitors: Monitors::Both,
