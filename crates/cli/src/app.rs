@@ -181,6 +181,7 @@ async fn verb(app: &App, verb: Verb) -> Result<u8, Failure> {
         }
         Verb::Rmi(args) | Verb::Image(image::Group::Rm(args)) => verbs::rmi::rmi(app, &args),
         Verb::Image(image::Group::Inspect(args)) => verbs::inspect::images(app, &args),
+        Verb::Volume(verb) => verbs::volume::volume(app, verb).await,
         Verb::System(system::Group::Info(args)) => verbs::info::info(app, &args).await,
         Verb::System(system::Group::Df(args)) => verbs::df::df(app, &args).await,
         Verb::System(system::Group::Prune(args)) => verbs::system_prune::prune(app, &args).await,

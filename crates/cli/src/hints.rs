@@ -19,6 +19,7 @@ enum Subject {
     StateDirectory,
     StateFile,
     Container,
+    Volume,
     Kernel,
     Other,
 }
@@ -32,6 +33,7 @@ fn subject(error: &Error) -> Subject {
         {
             Subject::StateFile
         }
+        Error::Volume(_) => Subject::Volume,
         Error::Container(_) | Error::Lock(_) => Subject::Container,
         Error::Kernel(_) => Subject::Kernel,
         _ => Subject::Other,
@@ -70,6 +72,18 @@ pub fn engine(error: &Error) -> Option<String> {
         }
         Error::ImageInUse { container, .. } => {
             format!("`gourd rm {container}` removes the container first")
+        }
+        Error::VolumeInUse { .. } => {
+            "stop the container, or wait for the command; containers that mount a volume with :ro, all of them, can share it"
+                .to_owned()
+        }
+        Error::VolumeUsed { containers, .. } => format!(
+            "`gourd rm {}` removes {} first",
+            containers.join(" "),
+            if containers.len() == 1 { "the container" } else { "the containers" }
+        ),
+        Error::VolumeSize { name, .. } => {
+            format!("leave out --size; `gourd volume resize {name} SIZE` makes it larger")
         }
         Error::ImagesInUse { .. } => {
             "wait until that has ended (a pull or a load, as a rule), then try again".to_owned()
@@ -172,6 +186,7 @@ fn invalid(what: &str) -> &'static str {
         "number of cpus" => "give it fewer with --cpus, for example --cpus 1.5",
         "sysctl" => "write NAME=VALUE, for example --sysctl net.core.somaxconn=1024",
         "tmpfs" => "write PATH[:OPTIONS], for example --tmpfs /run:size=64m,mode=1777,exec",
+        "mount" => "write -v NAME:/path[:ro], each with a path of its own",
         "restart policy" => "leave out --rm, or --restart",
         "driver" => "`gourd system doctor` shows the drivers that work here",
         "kernel" => "`gourd system kernel ls` lists the kernels",
@@ -184,6 +199,18 @@ type Text = std::borrow::Cow<'static, str>;
 fn kind(kind: ErrorKind, subject: &Subject) -> Option<Text> {
     let hint: Text = match (kind, subject) {
         (ErrorKind::NotFound, Subject::Container) => "`gourd ps -a` lists the containers".into(),
+        (ErrorKind::NotFound, Subject::Volume) => {
+            "`gourd volume ls` lists the volumes; `gourd volume create NAME` makes one".into()
+        }
+        (ErrorKind::Conflict, Subject::Volume) => {
+            "choose another name, or remove the one that has it: `gourd volume rm NAME`".into()
+        }
+        (ErrorKind::Invalid, Subject::Volume) => {
+            "`gourd volume create --help` says what names and sizes are; `gourd volume ls` lists what there is".into()
+        }
+        (ErrorKind::Corrupt, Subject::Volume) => {
+            "the file is damaged: `gourd volume inspect NAME` says where it is, for e2fsck; or remove the volume".into()
+        }
         (ErrorKind::NotFound, Subject::Other) => {
             "`gourd images` lists the images that are here; check the name, or whether the registry has it".into()
         }
@@ -272,7 +299,7 @@ pub fn command(failure: &Failure) -> Option<String> {
 
             Failure::NotATty => "leave out -t when input comes from a pipe or a file",
             Failure::NoSuchObject { .. } => {
-                "`gourd ps -a` lists the containers, `gourd images` the images"
+                "`gourd ps -a` lists the containers, `gourd images` the images, `gourd volume ls` the volumes"
             }
             Failure::NoSuchContainer { .. } => "`gourd ps -a` lists the containers",
             Failure::NothingToUpdate => "give one of --memory, --cpus, --pids-limit, --restart",
@@ -484,6 +511,7 @@ mod tests {
                 S::StateDirectory,
                 S::StateFile,
                 S::Container,
+                S::Volume,
                 S::Kernel,
                 S::Other,
             ] {

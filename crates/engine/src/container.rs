@@ -26,7 +26,7 @@ use store::container::HealthStatus;
 
 pub use attach::{AttachInput, AttachOutput, Attachment};
 pub use change::StartedOnBoot;
-pub(crate) use create::platform;
+pub(crate) use create::{id, platform};
 pub use files::{Change, ChangeKind, Files, PathStat, TarStream, UnpackOptions, Unpacking};
 pub use follow::Follow;
 pub use logs::{Logs, LogsOptions};
@@ -34,6 +34,7 @@ pub use observe::{ProcessInfo, Stats};
 pub use remove::{ContainerFilter, Pruned};
 pub use request::{CreateRequest, ExecRequest, HealthRequest, UpdateRequest};
 pub use rights::capability;
+pub(crate) use rights::clean as clean_path;
 pub use size::ContainerSize;
 
 use crate::Error;
@@ -191,4 +192,6 @@ pub struct ContainerSummary {
     pub health: Option<HealthStatus>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Its volumes, each once.
+    pub volumes: Vec<String>,
 }

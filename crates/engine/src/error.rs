@@ -2,7 +2,7 @@
 
 use std::io;
 
-use store::{container, content, file, gc, json, kernels, locate, lock, logs, rootfs};
+use store::{container, content, file, gc, json, kernels, locate, lock, logs, rootfs, volume};
 
 use crate::ArchiveError;
 
@@ -71,6 +71,36 @@ pub enum Error {
     /// Containers' files.
     #[error(transparent)]
     Container(#[from] container::Error),
+    /// Volumes' files.
+    #[error(transparent)]
+    Volume(#[from] volume::Error),
+    /// One writer, or many readers.
+    #[error(
+        "volume {volume} is in use by {}",
+        if holders.is_empty() { "another process".to_owned() } else { holders.join("; ") }
+    )]
+    VolumeInUse {
+        /// Its name.
+        volume: String,
+        /// `container web, which writes to it`
+        holders: Vec<String>,
+    },
+    /// Containers have it in their specs, whether they run or not.
+    #[error("volume {volume} is used by {} {}", if containers.len() == 1 { "container" } else { "containers" }, containers.join(", "))]
+    VolumeUsed {
+        /// Its name.
+        volume: String,
+        /// Their names.
+        containers: Vec<String>,
+    },
+    /// It is there, with another size.
+    #[error("volume {name} exists already, with {size} bytes")]
+    VolumeSize {
+        /// Its name.
+        name: String,
+        /// Its size.
+        size: u64,
+    },
     /// Events.
     #[error(transparent)]
     Events(#[from] store::events::Error),
@@ -320,6 +350,9 @@ impl Error {
         match self {
             Self::Root(error) => root_kind(error),
             Self::Container(error) => container_kind(error),
+            Self::Volume(error) => volume_kind(error),
+            Self::VolumeInUse { .. } | Self::VolumeUsed { .. } => ErrorKind::InUse,
+            Self::VolumeSize { .. } => ErrorKind::Conflict,
             Self::Events(store::events::Error::Lock(error)) => lock_kind(error),
             Self::Events(store::events::Error::File(error)) => file_kind(error),
             Self::Copy(error) => copy_kind(error),
@@ -447,6 +480,27 @@ fn container_kind(error: &container::Error) -> ErrorKind {
         container::Error::Lock(error) => lock_kind(error),
         container::Error::File(error) => file_kind(error),
         container::Error::Disk { source, .. } => io_within(source.as_ref()),
+        container::Error::Volumes(error) => volume_kind(error),
+    }
+}
+
+fn volume_kind(error: &volume::Error) -> ErrorKind {
+    match error {
+        volume::Error::NotFound(_) => ErrorKind::NotFound,
+        volume::Error::InvalidName(_)
+        | volume::Error::Size { .. }
+        | volume::Error::Shrink { .. } => ErrorKind::Invalid,
+        volume::Error::Exists(_) => ErrorKind::Conflict,
+        volume::Error::Disk {
+            operation: "read", ..
+        } => ErrorKind::Corrupt,
+        volume::Error::Disk { source, .. } => io_within(source.as_ref()),
+        volume::Error::Container { source, .. } | volume::Error::Containers(source) => {
+            container_kind(source)
+        }
+        volume::Error::Json(error) => json_kind(error),
+        volume::Error::Lock(error) => lock_kind(error),
+        volume::Error::File(error) => file_kind(error),
     }
 }
 

@@ -32,6 +32,7 @@ pub(crate) use find::Resolved;
 pub use history::HistoryStep;
 pub use import::ImportRequest;
 pub use push::{PushEvent, PushRequest, PushedImage};
+pub(crate) use unpack::unpack;
 
 /// What a pull or a load has come to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -25,6 +25,7 @@ mod supervisor;
 mod sys;
 mod system;
 mod time;
+mod volume;
 
 pub use container::{
     AttachInput, AttachOptions, AttachOutput, Attachment, Container, ContainerFilter,
@@ -52,6 +53,10 @@ pub use store::logs::{Record as LogRecord, Stream};
 pub use system::{
     Check, ContainerName, ContainerUsage, Counts, DiskUsage, ImageUsage, Info, KernelInfo,
     KernelUsage, Outcome, PrunedAll, Remains,
+};
+
+pub use volume::{
+    MountRequest, PrunedVolumes, VolumeArchive, VolumeFilter, VolumeRequest, VolumeSummary,
 };
 
 use std::path::PathBuf;

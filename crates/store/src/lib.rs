@@ -10,6 +10,7 @@
 //! refs/      references to images                 → [`refs`]
 //! rootfs/    layers merged into one ext4 file     → [`rootfs`]
 //! containers/                                     → [`container`], [`logs`]
+//! volumes/                                        → [`volume`]
 //! kernels/   kernels and their initramfs          → [`kernels`]
 //! events/    what happened                        → [`events`]
 //! run/       sockets                              → [`Root::socket`]
@@ -34,6 +35,7 @@ pub mod logs;
 pub mod refs;
 mod root;
 pub mod rootfs;
+pub mod volume;
 
 pub use clock::{TimeRange, now_ns};
 pub use root::{ARCH, Error as RootError, Root};

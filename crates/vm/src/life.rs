@@ -116,7 +116,9 @@ impl Life<'_> {
     /// A VM without the container's process, until its clients are gone. The state is not written: the container is stopped.
     pub async fn maintain(self) -> Exited {
         let outcome = async {
-            let config = bill::maintenance_config(&self.container, &Programs::new(None))?;
+            let volumes = &self.supervision.volumes;
+            let programs = Programs::new(None);
+            let config = bill::maintenance_config(&self.container, volumes, &programs)?;
             let Started { vm, mut listeners } = self.start_vm(&config).await?;
             let Some(agent) = self.listen(&*vm, &mut listeners) else {
                 return Err(no_listeners());
@@ -124,7 +126,7 @@ impl Life<'_> {
             let open = async {
                 let guest = self.greet(agent).await?;
                 guest
-                    .boot(bill::maintenance_request(&self.shared.spec))
+                    .boot(bill::maintenance_request(&self.shared.spec, volumes))
                     .await?;
                 self.shared.guest.send_replace(Some(guest));
                 self.shared.started.send_replace(Some(Ok(())));
@@ -167,7 +169,8 @@ impl Life<'_> {
     /// The VM, and what of it lasts.
     async fn start(&self) -> Result<(Started, Lasting), Failure> {
         self.supervision.write_begin(&self.shared.spec)?;
-        let config = bill::vm_config(&self.container, &Programs::new(None))?;
+        let volumes = &self.supervision.volumes;
+        let config = bill::vm_config(&self.container, volumes, &Programs::new(None))?;
         Ok((self.start_vm(&config).await?, Lasting::of(&config)))
     }
 
@@ -257,7 +260,10 @@ impl Life<'_> {
     async fn converse(&self, listener: hypervisor::Listener) -> Result<Outcome, Failure> {
         let shared = &self.shared;
         let guest = self.greet(listener).await?;
-        if let Err(failure) = guest.boot(bill::boot_request(&shared.spec)).await {
+        if let Err(failure) = guest
+            .boot(bill::boot_request(&shared.spec, &self.supervision.volumes))
+            .await
+        {
             return give_up(failure);
         }
         shared.timeline.mark("guest mounted");

@@ -13,6 +13,7 @@ pub mod moment;
 pub mod signal;
 pub mod system;
 pub mod value;
+pub mod volume;
 
 use std::path::PathBuf;
 
@@ -51,7 +52,7 @@ pub enum Verb {
     #[command(flatten)]
     Containers(container::Verb),
 
-    /// Show all that is known about containers or images, as JSON
+    /// Show all that is known about containers, images or volumes, as JSON
     Inspect(Inspect),
     /// Download an image from a registry
     Pull(image::Pull),
@@ -82,6 +83,9 @@ pub enum Verb {
     /// Manage images
     #[command(subcommand)]
     Image(image::Group),
+    /// Manage volumes
+    #[command(subcommand)]
+    Volume(volume::Group),
     /// Look at this installation and what it runs on
     #[command(subcommand)]
     System(system::Group),
@@ -119,6 +123,8 @@ pub enum ObjectKind {
     Container,
     /// An image.
     Image,
+    /// A volume.
+    Volume,
 }
 
 #[cfg(test)]

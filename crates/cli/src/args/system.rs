@@ -53,6 +53,9 @@ pub struct Prune {
     /// All images that no container uses, not only those without a name
     #[arg(short, long)]
     pub all: bool,
+    /// Volumes without a name as well
+    #[arg(long)]
+    pub volumes: bool,
     /// Ask nothing
     #[arg(short, long)]
     pub force: bool,

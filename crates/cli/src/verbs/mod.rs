@@ -44,4 +44,5 @@ pub mod top;
 pub mod unit;
 pub mod update;
 pub mod version;
+pub mod volume;
 pub mod wait;

@@ -32,6 +32,8 @@ const WITH_SIZE: Columns = Columns {
 
 /// Characters of a command that a table shows, as Docker.
 const COMMAND: usize = 20;
+/// Characters of a volume's name that a table shows, as Docker.
+const MOUNT: usize = 14;
 /// Characters of a reason that a table shows.
 const REASON: usize = 60;
 
@@ -144,6 +146,14 @@ pub fn row(container: &ContainerSummary, now_ns: u64, whole: bool) -> Value {
     } else {
         human::short_id(&container.id)
     };
+    let mounts: Vec<String> = container
+        .volumes
+        .iter()
+        .map(|name| match name.char_indices().nth(MOUNT) {
+            Some((end, _)) if !whole => format!("{}…", &name[..end]),
+            _ => name.clone(),
+        })
+        .collect();
     json!({
         "ID": id,
         "Image": container.image,
@@ -156,10 +166,10 @@ pub fn row(container: &ContainerSummary, now_ns: u64, whole: bool) -> Value {
         "Names": container.name,
         "Labels": labels.join(","),
         "Size": "",
+        "Mounts": mounts.join(","),
+        "LocalVolumes": container.volumes.len().to_string(),
         // There are none yet.
         "Ports": "",
-        "Mounts": "",
-        "LocalVolumes": "0",
         "Networks": "",
     })
 }
@@ -237,6 +247,7 @@ mod tests {
             error: None,
             health: None,
             labels: BTreeMap::from([("tier".to_owned(), "web".to_owned())]),
+            volumes: Vec::new(),
         }
     }
 

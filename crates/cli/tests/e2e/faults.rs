@@ -6,6 +6,7 @@
 //! was printed, bytes that were synced in the guest. Oracles: /proc, e2fsck, the exit codes of a run that nobody disturbed.
 
 mod matrix;
+mod volumes;
 
 use std::path::Path;
 

@@ -32,3 +32,4 @@ mod stats;
 mod streams;
 mod supervisor;
 mod terminal;
+mod volumes;

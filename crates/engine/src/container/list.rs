@@ -85,6 +85,7 @@ async fn summarize(container: &container::Container) -> Result<Option<ContainerS
         error: state.error,
         health: state.health.map(|health| health.status),
         labels: spec.labels.clone(),
+        volumes: volumes(spec),
     }))
 }
 
@@ -118,6 +119,15 @@ pub(super) async fn current(
     }
 }
 
+fn volumes(spec: &container::Spec) -> Vec<String> {
+    let names: BTreeSet<_> = spec
+        .mounts
+        .iter()
+        .map(|mount| mount.volume.clone())
+        .collect();
+    names.into_iter().collect()
+}
+
 /// One whose state cannot be read, but its spec.
 fn unreadable(container: &container::Container, error: &Error) -> ContainerSummary {
     let spec = container.spec();
@@ -128,6 +138,7 @@ fn unreadable(container: &container::Container, error: &Error) -> ContainerSumma
         command: spec.process.args.clone(),
         created_ns: spec.created_ns,
         labels: spec.labels.clone(),
+        volumes: volumes(spec),
         ..dead(container.id(), error)
     }
 }
@@ -147,6 +158,7 @@ fn dead(id: &str, error: &Error) -> ContainerSummary {
         error: Some(chain(error)),
         health: None,
         labels: std::collections::BTreeMap::new(),
+        volumes: Vec::new(),
     }
 }
 

@@ -127,7 +127,7 @@ fn what_the_guest_is_told_at_its_boot() {
         options: "size=1m".to_owned(),
     }];
     spec.sysctls = [("net.ipv4.ip_forward".to_owned(), "1".to_owned())].into();
-    let told = boot_request(&spec);
+    let told = boot_request(&spec, &[]);
     assert_eq!(
         (told.memory_limit, told.pids_limit, told.nano_cpus),
         (7, 9, 1_500_000_000)
@@ -141,7 +141,7 @@ fn what_the_guest_is_told_at_its_boot() {
         (&*rootfs.image_disk, &*rootfs.upper_options),
         ("rootfs", "data=writeback")
     );
-    let bare = maintenance_request(&spec);
+    let bare = maintenance_request(&spec, &[]);
     assert!(bare.mounts.is_empty() && bare.sysctls.is_empty() && bare.hosts.is_empty());
     assert!(!bare.read_only_rootfs);
 }
@@ -151,7 +151,7 @@ fn a_clone_is_one_disk() {
     let mut spec = spec(Main::default());
     spec.vm.rootfs = RootfsMode::Clone;
     spec.vm.journal = Journal::None;
-    let rootfs = boot_request(&spec).rootfs.unwrap();
+    let rootfs = boot_request(&spec, &[]).rootfs.unwrap();
     assert_eq!(
         (
             &*rootfs.image_disk,
@@ -167,4 +167,68 @@ fn the_memory_of_a_vm() {
     assert_eq!(memory(0), 96 * MIB);
     assert_eq!(memory(64 * MIB), (64 + 1 + 96) * MIB);
     assert_eq!(memory(64 * MIB + 1), (64 + 1 + 96 + 1) * MIB);
+}
+
+/// Which disk is where, in what order, and what of it the guest may do.
+#[test]
+fn volumes_are_disks() {
+    let mut spec = spec(Main::default());
+    let mount = |volume: &str, target: &str, read_only| VolumeMount {
+        volume: volume.to_owned(),
+        target: target.to_owned(),
+        read_only,
+        no_copy: read_only,
+        ..VolumeMount::default()
+    };
+    spec.mounts = vec![
+        mount("data", "/a/b/c", false),
+        mount("lib", "/usr/lib", true),
+        mount("data", "/a", true),
+        mount("lib", "/b", true),
+    ];
+    spec.tmpfs = vec![Tmpfs {
+        target: "/a/b".to_owned(),
+        options: String::new(),
+    }];
+    let volumes = all_volumes(&spec);
+    let shown: Vec<_> = volumes
+        .iter()
+        .map(|volume| (volume.name.as_str(), volume.read_only))
+        .collect();
+    assert_eq!(shown, [("data", false), ("lib", true)]);
+    let told = boot_request(&spec, &volumes);
+    let shown: Vec<_> = told
+        .mounts
+        .iter()
+        .map(|mount| (&*mount.source, &*mount.target, mount.read_only, mount.fill))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("volume-0", "/a", true, false),
+            ("volume-1", "/b", true, false),
+            ("", "/a/b", false, false),
+            ("volume-1", "/usr/lib", true, false),
+            ("volume-0", "/a/b/c", false, true),
+        ]
+    );
+    assert!(!told.maintenance);
+    // Those that nobody has a lease for are left out.
+    let kept = maintenance_request(&spec, &volumes[1..]);
+    let targets: Vec<_> = kept.mounts.iter().map(|mount| &*mount.target).collect();
+    assert_eq!(targets, ["/b", "/usr/lib"]);
+    assert!(kept.maintenance && kept.mounts[0].source == "volume-0");
+}
+
+#[test]
+fn a_volume_alone_is_the_root() {
+    let mut spec = spec(Main::default());
+    spec.vm.rootfs = RootfsMode::Volume;
+    spec.mounts = vec![VolumeMount {
+        volume: "data".to_owned(),
+        ..VolumeMount::default()
+    }];
+    let told = maintenance_request(&spec, &all_volumes(&spec));
+    assert!(told.bare && told.mounts.is_empty());
+    assert_eq!(told.rootfs.unwrap().upper_disk, "volume-0");
 }

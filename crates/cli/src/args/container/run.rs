@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::session::keys::{self, Keys};
 use clap::{ArgAction, Args, ValueEnum};
 
-use super::flags::{Health, Limits, Machine, Rights};
+use super::flags::{Health, Limits, Machine, Rights, Volumes};
 use super::value as run_value;
 use crate::args::{signal, value};
 
@@ -89,6 +89,9 @@ pub struct Process {
     /// What it may do.
     #[command(flatten)]
     pub rights: Rights,
+    /// What it has mounted.
+    #[command(flatten)]
+    pub volumes: Volumes,
     /// How it is asked whether it is well.
     #[command(flatten)]
     pub health: Health,
