@@ -78,6 +78,28 @@ pub enum Error {
         /// What would do.
         maximum: u64,
     },
+    /// Contents that are to wait in a segment cannot be put there.
+    #[error("cannot put away {len} bytes at offset {offset} of contents that wait for their place")]
+    WriteSegment {
+        /// Where in the segment, in bytes.
+        offset: u64,
+        /// How many bytes.
+        len: usize,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Contents that waited in a segment cannot be read.
+    #[error("cannot read {len} bytes at offset {offset} of contents that wait for their place")]
+    ReadSegment {
+        /// Where in the segment, in bytes.
+        offset: u64,
+        /// How many bytes.
+        len: usize,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The file system to grow cannot be read.
     #[error("cannot read {len} bytes at offset {offset} of the disk")]
     ReadDisk {
@@ -194,10 +216,11 @@ pub enum Error {
         /// The attribute.
         name: String,
     },
-    /// Extended attributes share about 90 bytes in the inode and 4 KiB beside it.
+    /// Values have at most 64 KiB; names, and values that have no inode of their own, share about 90 bytes in the inode and
+    /// 4 KiB beside it.
     #[error(
         "{path}: extended attribute {name:?} of {len} bytes does not fit: \
-         all of a file's attributes share one block of 4096 bytes"
+         a value has at most 65536 bytes, and all names share one block of 4096 bytes"
     )]
     XattrSpace {
         /// The node.

@@ -116,6 +116,7 @@ pub fn format(disk: &mut impl Disk, options: &FormatOptions) -> Result<()> {
         label,
         created: options.created,
         journal: first_inodes.journal,
+        ea_inode: false,
     };
     let disk = sink.finish(options.size)?;
     group::write_all(disk, &superblock, &descriptors)

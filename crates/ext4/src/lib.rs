@@ -5,7 +5,8 @@
 //! - [`Writer`] turns a [`Tree`] into a file system that is exactly as large as it must be, for
 //!   read-only use. File contents stream into place first, in the order of the calls; everything
 //!   that describes them (directories, inode tables, bitmaps) follows at the end, when the tree is
-//!   known. The bytes depend on nothing but the calls.
+//!   known. The bytes depend on nothing but the calls. Contents that come before their turn wait in a
+//!   [`Segment`].
 //! - [`format`](fn@format) makes an empty file system of a given size in a sparse file, for volumes and upper
 //!   disks. It writes a few hundred blocks, whatever the size.
 //!
@@ -19,6 +20,7 @@
 //! `Documentation/filesystems/ext4/`; each module names its chapter.
 
 mod block_map;
+mod contents;
 mod crc;
 mod directory;
 mod dirhash;
@@ -35,6 +37,7 @@ mod layout;
 mod le;
 mod plan;
 pub mod read;
+mod segment;
 mod sink;
 mod superblock;
 mod tables;
@@ -46,6 +49,7 @@ pub use disk::Disk;
 pub use error::{Error, Result};
 pub use format::{FormatOptions, Journal, format};
 pub use grow::grow;
+pub use segment::{PIECE, Segment, Waiting};
 pub use tree::{Data, Kind, Node, NodeId, Timestamp, Tree};
 pub use writer::{Summary, Writer, WriterOptions};
 pub use xattr::is_supported as supports_xattr;

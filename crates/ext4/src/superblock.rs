@@ -31,6 +31,7 @@ pub(crate) const EXT4_FEATURE_INCOMPAT_META_BG: u32 = 0x10;
 const EXT4_FEATURE_INCOMPAT_EXTENTS: u32 = 0x40;
 pub(crate) const EXT4_FEATURE_INCOMPAT_64BIT: u32 = 0x80;
 const EXT4_FEATURE_INCOMPAT_FLEX_BG: u32 = 0x200;
+const EXT4_FEATURE_INCOMPAT_EA_INODE: u32 = 0x400;
 pub(crate) const EXT4_FEATURE_INCOMPAT_CSUM_SEED: u32 = 0x2000;
 const EXT4_FEATURE_INCOMPAT_LARGEDIR: u32 = 0x4000;
 /// What a reader must know to read at all. `RECOVER` is among them: the caller decides about it.
@@ -40,6 +41,7 @@ pub(crate) const INCOMPAT_READABLE: u32 = EXT4_FEATURE_INCOMPAT_FILETYPE
     | EXT4_FEATURE_INCOMPAT_EXTENTS
     | EXT4_FEATURE_INCOMPAT_64BIT
     | EXT4_FEATURE_INCOMPAT_FLEX_BG
+    | EXT4_FEATURE_INCOMPAT_EA_INODE
     | EXT4_FEATURE_INCOMPAT_CSUM_SEED
     | EXT4_FEATURE_INCOMPAT_LARGEDIR;
 
@@ -74,6 +76,8 @@ pub(crate) struct NewSuperblock {
     pub(crate) created: Timestamp,
     /// The journal's `i_block` and size, kept here in case its inode is lost.
     pub(crate) journal: Option<([u8; 60], u64)>,
+    /// Whether values of extended attributes have inodes of their own.
+    pub(crate) ea_inode: bool,
 }
 
 impl NewSuperblock {
@@ -135,10 +139,15 @@ impl NewSuperblock {
             0x5c,
             journal | EXT4_FEATURE_COMPAT_EXT_ATTR | EXT4_FEATURE_COMPAT_DIR_INDEX,
         );
+        let ea_inode = match self.ea_inode {
+            true => EXT4_FEATURE_INCOMPAT_EA_INODE,
+            false => 0,
+        };
         put32(
             raw,
             0x60,
-            EXT4_FEATURE_INCOMPAT_FILETYPE
+            ea_inode
+                | EXT4_FEATURE_INCOMPAT_FILETYPE
                 | EXT4_FEATURE_INCOMPAT_META_BG
                 | EXT4_FEATURE_INCOMPAT_EXTENTS
                 | EXT4_FEATURE_INCOMPAT_64BIT

@@ -11,7 +11,9 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 mod floor;
+mod samples;
 mod start;
+mod unpack;
 
 /// Pairs that are measured, after one that is thrown away. `GOURD_BENCH_PAIRS` overrides it.
 const PAIRS: usize = 10;
@@ -44,7 +46,8 @@ pub fn run(name: &str, cache: &Path) -> Result<()> {
     let rows: Vec<Row> = match name {
         "start" => start::on_qemu(cache, pairs)?,
         "start-kvm" => start::on_kvm(cache, pairs)?,
-        _ => bail!("unknown bench {name:?}: start, start-kvm"),
+        "unpack" => unpack::measure(cache, pairs)?,
+        _ => bail!("unknown bench {name:?}: start, start-kvm, unpack"),
     };
     let dir = target()?.join("bench");
     fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;

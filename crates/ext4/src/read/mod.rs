@@ -6,8 +6,7 @@
 //! [`Superblock::needs_recovery`] tells.
 //!
 //! It reads what this crate writes, and what `mke2fs` makes by default with any block size. Block
-//! maps without extents, inline data, encryption and values of attributes in inodes of their own
-//! are refused by name.
+//! maps without extents, inline data and encryption are refused by name.
 
 mod contents;
 mod directory;
@@ -22,6 +21,7 @@ pub use contents::Contents;
 pub use directory::{DirEntry, FileType};
 pub use source::Source;
 
+use crate::crc::crc32c;
 use crate::extent::{self, ParsedNode};
 use crate::group;
 use crate::inode::{
@@ -33,7 +33,7 @@ use crate::superblock::{
     self, EXT4_FEATURE_INCOMPAT_META_BG, EXT4_FEATURE_RO_COMPAT_SPARSE_SUPER, INCOMPAT_READABLE,
     SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE,
 };
-use crate::xattr;
+use crate::xattr::{self, Value, XATTR_SIZE_MAX};
 
 /// The number of the root directory's inode.
 pub const ROOT: u32 = crate::layout::EXT4_ROOT_INO;
@@ -270,8 +270,17 @@ impl<S: Source> Reader<S> {
         if inode.flags & EXT4_EA_INODE_FL != 0 {
             return unsupported("values of extended attributes as contents");
         }
+        self.extents_of(inode)
+    }
+
+    /// As [`extents`](Self::extents), of a value of an extended attribute too.
+    fn extents_of(&self, inode: &Inode) -> Result<Vec<Extent>> {
+        let ino = inode.ino;
         if inode.flags & EXT4_EXTENTS_FL == 0 {
-            return unsupported("a block map instead of extents");
+            return Err(Error::Unsupported {
+                ino,
+                what: "a block map instead of extents",
+            });
         }
         let root = extent::parse_node(&inode.i_block).ok_or(Error::Inode {
             ino,
@@ -425,7 +434,42 @@ impl<S: Source> Reader<S> {
             }
             pairs.extend(xattr::parse_block(&block).ok_or_else(damaged)?);
         }
-        Ok(pairs)
+        let value = |(name, value): (Vec<u8>, Value)| {
+            let value = match value {
+                Value::Here(value) => value,
+                Value::Own(ino, len) => self
+                    .xattr_value(ino, len)
+                    .and_then(|v| v.ok_or_else(damaged))?,
+            };
+            let value = xattr::from_disk(&name, value).ok_or_else(damaged)?;
+            Ok((name, value))
+        };
+        pairs.into_iter().map(value).collect()
+    }
+
+    /// The value of an extended attribute that has an inode of its own; none when that inode is no such one.
+    fn xattr_value(&self, ino: u32, len: u32) -> Result<Option<Vec<u8>>> {
+        let inode = self.inode(ino)?;
+        let is_value = inode.flags & EXT4_EA_INODE_FL != 0 && inode.is_file();
+        if !is_value || inode.size != u64::from(len) || len as usize > XATTR_SIZE_MAX {
+            return Ok(None);
+        }
+        let mut value = vec![0; len as usize];
+        let contents = Contents::new(self, &inode, self.extents_of(&inode)?);
+        if contents.read_at(&mut value, 0)? != value.len() {
+            return Ok(None);
+        }
+        if self.verify {
+            let stored = inode.atime.secs as u32;
+            let computed = crc32c(self.superblock.seed, &value);
+            check(
+                "value of an extended attribute",
+                ino.into(),
+                stored,
+                computed,
+            )?;
+        }
+        Ok(Some(value))
     }
 
     /// Follows a path of names from the root; symbolic links are not followed. None when a name
