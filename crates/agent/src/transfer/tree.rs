@@ -64,6 +64,8 @@ pub(crate) fn copy_tree(
     match (received, Failure::decode(&*failure)) {
         (Ok(()), _) if failure.is_empty() => Ok(()),
         (Err(failed), _) if failure.is_empty() => Err(failed),
+        // It could not go on because we did not: ours is the reason.
+        (Err(failed), Ok(failure)) if failure.errno == libc::EPIPE => Err(failed),
         (_, Ok(failure)) => Err(failure.into()),
         (received, Err(_)) => received,
     }
