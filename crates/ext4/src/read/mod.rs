@@ -25,7 +25,8 @@ pub use source::Source;
 use crate::crc::crc32c;
 use crate::group;
 use crate::inode::{
-    self, EXT4_EA_INODE_FL, EXT4_EXTENTS_FL, EXT4_INLINE_DATA_FL, S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG,
+    self, EXT4_EA_INODE_FL, EXT4_EXTENTS_FL, EXT4_INLINE_DATA_FL, S_IFBLK, S_IFCHR, S_IFDIR,
+    S_IFLNK, S_IFMT, S_IFREG,
 };
 use crate::layout::has_super;
 use crate::superblock::{
