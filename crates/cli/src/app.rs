@@ -190,6 +190,8 @@ async fn verb(app: &App, verb: Verb) -> Result<u8, Failure> {
         Verb::System(system::Group::Disable(_)) => verbs::unit::disable(app),
         Verb::System(system::Group::Boot(_)) => verbs::boot::boot(app).await,
         Verb::System(system::Group::Kernel(verb)) => verbs::kernel::kernel(app, &verb),
+        Verb::System(system::Group::Disk(verb)) => verbs::disk::disk(&verb).await,
+        Verb::System(system::Group::Fsck(args)) => verbs::fsck::fsck(app, &args).await,
         Verb::Events(args) | Verb::System(system::Group::Events(args)) => {
             verbs::events::events(app, &args).await
         }

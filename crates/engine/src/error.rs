@@ -143,6 +143,12 @@ pub enum Error {
     /// Making a rootfs image.
     #[error(transparent)]
     Rootfs(#[from] rootfs::Error),
+    /// A disk image.
+    #[error(transparent)]
+    Disk(#[from] store::disk::ImageError),
+    /// A file system that cannot be checked.
+    #[error(transparent)]
+    Check(#[from] crate::CheckError),
     /// Garbage collection.
     #[error(transparent)]
     Collect(#[from] gc::Error),
@@ -365,6 +371,8 @@ impl Error {
             Self::Registry(error) => registry_kind(error),
             Self::Content(error) => content_kind(error),
             Self::Rootfs(error) => rootfs_kind(error),
+            Self::Disk(error) => disk_kind(error),
+            Self::Check(error) => check_kind(error),
             Self::Collect(error) => collect_kind(error),
             Self::Archive(error) => match error {
                 ArchiveError::Read(source) if source.raw_os_error().is_some() => io_kind(source),
@@ -408,6 +416,8 @@ impl Error {
         match self {
             Self::Start { remedy, .. } | Self::Lost { remedy, .. } => remedy.as_deref(),
             Self::Registry(error) => error.remedy(),
+            Self::Disk(error) => error.remedy(),
+            Self::Check(error) => check_remedy(error),
             _ => None,
         }
     }
@@ -426,6 +436,46 @@ fn io_kind(error: &io::Error) -> ErrorKind {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
         io::ErrorKind::NotFound => ErrorKind::NotFound,
         _ => ErrorKind::Io,
+    }
+}
+
+fn disk_kind(error: &store::disk::ImageError) -> ErrorKind {
+    use store::disk::ImageError;
+    match error {
+        ImageError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => {
+            ErrorKind::Conflict
+        }
+        ImageError::Io { source, .. } => io_kind(source),
+        ImageError::Damaged { .. } | ImageError::Unwrap { .. } => ErrorKind::Corrupt,
+        ImageError::TooLarge { .. } => ErrorKind::TooLarge,
+        _ => ErrorKind::Invalid,
+    }
+}
+
+fn check_kind(error: &crate::CheckError) -> ErrorKind {
+    match &error.source {
+        crate::CheckFailure::Open(error) => io_kind(error),
+        crate::CheckFailure::Read(error) => match error {
+            store::ext4::read::Error::Read { source, .. } => io_kind(source),
+            _ => ErrorKind::Invalid,
+        },
+    }
+}
+
+fn check_remedy(error: &crate::CheckError) -> Option<&'static str> {
+    use store::ext4::read::Error;
+    match &error.source {
+        crate::CheckFailure::Open(_) => Some("check the path, and that you may read it"),
+        crate::CheckFailure::Read(Error::Superblock { .. }) => Some(
+            "if it was an ext4 file system, `e2fsck -b 32768 FILE` tries a copy of the superblock; a disk with partitions \
+             holds its file systems in those",
+        ),
+        crate::CheckFailure::Read(Error::Features { .. } | Error::ReadOnlyFeatures { .. }) => {
+            Some("`e2fsck -fn FILE` checks file systems with other features")
+        }
+        crate::CheckFailure::Read(_) => {
+            Some("the file is shorter than a file system, or cannot be read")
+        }
     }
 }
 

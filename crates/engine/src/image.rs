@@ -29,6 +29,7 @@ pub use archive::Error as ArchiveError;
 pub use commit::CommitRequest;
 pub use filter::ImageFilter;
 pub(crate) use find::Resolved;
+pub(crate) use find::find;
 pub use history::HistoryStep;
 pub use import::ImportRequest;
 pub use push::{PushEvent, PushRequest, PushedImage};

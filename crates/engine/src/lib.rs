@@ -48,11 +48,18 @@ pub use store::TimeRange;
 pub use store::container::{
     Attach, HealthStatus, Journal, Restart, RestartPolicy, RootfsMode, Tmpfs, Ulimit,
 };
+pub use store::disk::{
+    Backing, Compression, Converted as ConvertedDisk, Description as DiskDescription,
+    Format as DiskFormat, ImageError as DiskError, OpenOptions as DiskOptions,
+    Progress as DiskProgress, Qcow2Description, Wrapper,
+};
 pub use store::events::{Event as SystemEvent, Kind as EventKind};
+pub use store::ext4::check::{Finding, Place, Report as CheckReport};
 pub use store::logs::{Record as LogRecord, Stream};
 pub use system::{
-    Check, ContainerName, ContainerUsage, Counts, DiskUsage, ImageUsage, Info, KernelInfo,
-    KernelUsage, Outcome, PrunedAll, Remains,
+    Check, CheckError, CheckFailure, ContainerName, ContainerUsage, Counts, DiskUsage, ImageUsage,
+    Info, KernelInfo, KernelUsage, Outcome, PrunedAll, Remains, check_file_system, convert_disk,
+    describe_disk,
 };
 
 pub use volume::{

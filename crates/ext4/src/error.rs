@@ -129,6 +129,22 @@ pub enum Error {
         /// Half of the file system.
         maximum: u64,
     },
+    /// More blocks for root alone than may be.
+    #[error("{percent} per cent of the blocks for root alone are more than {maximum}")]
+    Reserved {
+        /// The part asked for.
+        percent: u8,
+        /// What would do.
+        maximum: u8,
+    },
+    /// More inodes than the groups of a disk of that size have room for.
+    #[error("{count} inodes are more than the {maximum} that a disk of that size can have")]
+    Inodes {
+        /// The number asked for.
+        count: u32,
+        /// What would do.
+        maximum: u64,
+    },
     /// More inodes than 32 bits can number.
     #[error("a tree of {count} entries has more than ext4 can number")]
     TooManyInodes {

@@ -12,7 +12,7 @@
 //!
 //! [`grow`](fn@grow) makes a larger one of either, with room for new files: a private copy of an image.
 //!
-//! [`read`] is the way back: a reader that trusts no byte of what it reads.
+//! [`read`] is the way back: a reader that trusts no byte of what it reads; [`check`] says what is wrong with a file system.
 //!
 //! Everything is synchronous and single-threaded; whoever calls owns the disk. Of the ext4 family
 //! only one layout is written: 4 KiB blocks, 128 MiB groups, 256-byte inodes, 64-byte group
@@ -20,6 +20,7 @@
 //! `Documentation/filesystems/ext4/`; each module names its chapter.
 
 mod block_map;
+pub mod check;
 mod contents;
 mod crc;
 mod directory;

@@ -2,7 +2,7 @@
 //!
 //! Source: `Documentation/filesystems/ext4/super.rst`, which lists every offset used here.
 //!
-//! Zero on purpose: reserved blocks and their owner (a container's disk needs no reserve for root),
+//! Zero on purpose: reserved blocks unless asked for (a container's disk needs no reserve for root), their owner,
 //! mount counts and check intervals (nobody wants a start that waits for a check), everything about
 //! RAID, quota, encryption, snapshots and past errors.
 
@@ -187,6 +187,14 @@ fn encode_journal(raw: &mut [u8; SUPERBLOCK_SIZE], i_block: &[u8; 60], size: u64
     raw[0xfd] = EXT3_JNL_BACKUP_BLOCKS;
     raw[0x10c..0x10c + 60].copy_from_slice(i_block);
     put32_split(raw, 0x10c + 64, 0x10c + 60, size);
+}
+
+/// The same superblock with so many blocks for root alone.
+pub(crate) fn with_reserved(mut raw: [u8; SUPERBLOCK_SIZE], blocks: u64) -> [u8; SUPERBLOCK_SIZE] {
+    put32_split(&mut raw, 0x08, 0x154, blocks);
+    let sum = crc32c(!0, &raw[..CHECKSUM_AT]);
+    put32(&mut raw, CHECKSUM_AT, sum);
+    raw
 }
 
 /// What changes in a superblock when its file system grows.

@@ -25,7 +25,7 @@ use crate::crc::crc32c;
 use crate::layout::{Block, ZERO_BLOCK};
 use crate::le::{get16, get32, put16, put32};
 
-const EXT4_XATTR_MAGIC: u32 = 0xea02_0000;
+pub(crate) const EXT4_XATTR_MAGIC: u32 = 0xea02_0000;
 const EXT4_XATTR_INDEX_USER: u8 = 1;
 const EXT4_XATTR_INDEX_POSIX_ACL_ACCESS: u8 = 2;
 const EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT: u8 = 3;
@@ -284,7 +284,7 @@ fn put_entries(area: &mut [u8], start: usize, list: &[&Attribute<'_>], hashed: b
 }
 
 /// `e_hash`: the name's bytes with a rotation of 5, then the value's words with one of 16.
-fn entry_hash(name: &[u8], value: &[u8]) -> u32 {
+pub(crate) fn entry_hash(name: &[u8], value: &[u8]) -> u32 {
     let hash = name
         .iter()
         .fold(0u32, |hash, byte| hash.rotate_left(5) ^ u32::from(*byte));

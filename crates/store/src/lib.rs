@@ -37,5 +37,8 @@ mod root;
 pub mod rootfs;
 pub mod volume;
 
+/// Disk images and file systems, for those who use them through this crate.
+pub use {disk, ext4};
+
 pub use clock::{TimeRange, now_ns};
 pub use root::{ARCH, Error as RootError, Root};

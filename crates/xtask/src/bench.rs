@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+mod disks;
 mod floor;
 mod samples;
 mod start;
@@ -47,7 +48,9 @@ pub fn run(name: &str, cache: &Path) -> Result<()> {
         "start" => start::on_qemu(cache, pairs)?,
         "start-kvm" => start::on_kvm(cache, pairs)?,
         "unpack" => unpack::measure(cache, pairs)?,
-        _ => bail!("unknown bench {name:?}: start, start-kvm, unpack"),
+        "volume" => disks::volume(pairs)?,
+        "qcow2" => disks::qcow2(pairs)?,
+        _ => bail!("unknown bench {name:?}: start, start-kvm, unpack, volume, qcow2"),
     };
     let dir = target()?.join("bench");
     fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;

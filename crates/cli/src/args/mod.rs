@@ -5,6 +5,7 @@
 
 pub mod completion;
 pub mod container;
+pub mod disk;
 pub mod events;
 pub mod image;
 pub mod lines;
