@@ -28,6 +28,7 @@ mod terminal;
 mod tests;
 mod top;
 mod transfer;
+mod volumes;
 
 use std::sync::Arc;
 use std::time::Duration;

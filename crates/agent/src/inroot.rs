@@ -3,6 +3,7 @@
 
 use std::io::Read;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
@@ -22,8 +23,16 @@ pub(crate) fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: u32) 
     )
 }
 
-/// Opens the directory `path`, making it and its parents where they are missing (mode 0755).
+/// Links to nowhere that lead to each other.
+const MOST_LINKS: u32 = 40;
+
+/// Opens the directory `path`, making it and its parents where they are missing (mode 0755). A link whose target is missing
+/// gets the target.
 pub(crate) fn directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    directory_within(root, path, MOST_LINKS)
+}
+
+fn directory_within(root: BorrowedFd<'_>, path: &Path, links: u32) -> Result<OwnedFd> {
     const FLAGS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
     match open(root, path, FLAGS, 0) {
         Err(Errno::NOENT) => {}
@@ -40,7 +49,16 @@ pub(crate) fn directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
         walked.push(name);
         current = match open(root, &walked, FLAGS, 0) {
             Err(Errno::NOENT) => {
-                rustix::fs::mkdirat(&current, name, Mode::from_raw_mode(0o755))?;
+                match rustix::fs::mkdirat(&current, name, Mode::from_raw_mode(0o755)) {
+                    Err(Errno::EXIST) if links == 0 => return Err(Errno::LOOP),
+                    Err(Errno::EXIST) => {
+                        let target = rustix::fs::readlinkat(&current, name, Vec::new())?;
+                        let parent = walked.parent().unwrap_or(Path::new("/"));
+                        let target = parent.join(std::ffi::OsStr::from_bytes(target.as_bytes()));
+                        directory_within(root, &target, links - 1)?;
+                    }
+                    made => made?,
+                }
                 open(root, &walked, FLAGS, 0)?
             }
             result => result?,
@@ -60,7 +78,6 @@ pub(crate) fn file(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
     let in_parent = directory(root, parent)?;
     let name = path.file_name().ok_or(Errno::ISDIR)?;
     if let Ok(target) = rustix::fs::readlinkat(&in_parent, name, Vec::new()) {
-        use std::os::unix::ffi::OsStrExt;
         let target = parent.join(std::ffi::OsStr::from_bytes(target.as_bytes()));
         directory(root, target.parent().unwrap_or(Path::new("/")))?;
     }
@@ -137,6 +154,23 @@ mod tests {
             std::fs::create_dir(root.join("etc")).unwrap();
             symlink("/../../etc", root.join("out")).unwrap();
         });
+    }
+
+    #[test]
+    fn directories_are_made_where_their_links_point() {
+        check("/srv", "var/target", directory, |root| {
+            symlink("../../var/target", root.join("srv")).unwrap();
+        });
+        check("/a/b/c", "d/x/c", directory, |root| {
+            std::fs::create_dir_all(root.join("d/e")).unwrap();
+            symlink("d/e", root.join("a")).unwrap();
+            symlink("../x", root.join("d/e/b")).unwrap();
+        });
+        let (dir, fd) = root();
+        symlink("two", dir.path().join("one")).unwrap();
+        symlink("one", dir.path().join("two")).unwrap();
+        let found = directory(fd.as_fd(), Path::new("/one"));
+        assert_eq!(found.unwrap_err(), Errno::LOOP);
     }
 
     #[test]

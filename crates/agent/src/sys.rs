@@ -182,6 +182,16 @@ fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
     socket
 }
 
+/// `_IOW('f', 16, __u64)` of `fs/ext4/ext4.h`.
+const EXT4_IOC_RESIZE_FS: libc::Ioctl = 0x4008_6610;
+
+/// Makes the ext4 file system that `file` lies in `blocks` blocks large, while it is mounted; its disk must have them.
+pub(crate) fn ext4_resize(file: BorrowedFd<'_>, blocks: u64) -> io::Result<()> {
+    // SAFETY: EXT4_IOC_RESIZE_FS reads 8 bytes, which live for the call. Another file system refuses it.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), EXT4_IOC_RESIZE_FS, &raw const blocks) })?;
+    Ok(())
+}
+
 /// Leaves the namespaces that `flags` name. Only for a process with one thread, and never with `FILES`.
 pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
     let flags = flags.difference(UnshareFlags::FILES);

@@ -25,6 +25,7 @@ mod pipe;
 mod remove;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod unpack;
 mod xattrs;
 
@@ -49,6 +50,7 @@ use layer::{Layer, List};
 use pack::Packer;
 use paths::{Root, Wanted};
 use pipe::{Input, Output};
+pub(crate) use tree::{clear, copy_tree};
 
 /// What e2fsck keeps on a disk; no image has it.
 const LOST_FOUND: &[u8] = b"lost+found";

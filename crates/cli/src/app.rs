@@ -157,6 +157,9 @@ async fn verb(app: &App, verb: Verb) -> Result<u8, Failure> {
         Verb::Pull(args) | Verb::Image(image::Group::Pull(args)) => {
             verbs::pull::pull(app, &args).await
         }
+        Verb::Push(args) | Verb::Image(image::Group::Push(args)) => {
+            verbs::push::push(app, &args).await
+        }
         Verb::Load(args) | Verb::Image(image::Group::Load(args)) => {
             verbs::load::load(app, &args).await
         }
@@ -179,6 +182,7 @@ async fn verb(app: &App, verb: Verb) -> Result<u8, Failure> {
         Verb::Rmi(args) | Verb::Image(image::Group::Rm(args)) => verbs::rmi::rmi(app, &args),
         Verb::Image(image::Group::Inspect(args)) => verbs::inspect::images(app, &args),
         Verb::Network(verb) => verbs::network::network(app, &verb).await,
+        Verb::Volume(verb) => verbs::volume::volume(app, verb).await,
         Verb::System(system::Group::Info(args)) => verbs::info::info(app, &args).await,
         Verb::System(system::Group::Df(args)) => verbs::df::df(app, &args).await,
         Verb::System(system::Group::Prune(args)) => verbs::system_prune::prune(app, &args).await,
@@ -187,6 +191,8 @@ async fn verb(app: &App, verb: Verb) -> Result<u8, Failure> {
         Verb::System(system::Group::Disable(_)) => verbs::unit::disable(app),
         Verb::System(system::Group::Boot(_)) => verbs::boot::boot(app).await,
         Verb::System(system::Group::Kernel(verb)) => verbs::kernel::kernel(app, &verb),
+        Verb::System(system::Group::Disk(verb)) => verbs::disk::disk(&verb).await,
+        Verb::System(system::Group::Fsck(args)) => verbs::fsck::fsck(app, &args).await,
         Verb::Events(args) | Verb::System(system::Group::Events(args)) => {
             verbs::events::events(app, &args).await
         }

@@ -33,8 +33,8 @@ pub enum Failure {
     /// A template of `--format`.
     #[error(transparent)]
     Template(#[from] TemplateError),
-    /// Neither a container nor an image.
-    #[error("there is no container and no image {name:?}")]
+    /// Neither a container nor an image nor a volume.
+    #[error("there is no container, no image and no volume {name:?}")]
     NoSuchObject {
         /// As asked for.
         name: String,

@@ -19,6 +19,7 @@ enum Subject {
     StateDirectory,
     StateFile,
     Container,
+    Volume,
     Kernel,
     Other,
 }
@@ -32,6 +33,7 @@ fn subject(error: &Error) -> Subject {
         {
             Subject::StateFile
         }
+        Error::Volume(_) => Subject::Volume,
         Error::Container(_) | Error::Lock(_) => Subject::Container,
         Error::Kernel(_) => Subject::Kernel,
         _ => Subject::Other,
@@ -73,6 +75,18 @@ pub fn engine(error: &Error) -> Option<String> {
         }
         Error::ImageInUse { container, .. } => {
             format!("`gourd rm {container}` removes the container first")
+        }
+        Error::VolumeInUse { .. } => {
+            "stop the container, or wait for the command; containers that mount a volume with :ro, all of them, can share it"
+                .to_owned()
+        }
+        Error::VolumeUsed { containers, .. } => format!(
+            "`gourd rm {}` removes {} first",
+            containers.join(" "),
+            if containers.len() == 1 { "the container" } else { "the containers" }
+        ),
+        Error::VolumeSize { name, .. } => {
+            format!("leave out --size; `gourd volume resize {name} SIZE` makes it larger")
         }
         Error::ImagesInUse { .. } => {
             "wait until that has ended (a pull or a load, as a rule), then try again".to_owned()
@@ -185,6 +199,7 @@ fn invalid(what: &str) -> &'static str {
         "address" => "`gourd network ls` shows the subnet of each network",
         "port" => "leave out -p, or join a network",
         "exposed port" => "write for example --expose 80 or --expose 53/udp",
+        "mount" => "write -v NAME:/path[:ro], each with a path of its own",
         "restart policy" => "leave out --rm, or --restart",
         "driver" => "`gourd system doctor` shows the drivers that work here",
         "kernel" => "`gourd system kernel ls` lists the kernels",
@@ -197,6 +212,18 @@ type Text = std::borrow::Cow<'static, str>;
 fn kind(kind: ErrorKind, subject: &Subject) -> Option<Text> {
     let hint: Text = match (kind, subject) {
         (ErrorKind::NotFound, Subject::Container) => "`gourd ps -a` lists the containers".into(),
+        (ErrorKind::NotFound, Subject::Volume) => {
+            "`gourd volume ls` lists the volumes; `gourd volume create NAME` makes one".into()
+        }
+        (ErrorKind::Conflict, Subject::Volume) => {
+            "choose another name, or remove the one that has it: `gourd volume rm NAME`".into()
+        }
+        (ErrorKind::Invalid, Subject::Volume) => {
+            "`gourd volume create --help` says what names and sizes are; `gourd volume ls` lists what there is".into()
+        }
+        (ErrorKind::Corrupt, Subject::Volume) => {
+            "the file is damaged: `gourd volume inspect NAME` says where it is, for e2fsck; or remove the volume".into()
+        }
         (ErrorKind::NotFound, Subject::Other) => {
             "`gourd images` lists the images that are here; check the name, or whether the registry has it".into()
         }
@@ -216,7 +243,9 @@ fn kind(kind: ErrorKind, subject: &Subject) -> Option<Text> {
             "choose an image that has this machine's platform, or one of the image's with --platform".into()
         }
         (ErrorKind::Unreachable, _) => {
-            "check the address, and that the registry runs and can be reached from here (http is for loopback only)".into()
+            "check the address, and that the registry runs and can be reached from here (http is for loopback, and for what \
+             insecure-registries in ~/.config/gourd/registries.json names)"
+                .into()
         }
         (ErrorKind::Unauthorized, _) => {
             "check the name; `gourd login SERVER` keeps credentials for it (in ~/.docker/config.json, as `docker login` does)".into()
@@ -283,7 +312,7 @@ pub fn command(failure: &Failure) -> Option<String> {
 
             Failure::NotATty => "leave out -t when input comes from a pipe or a file",
             Failure::NoSuchObject { .. } => {
-                "`gourd ps -a` lists the containers, `gourd images` the images"
+                "`gourd ps -a` lists the containers, `gourd images` the images, `gourd volume ls` the volumes"
             }
             Failure::NoSuchContainer { .. } => "`gourd ps -a` lists the containers",
             Failure::Flags(_) => "`gourd run --help` says what each flag takes",
@@ -497,6 +526,7 @@ mod tests {
                 S::StateDirectory,
                 S::StateFile,
                 S::Container,
+                S::Volume,
                 S::Kernel,
                 S::Other,
             ] {

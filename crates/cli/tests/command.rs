@@ -181,7 +181,7 @@ fn what_is_not_there_is_named_with_a_remedy() {
         &["inspect", "nope"],
         125,
         "[]\n",
-        &["gourd: there is no container and no image \"nope\"\n  hint: "],
+        &["gourd: there is no container, no image and no volume \"nope\"\n  hint: "],
     );
     check(
         &["stop", "nope"],

@@ -171,6 +171,7 @@ fn every_kind_of_failure_has_its_text() {
     let mut bench = Bench::new();
     lines(&mut bench);
     containers(&mut bench);
+    volumes(&mut bench);
     images(&mut bench);
     archives(&mut bench);
     registries(&mut bench);
@@ -263,6 +264,47 @@ fn containers(bench: &mut Bench) {
         &["cp", "/etc/passwd", "nonesuch:/y"],
     );
     bench.case("cp-no-such-file", &["cp", &missing, "idle:/y"]);
+}
+
+fn volumes(bench: &mut Bench) {
+    bench.case("usage-volume", &["create", "-v", "data", "img"]);
+    bench.case("usage-volume-bind", &["create", "-v", "/home:/x", "img"]);
+    bench.case("usage-volume-option", &["create", "-v", "data:/x:z", "img"]);
+    bench.case(
+        "usage-mount",
+        &[
+            "create",
+            "--mount",
+            "type=bind,source=/home,target=/x",
+            "img",
+        ],
+    );
+    bench.case(
+        "usage-owner",
+        &["volume", "create", "--owner", "me", "data"],
+    );
+    bench.case(
+        "mount-twice",
+        &["create", "-v", "a1:/x", "-v", "b1:/x", "img", "/x"],
+    );
+    bench.case("mount-root", &["create", "-v", "data:/", "img", "/x"]);
+    bench.case("volume-name", &["volume", "create", "a/b"]);
+    bench.case("volume-size", &["volume", "create", "--size", "1m", "data"]);
+    bench.case("no-such-volume", &["volume", "rm", "nonesuch"]);
+    bench.case(
+        "no-such-volume-export",
+        &["volume", "export", "-o", "/dev/null", "nonesuch"],
+    );
+    bench.ok(&["volume", "create", "--size", "1g", "data"]);
+    bench.case(
+        "volume-other-size",
+        &["volume", "create", "--size", "2g", "data"],
+    );
+    bench.case("volume-shrink", &["volume", "resize", "data", "64m"]);
+    bench.case("volume-exists", &["volume", "clone", "data", "data"]);
+    bench.ok(&["create", "--name", "user", "-v", "data:/x", "img", "/x"]);
+    bench.case("volume-used", &["volume", "rm", "data"]);
+    bench.ok(&["rm", "user"]);
 }
 
 fn images(bench: &mut Bench) {

@@ -29,8 +29,7 @@ pub use attach::{AttachInput, AttachOutput, Attachment};
 pub use change::StartedOnBoot;
 pub(crate) use connections::mac;
 pub use connections::{Networks, port_words};
-pub(crate) use create::new_id;
-pub(crate) use create::platform;
+pub(crate) use create::{new_id, platform};
 pub use files::{Change, ChangeKind, Files, PathStat, TarStream, UnpackOptions, Unpacking};
 pub use follow::Follow;
 pub use logs::{Logs, LogsOptions};
@@ -38,6 +37,7 @@ pub use observe::{ProcessInfo, Stats};
 pub use remove::{ContainerFilter, Pruned};
 pub use request::{CreateRequest, ExecRequest, HealthRequest, UpdateRequest};
 pub use rights::capability;
+pub(crate) use rights::clean as clean_path;
 pub use size::ContainerSize;
 
 use crate::Error;
@@ -201,4 +201,6 @@ pub struct ContainerSummary {
     pub exposed: Vec<String>,
     /// The networks that it is on.
     pub networks: Vec<String>,
+    /// Its volumes, each once.
+    pub volumes: Vec<String>,
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use store::{container, content, file, gc, json, kernels, locate, lock, logs, rootfs};
+use store::{container, content, file, gc, json, kernels, locate, lock, logs, rootfs, volume};
 
 use crate::ArchiveError;
 
@@ -71,6 +71,36 @@ pub enum Error {
     /// Containers' files.
     #[error(transparent)]
     Container(#[from] container::Error),
+    /// Volumes' files.
+    #[error(transparent)]
+    Volume(#[from] volume::Error),
+    /// One writer, or many readers.
+    #[error(
+        "volume {volume} is in use by {}",
+        if holders.is_empty() { "another process".to_owned() } else { holders.join("; ") }
+    )]
+    VolumeInUse {
+        /// Its name.
+        volume: String,
+        /// `container web, which writes to it`
+        holders: Vec<String>,
+    },
+    /// Containers have it in their specs, whether they run or not.
+    #[error("volume {volume} is used by {} {}", if containers.len() == 1 { "container" } else { "containers" }, containers.join(", "))]
+    VolumeUsed {
+        /// Its name.
+        volume: String,
+        /// Their names.
+        containers: Vec<String>,
+    },
+    /// It is there, with another size.
+    #[error("volume {name} exists already, with {size} bytes")]
+    VolumeSize {
+        /// Its name.
+        name: String,
+        /// Its size.
+        size: u64,
+    },
     /// Events.
     #[error(transparent)]
     Events(#[from] store::events::Error),
@@ -116,6 +146,12 @@ pub enum Error {
     /// Making a rootfs image.
     #[error(transparent)]
     Rootfs(#[from] rootfs::Error),
+    /// A disk image.
+    #[error(transparent)]
+    Disk(#[from] store::disk::ImageError),
+    /// A file system that cannot be checked.
+    #[error(transparent)]
+    Check(#[from] crate::CheckError),
     /// Garbage collection.
     #[error(transparent)]
     Collect(#[from] gc::Error),
@@ -323,6 +359,9 @@ impl Error {
         match self {
             Self::Root(error) => root_kind(error),
             Self::Container(error) => container_kind(error),
+            Self::Volume(error) => volume_kind(error),
+            Self::VolumeInUse { .. } | Self::VolumeUsed { .. } => ErrorKind::InUse,
+            Self::VolumeSize { .. } => ErrorKind::Conflict,
             Self::Events(store::events::Error::Lock(error)) => lock_kind(error),
             Self::Events(store::events::Error::File(error)) => file_kind(error),
             Self::Copy(error) => copy_kind(error),
@@ -336,6 +375,8 @@ impl Error {
             Self::Registry(error) => registry_kind(error),
             Self::Content(error) => content_kind(error),
             Self::Rootfs(error) => rootfs_kind(error),
+            Self::Disk(error) => disk_kind(error),
+            Self::Check(error) => check_kind(error),
             Self::Collect(error) => collect_kind(error),
             Self::Archive(error) => match error {
                 ArchiveError::Read(source) if source.raw_os_error().is_some() => io_kind(source),
@@ -378,6 +419,9 @@ impl Error {
     pub fn remedy(&self) -> Option<&str> {
         match self {
             Self::Start { remedy, .. } | Self::Lost { remedy, .. } => remedy.as_deref(),
+            Self::Registry(error) => error.remedy(),
+            Self::Disk(error) => error.remedy(),
+            Self::Check(error) => check_remedy(error),
             _ => None,
         }
     }
@@ -396,6 +440,46 @@ fn io_kind(error: &io::Error) -> ErrorKind {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
         io::ErrorKind::NotFound => ErrorKind::NotFound,
         _ => ErrorKind::Io,
+    }
+}
+
+fn disk_kind(error: &store::disk::ImageError) -> ErrorKind {
+    use store::disk::ImageError;
+    match error {
+        ImageError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => {
+            ErrorKind::Conflict
+        }
+        ImageError::Io { source, .. } => io_kind(source),
+        ImageError::Damaged { .. } | ImageError::Unwrap { .. } => ErrorKind::Corrupt,
+        ImageError::TooLarge { .. } => ErrorKind::TooLarge,
+        _ => ErrorKind::Invalid,
+    }
+}
+
+fn check_kind(error: &crate::CheckError) -> ErrorKind {
+    match &error.source {
+        crate::CheckFailure::Open(error) => io_kind(error),
+        crate::CheckFailure::Read(error) => match error {
+            store::ext4::read::Error::Read { source, .. } => io_kind(source),
+            _ => ErrorKind::Invalid,
+        },
+    }
+}
+
+fn check_remedy(error: &crate::CheckError) -> Option<&'static str> {
+    use store::ext4::read::Error;
+    match &error.source {
+        crate::CheckFailure::Open(_) => Some("check the path, and that you may read it"),
+        crate::CheckFailure::Read(Error::Superblock { .. }) => Some(
+            "if it was an ext4 file system, `e2fsck -b 32768 FILE` tries a copy of the superblock; a disk with partitions \
+             holds its file systems in those",
+        ),
+        crate::CheckFailure::Read(Error::Features { .. } | Error::ReadOnlyFeatures { .. }) => {
+            Some("`e2fsck -fn FILE` checks file systems with other features")
+        }
+        crate::CheckFailure::Read(_) => {
+            Some("the file is shorter than a file system, or cannot be read")
+        }
     }
 }
 
@@ -450,6 +534,27 @@ fn container_kind(error: &container::Error) -> ErrorKind {
         container::Error::Lock(error) => lock_kind(error),
         container::Error::File(error) => file_kind(error),
         container::Error::Disk { source, .. } => io_within(source.as_ref()),
+        container::Error::Volumes(error) => volume_kind(error),
+    }
+}
+
+fn volume_kind(error: &volume::Error) -> ErrorKind {
+    match error {
+        volume::Error::NotFound(_) => ErrorKind::NotFound,
+        volume::Error::InvalidName(_)
+        | volume::Error::Size { .. }
+        | volume::Error::Shrink { .. } => ErrorKind::Invalid,
+        volume::Error::Exists(_) => ErrorKind::Conflict,
+        volume::Error::Disk {
+            operation: "read", ..
+        } => ErrorKind::Corrupt,
+        volume::Error::Disk { source, .. } => io_within(source.as_ref()),
+        volume::Error::Container { source, .. } | volume::Error::Containers(source) => {
+            container_kind(source)
+        }
+        volume::Error::Json(error) => json_kind(error),
+        volume::Error::Lock(error) => lock_kind(error),
+        volume::Error::File(error) => file_kind(error),
     }
 }
 
@@ -495,6 +600,7 @@ fn kernel_kind(error: &kernels::Error) -> ErrorKind {
 
 fn content_kind(error: &content::Error) -> ErrorKind {
     match error {
+        content::Error::TooLarge { .. } => ErrorKind::TooLarge,
         content::Error::Missing(_)
         | content::Error::Digest { .. }
         | content::Error::Size { .. } => ErrorKind::Corrupt,
@@ -557,6 +663,8 @@ fn registry_kind(error: &registry::Error) -> ErrorKind {
         }
         Error::Verify { .. } | Error::BadManifest { .. } => ErrorKind::Corrupt,
         Error::NoMatchingPlatform(_) => ErrorKind::Platform,
+        Error::Settings(_) | Error::Roots(_) => ErrorKind::Invalid,
+        Error::Source { source, .. } => io_kind(source),
         _ => ErrorKind::Unreachable,
     }
 }

@@ -1,7 +1,8 @@
-//! Images: pulling, loading, saving, naming, listing, removing.
+//! Images: pulling, pushing, loading, saving, naming, listing, removing.
 
 mod archive;
 mod commit;
+mod download;
 mod filter;
 mod find;
 mod history;
@@ -14,6 +15,7 @@ mod load;
 mod make;
 mod note;
 mod pull;
+mod push;
 mod remove;
 mod save;
 mod tag;
@@ -27,8 +29,11 @@ pub use archive::Error as ArchiveError;
 pub use commit::CommitRequest;
 pub use filter::ImageFilter;
 pub(crate) use find::Resolved;
+pub(crate) use find::find;
 pub use history::HistoryStep;
 pub use import::ImportRequest;
+pub use push::{PushEvent, PushRequest, PushedImage};
+pub(crate) use unpack::unpack;
 
 /// What a pull or a load has come to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +49,15 @@ pub enum PullEvent {
     LayerExists {
         /// `sha256:…`
         digest: String,
+    },
+    /// Some of a layer came before, and it is gone on with.
+    LayerResumes {
+        /// `sha256:…`
+        digest: String,
+        /// Bytes that are here.
+        done: u64,
+        /// Bytes.
+        total: u64,
     },
     /// So much of a layer has come.
     LayerProgress {

@@ -26,6 +26,7 @@ mod supervisor;
 mod sys;
 mod system;
 mod time;
+mod volume;
 
 pub use container::{
     AttachInput, AttachOptions, AttachOutput, Attachment, Container, ContainerFilter,
@@ -41,7 +42,7 @@ pub use error::{Error, ErrorKind, StartFailure};
 pub use events::{EventFilter, EventStream, EventsOptions, InvalidFilter};
 pub use image::{
     ArchiveError, CommitRequest, HistoryStep, ImageFilter, ImageSummary, ImportRequest,
-    LoadedImage, PrunedImages, PullEvent, Removed,
+    LoadedImage, PrunedImages, PullEvent, PushEvent, PushRequest, PushedImage, Removed,
 };
 pub use login::{LoggedIn, LoggedOut};
 pub use network::{NetworkRequest, NetworkSummary};
@@ -50,12 +51,23 @@ pub use store::container::{
     Attach, Endpoint, HealthStatus, Journal, Port, Protocol, Resolution, Restart, RestartPolicy,
     RootfsMode, Tmpfs, Ulimit,
 };
+pub use store::disk::{
+    Backing, Compression, Converted as ConvertedDisk, Description as DiskDescription,
+    Format as DiskFormat, ImageError as DiskError, OpenOptions as DiskOptions,
+    Progress as DiskProgress, Qcow2Description, Wrapper,
+};
 pub use store::events::{Event as SystemEvent, Kind as EventKind};
+pub use store::ext4::check::{Finding, Place, Report as CheckReport};
 pub use store::logs::{Record as LogRecord, Stream};
 pub use store::network::Error as NetworkError;
 pub use system::{
-    Check, ContainerName, ContainerUsage, Counts, DiskUsage, ImageUsage, Info, KernelInfo,
-    KernelUsage, Outcome, PrunedAll, Remains,
+    Check, CheckError, CheckFailure, ContainerName, ContainerUsage, Counts, DiskUsage, ImageUsage,
+    Info, KernelInfo, KernelUsage, Outcome, PrunedAll, Remains, check_file_system, convert_disk,
+    describe_disk,
+};
+
+pub use volume::{
+    MountRequest, PrunedVolumes, VolumeArchive, VolumeFilter, VolumeRequest, VolumeSummary,
 };
 
 use std::path::PathBuf;

@@ -30,7 +30,7 @@ use tokio::sync::oneshot;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
-pub(crate) use maintenance::reach;
+pub(crate) use maintenance::{Volumes, reach};
 pub(crate) use spawn::{How, spawn};
 
 use crate::Error;
@@ -79,12 +79,15 @@ pub(crate) async fn find(container: &Container) -> Result<Found, Error> {
 
 /// `None` when nobody listens, or not any more.
 async fn listening(container: &Container) -> Result<Option<Found>, Error> {
-    let Some(client) = Client::connect(container).await? else {
+    let Some(mut client) = Client::connect(container).await? else {
         return Ok(None);
     };
     Ok(match client.greet().await {
-        Some(true) => Some(Found::Maintained(client)),
-        Some(false) => Some(Found::Alive(client)),
+        Some(greeting) if greeting.maintenance => {
+            client.lacks_volumes = greeting.lacks_volumes;
+            Some(Found::Maintained(client))
+        }
+        Some(_) => Some(Found::Alive(client)),
         None => None,
     })
 }
@@ -149,11 +152,22 @@ async fn wait_for_lock(container: &Container, limit: Duration) -> Result<Option<
     }
 }
 
+/// What a supervisor says of itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Greeting {
+    /// It is there for the files of a container that does not run.
+    pub(crate) maintenance: bool,
+    /// Its VM lacks some of the container's volumes.
+    pub(crate) lacks_volumes: bool,
+}
+
 /// A connection to a supervisor.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     pub(crate) rpc: SupervisorClient<Channel>,
     name: String,
+    /// Of [`Found::Maintained`]: its VM lacks some of the container's volumes.
+    pub(crate) lacks_volumes: bool,
 }
 
 impl Client {
@@ -177,6 +191,7 @@ impl Client {
             Ok(channel) => Ok(Some(Self {
                 rpc: SupervisorClient::new(channel),
                 name,
+                lacks_volumes: false,
             })),
             // It died between the two.
             Err(error) => {
@@ -186,27 +201,31 @@ impl Client {
         }
     }
 
-    /// Returns when the supervisor has written down what it knows: whether it is there for the files of a container that
-    /// does not run; `None` when it hung up, or is about to. One that does not answer in time is there all the same, so that one that hangs
+    /// Returns when the supervisor has written down what it knows: what it is there for; `None` when it hung up, or is about to. One that does not answer in time is there all the same, so that one that hangs
     /// does not keep the others from being listed.
-    pub(crate) async fn greet(&self) -> Option<bool> {
+    pub(crate) async fn greet(&self) -> Option<Greeting> {
         let protocol = proto::SUPERVISOR_PROTOCOL;
         let mut rpc = self.rpc.clone();
         match tokio::time::timeout(SETTLE, rpc.hello(HelloRequest { protocol })).await {
             Ok(Ok(reply)) => {
                 let reply = reply.into_inner();
                 // Its container has ended, and says so: whoever comes now waits for the lock.
-                (!reply.leaving).then_some(reply.maintenance)
+                (!reply.leaving).then_some(Greeting {
+                    maintenance: reply.maintenance,
+                    lacks_volumes: reply.without_volumes,
+                })
             }
             // It has something to say: the next call will tell.
-            Ok(Err(status)) if status.code() == Code::FailedPrecondition => Some(false),
+            Ok(Err(status)) if status.code() == Code::FailedPrecondition => {
+                Some(Greeting::default())
+            }
             Ok(Err(status)) => {
                 tracing::debug!(%status, name = self.name, "no answer to hello");
                 None
             }
             Err(_) => {
                 tracing::warn!(name = self.name, "the supervisor does not answer");
-                Some(false)
+                Some(Greeting::default())
             }
         }
     }

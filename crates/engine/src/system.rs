@@ -1,5 +1,6 @@
 //! Kernels, `info`, `df` and `doctor`.
 
+mod disk;
 mod doctor;
 mod names;
 mod prune;
@@ -13,6 +14,7 @@ use serde_json::Value;
 use store::kernels::{self, Kernel};
 use store::locate;
 
+pub use disk::{CheckError, CheckFailure, check_file_system, convert_disk, describe_disk};
 pub use names::ContainerName;
 pub use prune::PrunedAll;
 pub use usage::{ContainerUsage, DiskUsage, ImageUsage, KernelUsage, Remains};

@@ -78,6 +78,28 @@ pub enum Error {
         /// What would do.
         maximum: u64,
     },
+    /// Contents that are to wait in a segment cannot be put there.
+    #[error("cannot put away {len} bytes at offset {offset} of contents that wait for their place")]
+    WriteSegment {
+        /// Where in the segment, in bytes.
+        offset: u64,
+        /// How many bytes.
+        len: usize,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Contents that waited in a segment cannot be read.
+    #[error("cannot read {len} bytes at offset {offset} of contents that wait for their place")]
+    ReadSegment {
+        /// Where in the segment, in bytes.
+        offset: u64,
+        /// How many bytes.
+        len: usize,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The file system to grow cannot be read.
     #[error("cannot read {len} bytes at offset {offset} of the disk")]
     ReadDisk {
@@ -105,6 +127,22 @@ pub enum Error {
         /// The smallest that jbd2 takes.
         minimum: u64,
         /// Half of the file system.
+        maximum: u64,
+    },
+    /// More blocks for root alone than may be.
+    #[error("{percent} per cent of the blocks for root alone are more than {maximum}")]
+    Reserved {
+        /// The part asked for.
+        percent: u8,
+        /// What would do.
+        maximum: u8,
+    },
+    /// More inodes than the groups of a disk of that size have room for.
+    #[error("{count} inodes are more than the {maximum} that a disk of that size can have")]
+    Inodes {
+        /// The number asked for.
+        count: u32,
+        /// What would do.
         maximum: u64,
     },
     /// More inodes than 32 bits can number.
@@ -194,10 +232,11 @@ pub enum Error {
         /// The attribute.
         name: String,
     },
-    /// Extended attributes share about 90 bytes in the inode and 4 KiB beside it.
+    /// Values have at most 64 KiB; names, and values that have no inode of their own, share about 90 bytes in the inode and
+    /// 4 KiB beside it.
     #[error(
         "{path}: extended attribute {name:?} of {len} bytes does not fit: \
-         all of a file's attributes share one block of 4096 bytes"
+         a value has at most 65536 bytes, and all names share one block of 4096 bytes"
     )]
     XattrSpace {
         /// The node.

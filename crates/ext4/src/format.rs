@@ -22,7 +22,7 @@ use crate::layout::{
     MAX_INODES_PER_GROUP, ZERO_BLOCK, reserved,
 };
 use crate::sink::Sink;
-use crate::superblock::{NewSuperblock, checksum_seed, hash_seed};
+use crate::superblock::{self, NewSuperblock, checksum_seed, hash_seed};
 use crate::tree::Timestamp;
 use crate::writer::encode_label;
 
@@ -32,6 +32,8 @@ const LOST_FOUND_BLOCKS: u32 = 4;
 /// A group at the end with fewer blocks than its metadata and these is left out.
 pub(crate) const LEAST_USEFUL_BLOCKS: u64 = 50;
 pub(crate) const MAX_SIZE: u64 = 1 << 50;
+/// mke2fs's limit.
+const MAX_RESERVED_PERCENT: u8 = 50;
 
 /// How large a journal an empty file system gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +62,10 @@ pub struct FormatOptions {
     pub journal: Journal,
     /// One inode per so many bytes; by default 16 KiB, or 8 KiB on disks below 1 GiB.
     pub bytes_per_inode: Option<u64>,
+    /// So many inodes at least, whatever `bytes_per_inode` says: what fills the last blocks of the tables comes on top.
+    pub inodes: Option<u32>,
+    /// The part of all blocks that only root may use, in per cent, at most 50; none by default.
+    pub reserved_percent: u8,
     /// The time of the file system, its root and its `lost+found`.
     pub created: Timestamp,
     /// Permission bits of the root directory.
@@ -79,6 +85,8 @@ impl Default for FormatOptions {
             uuid: [0; 16],
             journal: Journal::Auto,
             bytes_per_inode: None,
+            inodes: None,
+            reserved_percent: 0,
             created: Timestamp::default(),
             root_mode: 0o755,
             root_uid: 0,
@@ -95,6 +103,12 @@ impl Default for FormatOptions {
 /// When the size, label or journal cannot be had, or the disk refuses.
 pub fn format(disk: &mut impl Disk, options: &FormatOptions) -> Result<()> {
     let label = encode_label(&options.label)?;
+    if options.reserved_percent > MAX_RESERVED_PERCENT {
+        return Err(Error::Reserved {
+            percent: options.reserved_percent,
+            maximum: MAX_RESERVED_PERCENT,
+        });
+    }
     let mut layout = Layout::new(options)?;
     let mut sink = Sink::new(disk)?;
     let first_inodes = layout.add_inodes(options)?;
@@ -116,9 +130,13 @@ pub fn format(disk: &mut impl Disk, options: &FormatOptions) -> Result<()> {
         label,
         created: options.created,
         journal: first_inodes.journal,
+        ea_inode: false,
     };
     let disk = sink.finish(options.size)?;
-    group::write_all(disk, &superblock, &descriptors)
+    let reserved = layout.blocks / 100 * u64::from(options.reserved_percent);
+    let descriptors = group::encode_all(&descriptors, superblock.seed());
+    let copy = |group| superblock::with_reserved(superblock.encode(group), reserved);
+    group::write_copies(disk, copy, &descriptors)
 }
 
 /// Blocks to be written, and what the superblock must know of them.
@@ -154,12 +172,20 @@ impl Layout {
         let all_blocks = size / BLOCK;
         let groups = all_blocks.div_ceil(BLOCKS_PER_GROUP);
         // a disk of less than a group has inodes for what it is
-        let share = if groups == 1 {
-            (size / ratio).max(64)
-        } else {
-            in_full_group
+        let share = match options.inodes {
+            Some(count) => u64::from(count)
+                .div_ceil(groups.max(1))
+                .max(INODES_PER_BLOCK.into()),
+            None if groups == 1 => (size / ratio).max(64),
+            None => in_full_group,
         };
-        let most = u64::from(u32::MAX) / groups.max(1);
+        let most = (u64::from(u32::MAX) / groups.max(1)).min(MAX_INODES_PER_GROUP.into());
+        if share > most && options.inodes.is_some() {
+            return Err(Error::Inodes {
+                count: options.inodes.unwrap_or_default(),
+                maximum: most * groups,
+            });
+        }
         let inodes_per_group = (share.min(most) as u32).next_multiple_of(INODES_PER_BLOCK);
         let mut layout = Layout {
             groups,

@@ -91,12 +91,17 @@ pub(crate) fn write_all(
     superblock: &NewSuperblock,
     descriptors: &[Descriptor],
 ) -> Result<()> {
-    let seed = superblock.seed();
+    let raw = encode_all(descriptors, superblock.seed());
+    write_copies(disk, |group| superblock.encode(group), &raw)
+}
+
+/// Encodes the descriptors of all groups.
+pub(crate) fn encode_all(descriptors: &[Descriptor], seed: u32) -> Vec<[u8; DESC_SIZE]> {
     let mut raw = vec![[0; DESC_SIZE]; descriptors.len()];
     for ((raw, descriptor), group) in raw.iter_mut().zip(descriptors).zip(0..) {
         descriptor.encode(raw, group, seed);
     }
-    write_copies(disk, |group| superblock.encode(group), &raw)
+    raw
 }
 
 /// The same with encoded descriptors; `superblock` makes the copy that stands in a group.

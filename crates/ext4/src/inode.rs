@@ -14,9 +14,10 @@
 //! | 0x1a | `i_links_count` (16) | 0x82 | `i_checksum_hi` (16) |
 //! | 0x1c | `i_blocks_lo` | 0x84 | `i_ctime_extra` |
 //! | 0x20 | `i_flags` | 0x88 | `i_mtime_extra` |
-//! | 0x28 | `i_block` (60 bytes) | 0x8c | `i_atime_extra` |
-//! | 0x64 | `i_generation` | 0x90 | `i_crtime` |
-//! | 0x68 | `i_file_acl_lo` | 0x94 | `i_crtime_extra` |
+//! | 0x24 | `l_i_version` | 0x8c | `i_atime_extra` |
+//! | 0x28 | `i_block` (60 bytes) | 0x90 | `i_crtime` |
+//! | 0x64 | `i_generation` | 0x94 | `i_crtime_extra` |
+//! | 0x68 | `i_file_acl_lo` | | |
 //!
 //! Behind `i_projid` at 0x9c extended attributes follow from 0xa0.
 //!
@@ -68,7 +69,8 @@ pub(crate) struct RawInode {
     pub(crate) gid: u32,
     pub(crate) size: u64,
     pub(crate) links: u16,
-    /// Blocks of 4 KiB, those of the extent tree and of extended attributes included.
+    /// Blocks of 4 KiB, those of the extent tree and of extended attributes included, and those of values that have
+    /// inodes of their own.
     pub(crate) blocks: u64,
     pub(crate) flags: u32,
     /// Access, change and modification time.
@@ -77,6 +79,8 @@ pub(crate) struct RawInode {
     pub(crate) i_block: [u8; 60],
     /// The block with extended attributes, or zero.
     pub(crate) file_acl: u64,
+    /// Of an inode that holds the value of an extended attribute: the value's checksum.
+    pub(crate) value_sum: Option<u32>,
     /// The extended attributes behind the fixed fields.
     pub(crate) xattrs: [u8; INODE_SIZE - XATTR_START],
 }
@@ -96,6 +100,7 @@ impl RawInode {
             created: created.clamped(),
             i_block: [0; 60],
             file_acl: 0,
+            value_sum: None,
             xattrs: [0; INODE_SIZE - XATTR_START],
         }
     }
@@ -126,6 +131,14 @@ impl RawInode {
         }
         put32(&mut raw, 0x90, created);
         put32(&mut raw, 0x94, created_extra);
+        if let Some(sum) = self.value_sum {
+            // The checksum lies in the access time; the change time and the version are the number of users: one.
+            put32(&mut raw, 0x08, sum);
+            put32(&mut raw, 0x8c, 0);
+            put32(&mut raw, 0x0c, 0);
+            put32(&mut raw, 0x84, 0);
+            put32(&mut raw, 0x24, 1);
+        }
         raw[XATTR_START..].copy_from_slice(&self.xattrs);
         let sum = crc32c(inode_seed, &raw);
         put16_split(&mut raw, 0x7c, 0x82, sum);

@@ -10,8 +10,8 @@ use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::extent::{self, Extent, ExtentList};
 use crate::inode::{
-    self, EXT4_EXTENTS_FL, EXT4_INDEX_FL, RawInode, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK,
-    S_IFREG, S_IFSOCK,
+    self, EXT4_EA_INODE_FL, EXT4_EXTENTS_FL, EXT4_INDEX_FL, RawInode, S_IFBLK, S_IFCHR, S_IFDIR,
+    S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK,
 };
 use crate::layout::{
     BLOCK, BLOCK_SIZE, EXT4_GOOD_OLD_FIRST_INO, EXT4_ROOT_INO, INODE_SIZE, ZERO_BLOCK,
@@ -20,7 +20,7 @@ use crate::plan::{LOST_FOUND, Plan, Planned};
 use crate::sink::Sink;
 use crate::superblock::{checksum_seed, hash_seed};
 use crate::tree::{Data, Kind, Node, NodeId, Timestamp, Tree};
-use crate::xattr::{self, Refusal};
+use crate::xattr::{self, Numbering, Refusal};
 
 /// The inodes in the making, and the blocks that they need beside file contents.
 pub(crate) struct Inodes<'a, D> {
@@ -37,6 +37,8 @@ pub(crate) struct Inodes<'a, D> {
     pub(crate) table: Vec<u8>,
     /// The numbers of those that are directories.
     pub(crate) directories: Vec<u32>,
+    /// How many hold the value of an extended attribute. They come behind all others.
+    pub(crate) values: u32,
 }
 
 impl<'a, D: Disk> Inodes<'a, D> {
@@ -63,6 +65,7 @@ impl<'a, D: Disk> Inodes<'a, D> {
             used: BlockMap::default(),
             table,
             directories: Vec::new(),
+            values: 0,
         }
     }
 
@@ -240,8 +243,13 @@ impl<'a, D: Disk> Inodes<'a, D> {
     }
 
     fn xattrs(&mut self, raw: &mut RawInode, node: &Node, id: NodeId) -> Result<()> {
-        let encoded =
-            xattr::encode(&node.xattrs).map_err(|refusal| self.xattr_error(refusal, node, id))?;
+        let numbering = Numbering {
+            next_ino: self.plan.end() + self.values,
+            fs_seed: self.seed,
+            needs_block: matches!(node.kind, Kind::Symlink(_)),
+        };
+        let encoded = xattr::encode(&node.xattrs, numbering)
+            .map_err(|refusal| self.xattr_error(refusal, node, id))?;
         raw.xattrs = encoded.in_inode;
         if let Some(mut block) = encoded.block {
             let at = self.sink.cursor().next();
@@ -252,6 +260,32 @@ impl<'a, D: Disk> Inodes<'a, D> {
             raw.file_acl = at;
             raw.blocks += 1;
         }
+        for (value, sum) in encoded.values {
+            self.value(&value, sum, raw)?;
+            // They count for their owner, and for the inode that has them.
+            raw.blocks += (value.len() as u64).div_ceil(BLOCK);
+        }
+        Ok(())
+    }
+
+    /// Gives a value of an extended attribute of `owner` an inode of its own. There are no holes in it.
+    fn value(&mut self, value: &[u8], sum: u32, owner: &RawInode) -> Result<()> {
+        let ino = self.plan.end() + self.values;
+        let mut raw = RawInode::new(S_IFREG | 0o600, self.created, self.created);
+        (raw.uid, raw.gid) = (owner.uid, owner.gid);
+        raw.flags = EXT4_EA_INODE_FL;
+        raw.value_sum = Some(sum);
+        raw.size = value.len() as u64;
+        let mut extents = ExtentList::default();
+        for (logical, part) in (0..).zip(value.chunks(BLOCK_SIZE)) {
+            let mut block = ZERO_BLOCK;
+            block[..part.len()].copy_from_slice(part);
+            extents.push(logical, self.sink.append(&block)?, 1);
+        }
+        let shared = self.map(&mut raw, &extents.into_vec(), ino)?;
+        debug_assert!(!shared, "new blocks have one owner");
+        self.put(ino, &raw);
+        self.values += 1;
         Ok(())
     }
 

@@ -57,6 +57,13 @@ impl Plan {
         self.inos[id.0 as usize]
     }
 
+    /// The first inode number behind all nodes.
+    pub(crate) fn end(&self) -> u32 {
+        let first = EXT4_GOOD_OLD_FIRST_INO + u32::from(self.add_lost_found);
+        // The root has a number of its own.
+        first + self.order.len() as u32 - 1
+    }
+
     /// The link count as an inode tells it: 1 stands for "more than can be counted".
     pub(crate) fn links(&self, id: NodeId) -> u16 {
         match self.links[id.0 as usize] {

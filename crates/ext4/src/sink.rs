@@ -1,5 +1,6 @@
 //! Blocks on their way to the disk: handed out in ascending order, written in large pieces.
 
+use crate::contents::Blocks;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::layout::{BLOCK, BLOCK_SIZE, Block, Cursor};
@@ -35,24 +36,6 @@ impl<D: Disk> Sink<D> {
     /// Where the next block will lie.
     pub(crate) fn cursor(&self) -> Cursor {
         self.cursor
-    }
-
-    /// Room for at least one of `want` blocks, contiguous on disk, and the block where it lies.
-    pub(crate) fn space(&mut self, want: u64) -> Result<(u64, &mut [u8])> {
-        let next = self.cursor.next();
-        if self.filled == BUFFER || self.start + (self.filled / BLOCK_SIZE) as u64 != next {
-            self.flush()?;
-            self.start = next;
-        }
-        let room = ((BUFFER - self.filled) / BLOCK_SIZE) as u64;
-        let bytes = self.cursor.run(want.min(room)) as usize * BLOCK_SIZE;
-        Ok((next, &mut self.buffer[self.filled..self.filled + bytes]))
-    }
-
-    /// Keeps the first `count` blocks of what [`space`](Self::space) gave.
-    pub(crate) fn commit(&mut self, count: u64) {
-        self.cursor.take(count);
-        self.filled += count as usize * BLOCK_SIZE;
     }
 
     /// Appends one block and says where it lies.
@@ -93,6 +76,24 @@ impl<D: Disk> Sink<D> {
             self.filled = 0;
         }
         Ok(())
+    }
+}
+
+impl<D: Disk> Blocks for Sink<D> {
+    fn space(&mut self, want: u64) -> Result<(u64, &mut [u8])> {
+        let next = self.cursor.next();
+        if self.filled == BUFFER || self.start + (self.filled / BLOCK_SIZE) as u64 != next {
+            self.flush()?;
+            self.start = next;
+        }
+        let room = ((BUFFER - self.filled) / BLOCK_SIZE) as u64;
+        let bytes = self.cursor.run(want.min(room)) as usize * BLOCK_SIZE;
+        Ok((next, &mut self.buffer[self.filled..self.filled + bytes]))
+    }
+
+    fn commit(&mut self, count: u64) {
+        self.cursor.take(count);
+        self.filled += count as usize * BLOCK_SIZE;
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Source: `Documentation/filesystems/ext4/super.rst`, which lists every offset used here.
 //!
-//! Zero on purpose: reserved blocks and their owner (a container's disk needs no reserve for root),
+//! Zero on purpose: reserved blocks unless asked for (a container's disk needs no reserve for root), their owner,
 //! mount counts and check intervals (nobody wants a start that waits for a check), everything about
 //! RAID, quota, encryption, snapshots and past errors.
 
@@ -31,6 +31,7 @@ pub(crate) const EXT4_FEATURE_INCOMPAT_META_BG: u32 = 0x10;
 const EXT4_FEATURE_INCOMPAT_EXTENTS: u32 = 0x40;
 pub(crate) const EXT4_FEATURE_INCOMPAT_64BIT: u32 = 0x80;
 const EXT4_FEATURE_INCOMPAT_FLEX_BG: u32 = 0x200;
+const EXT4_FEATURE_INCOMPAT_EA_INODE: u32 = 0x400;
 pub(crate) const EXT4_FEATURE_INCOMPAT_CSUM_SEED: u32 = 0x2000;
 const EXT4_FEATURE_INCOMPAT_LARGEDIR: u32 = 0x4000;
 /// What a reader must know to read at all. `RECOVER` is among them: the caller decides about it.
@@ -40,6 +41,7 @@ pub(crate) const INCOMPAT_READABLE: u32 = EXT4_FEATURE_INCOMPAT_FILETYPE
     | EXT4_FEATURE_INCOMPAT_EXTENTS
     | EXT4_FEATURE_INCOMPAT_64BIT
     | EXT4_FEATURE_INCOMPAT_FLEX_BG
+    | EXT4_FEATURE_INCOMPAT_EA_INODE
     | EXT4_FEATURE_INCOMPAT_CSUM_SEED
     | EXT4_FEATURE_INCOMPAT_LARGEDIR;
 
@@ -74,6 +76,8 @@ pub(crate) struct NewSuperblock {
     pub(crate) created: Timestamp,
     /// The journal's `i_block` and size, kept here in case its inode is lost.
     pub(crate) journal: Option<([u8; 60], u64)>,
+    /// Whether values of extended attributes have inodes of their own.
+    pub(crate) ea_inode: bool,
 }
 
 impl NewSuperblock {
@@ -135,10 +139,15 @@ impl NewSuperblock {
             0x5c,
             journal | EXT4_FEATURE_COMPAT_EXT_ATTR | EXT4_FEATURE_COMPAT_DIR_INDEX,
         );
+        let ea_inode = match self.ea_inode {
+            true => EXT4_FEATURE_INCOMPAT_EA_INODE,
+            false => 0,
+        };
         put32(
             raw,
             0x60,
-            EXT4_FEATURE_INCOMPAT_FILETYPE
+            ea_inode
+                | EXT4_FEATURE_INCOMPAT_FILETYPE
                 | EXT4_FEATURE_INCOMPAT_META_BG
                 | EXT4_FEATURE_INCOMPAT_EXTENTS
                 | EXT4_FEATURE_INCOMPAT_64BIT
@@ -178,6 +187,14 @@ fn encode_journal(raw: &mut [u8; SUPERBLOCK_SIZE], i_block: &[u8; 60], size: u64
     raw[0xfd] = EXT3_JNL_BACKUP_BLOCKS;
     raw[0x10c..0x10c + 60].copy_from_slice(i_block);
     put32_split(raw, 0x10c + 64, 0x10c + 60, size);
+}
+
+/// The same superblock with so many blocks for root alone.
+pub(crate) fn with_reserved(mut raw: [u8; SUPERBLOCK_SIZE], blocks: u64) -> [u8; SUPERBLOCK_SIZE] {
+    put32_split(&mut raw, 0x08, 0x154, blocks);
+    let sum = crc32c(!0, &raw[..CHECKSUM_AT]);
+    put32(&mut raw, CHECKSUM_AT, sum);
+    raw
 }
 
 /// What changes in a superblock when its file system grows.

@@ -8,16 +8,19 @@
 //! Only the few blocks at the start of some groups that [`layout`](crate::layout) reserves
 //! interrupt that order. Nothing is written twice, and what is zero is not written.
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::ops::Range;
 
+use crate::contents::{self, Blocks};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::extent::ExtentList;
 use crate::group;
 use crate::inodes::Inodes;
-use crate::layout::{BLOCK, BLOCK_SIZE, EXT4_GOOD_OLD_FIRST_INO, INODE_SIZE, ZERO_BLOCK};
+use crate::layout::{BLOCK, BLOCK_SIZE, EXT4_GOOD_OLD_FIRST_INO, INODE_SIZE};
 use crate::plan::Plan;
+use crate::read::Source;
+use crate::segment::Waiting;
 use crate::sink::Sink;
 use crate::superblock::{NewSuperblock, checksum_seed};
 use crate::tables::Tables;
@@ -82,13 +85,8 @@ impl<D: Disk> Writer<D> {
     /// When the reader fails or ends early, or the disk refuses. After a failure of the reader
     /// the writer still works, and what was written is free space.
     pub fn write_data(&mut self, reader: &mut (impl Read + ?Sized), len: u64) -> Result<Data> {
-        check_len(len)?;
-        let mut extents = ExtentList::default();
-        self.write_run(reader, 0..len, len, &mut extents)?;
-        Ok(Data {
-            len,
-            extents: extents.into_vec().into(),
-        })
+        let extents = contents::pack(&mut self.sink, reader, len)?;
+        Ok(Data { len, extents })
     }
 
     /// Takes the contents of a file of `len` bytes that are zero but for `ranges`, which are not
@@ -104,64 +102,42 @@ impl<D: Disk> Writer<D> {
         len: u64,
         ranges: &[Range<u64>],
     ) -> Result<Data> {
-        check_len(len)?;
-        let mut end = 0;
-        for range in ranges {
-            if range.start < end || range.is_empty() || range.end > len {
-                return Err(Error::Ranges { len });
-            }
-            end = range.end;
-        }
-        let mut filled = Filled {
-            reader,
-            ranges,
-            at: 0,
-        };
-        let mut extents = ExtentList::default();
-        let mut ranges = ranges.iter().peekable();
-        while let Some(range) = ranges.next() {
-            let start = range.start / BLOCK * BLOCK;
-            let mut end = range.end.next_multiple_of(BLOCK);
-            // Those that begin in the same block, or in the next one, go with it.
-            while let Some(next) = ranges.next_if(|next| next.start <= end) {
-                end = next.end.next_multiple_of(BLOCK);
-            }
-            filled.at = start;
-            self.write_run(&mut filled, start..end.min(len), len, &mut extents)?;
-        }
-        Ok(Data {
-            len,
-            extents: extents.into_vec().into(),
-        })
+        let extents = contents::pack_sparse(&mut self.sink, reader, len, ranges)?;
+        Ok(Data { len, extents })
     }
 
-    /// Streams the bytes `run` of a file of `len` bytes, which begin at a block, to the disk.
-    fn write_run(
-        &mut self,
-        reader: &mut (impl Read + ?Sized),
-        run: Range<u64>,
-        len: u64,
-        extents: &mut ExtentList,
-    ) -> Result<()> {
-        let mut logical = (run.start / BLOCK) as u32;
-        let mut left = run.end - run.start;
-        while left > 0 {
-            let (physical, space) = self.sink.space(left.div_ceil(BLOCK))?;
-            let wanted = left.min(space.len() as u64) as usize;
-            let padded = wanted.next_multiple_of(BLOCK_SIZE);
-            reader
-                .read_exact(&mut space[..wanted])
-                .map_err(|source| match source.kind() {
-                    io::ErrorKind::UnexpectedEof => Error::ShortFile { len },
-                    _ => Error::Read { len, source },
-                })?;
-            space[wanted..padded].fill(0);
-            let kept = squeeze(&mut space[..padded], logical, physical, extents);
-            self.sink.commit(kept);
-            logical += (padded / BLOCK_SIZE) as u32;
-            left -= wanted as u64;
+    /// Takes over contents that waited in a segment, behind those of the call before. `segment`
+    /// reads what [`Segment`](crate::Segment) wrote.
+    ///
+    /// # Errors
+    /// The segment cannot be read, or the disk refuses.
+    pub fn append(&mut self, segment: &(impl Source + ?Sized), contents: &Waiting) -> Result<Data> {
+        let mut extents = ExtentList::default();
+        for extent in contents.extents.iter() {
+            let (mut logical, mut from) = (extent.logical, extent.physical);
+            let mut left = u64::from(extent.len);
+            while left > 0 {
+                let (physical, space) = self.sink.space(left)?;
+                let (offset, len) = (from * BLOCK, space.len());
+                segment
+                    .read_at(space, offset)
+                    .map_err(|source| Error::ReadSegment {
+                        offset,
+                        len,
+                        source,
+                    })?;
+                let count = (len / BLOCK_SIZE) as u64;
+                self.sink.commit(count);
+                extents.push(logical, physical, count as u32);
+                logical += count as u32;
+                from += count;
+                left -= count;
+            }
         }
-        Ok(())
+        Ok(Data {
+            len: contents.len,
+            extents: extents.into_vec().into(),
+        })
     }
 
     /// Writes everything but the contents, and the superblock last.
@@ -183,6 +159,7 @@ impl<D: Disk> Writer<D> {
             mut used,
             table,
             directories,
+            values,
             ..
         } = inodes;
 
@@ -202,6 +179,7 @@ impl<D: Disk> Writer<D> {
             label: self.label,
             created,
             journal: None,
+            ea_inode: values > 0,
         };
         let size = tables.blocks * BLOCK;
         let mut disk = sink.finish(size)?;
@@ -214,65 +192,6 @@ impl<D: Disk> Writer<D> {
             directories: directories.len() as u32,
         })
     }
-}
-
-/// ext4 numbers a file's blocks with 32 bits.
-fn check_len(len: u64) -> Result<()> {
-    if len.div_ceil(BLOCK) > u64::from(u32::MAX) {
-        return Err(Error::FileTooLarge { len });
-    }
-    Ok(())
-}
-
-/// A file's bytes from `at` on: the reader's in `ranges`, zeros elsewhere.
-struct Filled<'a, R: ?Sized> {
-    reader: &'a mut R,
-    /// Those that are not read to their end.
-    ranges: &'a [Range<u64>],
-    at: u64,
-}
-
-impl<R: Read + ?Sized> Read for Filled<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while let Some((first, rest)) = self.ranges.split_first()
-            && first.end <= self.at
-        {
-            self.ranges = rest;
-        }
-        let (until, is_data) = match self.ranges.first() {
-            Some(range) if self.at < range.start => (range.start, false),
-            Some(range) => (range.end, true),
-            None => (u64::MAX, false),
-        };
-        let most = usize::try_from(until - self.at).unwrap_or(usize::MAX);
-        let most = most.min(buffer.len());
-        let count = if is_data {
-            self.reader.read(&mut buffer[..most])?
-        } else {
-            buffer[..most].fill(0);
-            most
-        };
-        self.at += count as u64;
-        Ok(count)
-    }
-}
-
-/// Moves the blocks that are not zero to the front of `space`, which lies at block `physical`,
-/// notes them as extents, and returns how many there are.
-fn squeeze(space: &mut [u8], logical: u32, physical: u64, extents: &mut ExtentList) -> u64 {
-    let mut kept = 0;
-    for i in 0..space.len() / BLOCK_SIZE {
-        let from = i * BLOCK_SIZE;
-        if space[from..from + BLOCK_SIZE] == ZERO_BLOCK {
-            continue;
-        }
-        if kept != i {
-            space.copy_within(from..from + BLOCK_SIZE, kept * BLOCK_SIZE);
-        }
-        extents.push(logical + i as u32, physical + kept as u64, 1);
-        kept += 1;
-    }
-    kept as u64
 }
 
 /// A label as the superblock has it.

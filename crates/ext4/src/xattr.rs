@@ -16,13 +16,16 @@
 //! An inode's area starts with the magic number; a block with 32 bytes: `h_magic`, `h_refcount`
 //! 0x4, `h_blocks` 0x8, `h_hash` 0xc, `h_checksum` 0x10.
 //!
+//! A value that fits into neither lies in an inode of its own, whose number is `e_value_inum`, if the file system has the
+//! feature `ea_inode`. `e_hash` then covers the name and the value's checksum, which that inode's `i_atime` holds.
+//!
 //! Access control lists have one form on disk and another in `getxattr`; this module translates.
 
 use crate::crc::crc32c;
 use crate::layout::{Block, ZERO_BLOCK};
 use crate::le::{get16, get32, put16, put32};
 
-const EXT4_XATTR_MAGIC: u32 = 0xea02_0000;
+pub(crate) const EXT4_XATTR_MAGIC: u32 = 0xea02_0000;
 const EXT4_XATTR_INDEX_USER: u8 = 1;
 const EXT4_XATTR_INDEX_POSIX_ACL_ACCESS: u8 = 2;
 const EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT: u8 = 3;
@@ -48,6 +51,8 @@ const ACLS: [(&[u8], u8); 2] = [
 const ENTRY: usize = 16;
 const HEADER: usize = 32;
 const CHECKSUM_AT: usize = 0x10;
+/// `XATTR_SIZE_MAX`: the longest value that a system call takes or gives.
+pub(crate) const XATTR_SIZE_MAX: usize = 1 << 16;
 
 /// A full name and its value.
 pub(crate) type Pair = (Vec<u8>, Vec<u8>);
@@ -92,6 +97,20 @@ pub(crate) struct Encoded<const N: usize> {
     pub(crate) in_inode: [u8; N],
     /// Without its checksum, which needs the block's number.
     pub(crate) block: Option<Box<Block>>,
+    /// Values that need inodes of their own, with their checksums: the first has the first of the inode numbers.
+    pub(crate) values: Vec<(Vec<u8>, u32)>,
+}
+
+/// What values in inodes of their own need to know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Numbering {
+    /// The first inode that is free.
+    pub(crate) next_ino: u32,
+    /// What all checksums start from.
+    pub(crate) fs_seed: u32,
+    /// Whether there must be a block with attributes if there are such values. The blocks of a value count for its owner, and
+    /// e2fsck takes a short symbolic link that has blocks, and no such one, for one whose target lies in a block.
+    pub(crate) needs_block: bool,
 }
 
 struct Attribute<'a> {
@@ -99,30 +118,81 @@ struct Attribute<'a> {
     index: u8,
     name: &'a [u8],
     value: Vec<u8>,
+    /// The inode of the value and its checksum, if it has one of its own.
+    own: Option<(u32, u32)>,
 }
 
 impl Attribute<'_> {
     fn size(&self) -> usize {
-        ENTRY + self.name.len().next_multiple_of(4) + self.value.len().next_multiple_of(4)
+        let value = match self.own {
+            Some(_) => 0,
+            None => self.value.len().next_multiple_of(4),
+        };
+        ENTRY + self.name.len().next_multiple_of(4) + value
     }
 }
 
-/// Places attributes in the `N` spare bytes of an inode, and in a block what does not fit there.
-pub(crate) fn encode<const N: usize>(pairs: &[Pair]) -> Result<Encoded<N>, Refusal> {
+/// Places attributes in the `N` spare bytes of an inode, in a block what does not fit there, and in inodes of their own
+/// the largest values if that is still too much.
+pub(crate) fn encode<const N: usize>(
+    pairs: &[Pair],
+    numbering: Numbering,
+) -> Result<Encoded<N>, Refusal> {
+    if pairs.is_empty() {
+        return Ok(Encoded {
+            in_inode: [0; N],
+            block: None,
+            values: Vec::new(),
+        });
+    }
+    let mut attributes = attributes(pairs)?;
+    let mut next_ino = numbering.next_ino;
+    loop {
+        let refusal = match place(&attributes, numbering.needs_block) {
+            Ok(encoded) => return Ok(finish(encoded, attributes)),
+            Err(refusal) => refusal,
+        };
+        // Of those of the same length the first one.
+        let inside = attributes.iter_mut().rev().filter(|a| a.own.is_none());
+        let Some(largest) = inside.max_by_key(|a| a.value.len()) else {
+            return Err(refusal);
+        };
+        largest.own = Some((next_ino, crc32c(numbering.fs_seed, &largest.value)));
+        next_ino += 1;
+    }
+}
+
+/// Moves the values that have inodes of their own out, in the order of their numbers.
+fn finish<const N: usize>(mut encoded: Encoded<N>, attributes: Vec<Attribute<'_>>) -> Encoded<N> {
+    let mut own: Vec<_> = attributes
+        .into_iter()
+        .filter_map(|a| Some((a.own?, a.value)))
+        .collect();
+    own.sort_by_key(|((ino, _), _)| *ino);
+    encoded.values = own
+        .into_iter()
+        .map(|((_, sum), value)| (value, sum))
+        .collect();
+    encoded
+}
+
+/// Places attributes in the order that a block must have.
+fn place<const N: usize>(
+    attributes: &[Attribute<'_>],
+    needs_block: bool,
+) -> Result<Encoded<N>, Refusal> {
     let mut encoded = Encoded {
         in_inode: [0; N],
         block: None,
+        values: Vec::new(),
     };
-    if pairs.is_empty() {
-        return Ok(encoded);
-    }
-    let attributes = attributes(pairs)?;
     // the magic number or the header, and four zero bytes behind the last entry
-    let mut inode_room = N.saturating_sub(4 + 4);
+    let in_block = needs_block && attributes.iter().any(|a| a.own.is_some());
+    let mut inode_room = if in_block { 0 } else { N.saturating_sub(4 + 4) };
     let mut block_room = ZERO_BLOCK.len() - HEADER - 4;
     let mut inside = Vec::new();
     let mut outside = Vec::new();
-    for attribute in &attributes {
+    for attribute in attributes {
         let size = attribute.size();
         if size <= inode_room {
             inode_room -= size;
@@ -160,11 +230,15 @@ fn attributes(pairs: &[Pair]) -> Result<Vec<Attribute<'_>>, Refusal> {
         } else {
             value.clone()
         };
+        if value.len() > XATTR_SIZE_MAX {
+            return Err(Refusal::Space(place));
+        }
         attributes.push(Attribute {
             place,
             index,
             name,
             value,
+            own: None,
         });
     }
     attributes.sort_by_key(|a| (a.index, a.name.len(), a.name));
@@ -184,16 +258,23 @@ fn put_entries(area: &mut [u8], start: usize, list: &[&Attribute<'_>], hashed: b
     let mut all = 0u32;
     for attribute in list {
         let size = attribute.value.len();
-        end -= size.next_multiple_of(4);
-        area[end..end + size].copy_from_slice(&attribute.value);
         area[at] = attribute.name.len() as u8;
         area[at + 1] = attribute.index;
-        put16(area, at + 2, if size == 0 { 0 } else { end as u16 });
         put32(area, at + 8, size as u32);
-        if hashed {
-            let hash = entry_hash(attribute.name, &attribute.value);
+        if let Some((ino, sum)) = attribute.own {
+            put32(area, at + 4, ino);
+            let hash = entry_hash(attribute.name, &sum.to_le_bytes());
             put32(area, at + 0xc, hash);
             all = all.rotate_left(16) ^ hash;
+        } else {
+            end -= size.next_multiple_of(4);
+            area[end..end + size].copy_from_slice(&attribute.value);
+            put16(area, at + 2, if size == 0 { 0 } else { end as u16 });
+            if hashed {
+                let hash = entry_hash(attribute.name, &attribute.value);
+                put32(area, at + 0xc, hash);
+                all = all.rotate_left(16) ^ hash;
+            }
         }
         let name = at + ENTRY;
         area[name..name + attribute.name.len()].copy_from_slice(attribute.name);
@@ -203,7 +284,7 @@ fn put_entries(area: &mut [u8], start: usize, list: &[&Attribute<'_>], hashed: b
 }
 
 /// `e_hash`: the name's bytes with a rotation of 5, then the value's words with one of 16.
-fn entry_hash(name: &[u8], value: &[u8]) -> u32 {
+pub(crate) fn entry_hash(name: &[u8], value: &[u8]) -> u32 {
     let hash = name
         .iter()
         .fold(0u32, |hash, byte| hash.rotate_left(5) ^ u32::from(*byte));
@@ -229,8 +310,20 @@ pub(crate) fn block_checksum(block: &[u8], number: u64, fs_seed: u32) -> (u32, u
     (get32(block, CHECKSUM_AT), sum)
 }
 
+/// An attribute that was read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Value {
+    /// The value itself.
+    Here(Vec<u8>),
+    /// An inode that holds it, and its length in bytes.
+    Own(u32, u32),
+}
+
+/// A full name and where its value is.
+pub(crate) type Parsed = (Vec<u8>, Value);
+
 /// Parses the attributes behind an inode's fixed fields; none when they are malformed.
-pub(crate) fn parse_in_inode(tail: &[u8]) -> Option<Vec<Pair>> {
+pub(crate) fn parse_in_inode(tail: &[u8]) -> Option<Vec<Parsed>> {
     if tail.len() < 4 || get32(tail, 0) != EXT4_XATTR_MAGIC {
         return Some(Vec::new());
     }
@@ -238,14 +331,14 @@ pub(crate) fn parse_in_inode(tail: &[u8]) -> Option<Vec<Pair>> {
 }
 
 /// Parses a block of attributes; none when it is malformed.
-pub(crate) fn parse_block(block: &[u8]) -> Option<Vec<Pair>> {
+pub(crate) fn parse_block(block: &[u8]) -> Option<Vec<Parsed>> {
     if block.len() < HEADER || get32(block, 0) != EXT4_XATTR_MAGIC {
         return None;
     }
     parse_entries(block, HEADER)
 }
 
-fn parse_entries(area: &[u8], start: usize) -> Option<Vec<Pair>> {
+fn parse_entries(area: &[u8], start: usize) -> Option<Vec<Parsed>> {
     let mut pairs = Vec::new();
     let mut at = start;
     // an area may end without the zero that ends the list
@@ -253,26 +346,30 @@ fn parse_entries(area: &[u8], start: usize) -> Option<Vec<Pair>> {
         let entry = area.get(at..at + ENTRY)?;
         let name_len = usize::from(entry[0]);
         let name = area.get(at + ENTRY..at + ENTRY + name_len)?;
-        if get32(entry, 4) != 0 {
-            return None; // the value lies in an inode of its own
-        }
-        let (offset, size) = (usize::from(get16(entry, 2)), get32(entry, 8) as usize);
-        let value = match size {
-            0 => &[][..],
-            _ => area.get(offset..offset.checked_add(size)?)?,
+        let (offset, size) = (usize::from(get16(entry, 2)), get32(entry, 8));
+        let value = match (get32(entry, 4), size) {
+            (0, 0) => Value::Here(Vec::new()),
+            (0, _) => {
+                let value = area.get(offset..offset.checked_add(size as usize)?)?;
+                Value::Here(value.to_vec())
+            }
+            (ino, size) => Value::Own(ino, size),
         };
         // kinds of attribute that no system call shows are passed over
         if let Some(full) = join(entry[1], name) {
-            let value = if name.is_empty() {
-                acl_from_disk(value)?
-            } else {
-                value.to_vec()
-            };
             pairs.push((full, value));
         }
         at += ENTRY + name_len.next_multiple_of(4);
     }
     Some(pairs)
+}
+
+/// A value from the disk in the form that `getxattr` gives; none when it is malformed.
+pub(crate) fn from_disk(full: &[u8], value: Vec<u8>) -> Option<Vec<u8>> {
+    if ACLS.iter().any(|(acl, _)| *acl == full) {
+        return acl_from_disk(&value);
+    }
+    Some(value)
 }
 
 // `posix_acl_xattr_header` and `ext4_acl_header`; entries are tag (16), permissions (16), id (32),
@@ -325,13 +422,37 @@ mod tests {
         (name.as_bytes().to_vec(), vec![b'v'; len])
     }
 
-    fn check(pairs: &[Pair], block: bool) {
-        let encoded = encode::<96>(pairs).unwrap();
-        assert_eq!(encoded.block.is_some(), block);
-        let mut found = parse_in_inode(&encoded.in_inode).unwrap();
+    const NUMBERING: Numbering = Numbering {
+        next_ino: 100,
+        fs_seed: 7,
+        needs_block: false,
+    };
+
+    fn check(pairs: &[Pair], block: bool, own: usize) {
+        let encoded = encode::<96>(pairs, NUMBERING).unwrap();
+        assert_eq!(
+            (encoded.block.is_some(), encoded.values.len()),
+            (block, own)
+        );
+        let mut parsed = parse_in_inode(&encoded.in_inode).unwrap();
         if let Some(block) = encoded.block {
-            found.extend(parse_block(&block[..]).unwrap());
+            parsed.extend(parse_block(&block[..]).unwrap());
         }
+        let mut found: Vec<Pair> = parsed
+            .into_iter()
+            .map(|(name, value)| {
+                let value = match value {
+                    Value::Here(value) => value,
+                    Value::Own(ino, size) => {
+                        let (value, sum) = &encoded.values[ino as usize - 100];
+                        assert_eq!((value.len(), *sum), (size as usize, crc32c(7, value)));
+                        value.clone()
+                    }
+                };
+                let value = from_disk(&name, value).unwrap();
+                (name, value)
+            })
+            .collect();
         let mut expect = pairs.to_vec();
         expect.sort();
         found.sort();
@@ -340,13 +461,20 @@ mod tests {
 
     #[test]
     fn attributes_come_back() {
-        check(&[], false);
-        check(&[pair("security.capability", 20)], false);
-        check(&[pair("user.a", 0), pair("trusted.b", 5)], false);
+        check(&[], false, 0);
+        check(&[pair("security.capability", 20)], false, 0);
+        check(&[pair("user.a", 0), pair("trusted.b", 5)], false, 0);
         // 16 + 4 + 68 are all there is in the inode
-        check(&[pair("user.full", 68)], false);
-        check(&[pair("user.over", 69)], true);
-        check(&[pair("user.big", 4000), pair("security.x", 8)], true);
+        check(&[pair("user.full", 68)], false, 0);
+        check(&[pair("user.over", 69)], true, 0);
+        check(&[pair("user.big", 4000), pair("security.x", 8)], true, 0);
+        check(&[pair("user.large", 65_536)], false, 1);
+        check(&[pair("user.x", 3000), pair("user.y", 3000)], true, 1);
+        let many: Vec<Pair> = (0..40)
+            .map(|i| pair(&format!("user.{i:02}"), 2000))
+            .collect();
+        // One has the room that the names leave.
+        check(&many, true, 39);
     }
 
     #[test]
@@ -367,21 +495,23 @@ mod tests {
         assert_eq!(disk.len(), 4 + 4 * 4 + 8);
         assert_eq!(acl_from_disk(&disk).unwrap(), acl);
         let name = b"system.posix_acl_default".to_vec();
-        check(&[(name.clone(), acl)], false);
-        let bad = encode::<96>(&[(name, vec![9; 4])]).unwrap_err();
+        check(&[(name.clone(), acl)], false, 0);
+        let bad = encode::<96>(&[(name, vec![9; 4])], NUMBERING).unwrap_err();
         assert_eq!(bad, Refusal::Acl(0));
     }
 
     #[test]
     fn what_does_not_fit_is_refused() {
         let refuse = |pairs: &[Pair], refusal| {
-            assert_eq!(encode::<96>(pairs).unwrap_err(), refusal);
+            assert_eq!(encode::<96>(pairs, NUMBERING).unwrap_err(), refusal);
         };
-        refuse(&[pair("user.x", 65_536)], Refusal::Space(0));
-        refuse(
-            &[pair("user.x", 3000), pair("user.y", 3000)],
-            Refusal::Space(1),
-        );
+        refuse(&[pair("user.x", 65_537)], Refusal::Space(0));
+        // The names alone are too many.
+        let many: Vec<Pair> = (0..300).map(|i| pair(&format!("user.{i:03}"), 1)).collect();
+        assert!(matches!(
+            encode::<96>(&many, NUMBERING),
+            Err(Refusal::Space(_))
+        ));
         refuse(
             &[pair("user.x", 1), pair("com.apple.quarantine", 1)],
             Refusal::Name(1),

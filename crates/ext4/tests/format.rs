@@ -99,6 +99,44 @@ fn e2fsck_and_dumpe2fs_accept_512_gib_in_2_mib() {
 }
 
 #[test]
+fn inodes_and_blocks_for_root_are_as_many_as_asked_for() {
+    for (size, inodes) in [(64 * MIB, 16), (GIB, 100_000), (3 * GIB, 500)] {
+        let image = check(&FormatOptions {
+            inodes: Some(inodes),
+            reserved_percent: 5,
+            ..options(size)
+        });
+        let text = oracle::dumpe2fs(image.path());
+        let field = |name: &str| -> u64 {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+            line.rsplit(' ').next().unwrap().parse().unwrap()
+        };
+        let found = field("Inode count:");
+        let groups = size.div_ceil(128 * MIB);
+        let least = u64::from(inodes);
+        assert!(
+            (least..least + 16 * groups).contains(&found),
+            "{found} for {inodes}"
+        );
+        assert_eq!(field("Reserved block count:"), size / 4096 / 100 * 5);
+    }
+}
+
+/// As large as a file on ext4 may be. e2fsck takes most of a minute for it, and was content; here the size is enough.
+#[test]
+fn sixteen_tib_are_formatted() {
+    let size = (16 << 40) - 4096;
+    let mut image = NamedTempFile::new().unwrap();
+    format(image.as_file_mut(), &options(size)).unwrap();
+    let reader = Reader::open(image.as_file()).unwrap();
+    assert_eq!(reader.superblock().blocks, size / 4096);
+    let root = reader.inode(ext4::read::ROOT).unwrap();
+    assert_eq!(reader.read_dir(&root).unwrap().len(), 3);
+    let on_disk = image.as_file().metadata().unwrap().blocks() * 512;
+    assert!(on_disk <= 48 * MIB, "{on_disk} bytes on disk");
+}
+
+#[test]
 fn e2fsck_accepts_many_flexible_groups() {
     check(&options(1200 * GIB));
 }
@@ -119,6 +157,22 @@ fn what_cannot_be_is_refused() {
     assert!(matches!(refuse(options(0)), Error::TooSmall { .. }));
     assert!(matches!(refuse(options(100 << 10)), Error::TooSmall { .. }));
     assert!(matches!(refuse(options(u64::MAX)), Error::TooLarge { .. }));
+    let reserved_percent = 51;
+    assert!(matches!(
+        refuse(FormatOptions {
+            reserved_percent,
+            ..options(GIB)
+        }),
+        Error::Reserved { .. }
+    ));
+    let inodes = Some(u32::MAX);
+    assert!(matches!(
+        refuse(FormatOptions {
+            inodes,
+            ..options(GIB)
+        }),
+        Error::Inodes { .. }
+    ));
     let label = "seventeen letters".to_owned();
     assert!(matches!(
         refuse(FormatOptions {

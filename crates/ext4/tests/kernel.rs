@@ -1,4 +1,5 @@
-//! The running kernel as the judge: it mounts, writes, grows and reads what this crate made.
+//! The running kernel as the judge: it mounts, writes and reads what this crate made. That it grows it as well is shown in a
+//! guest (`volumes_grow` of the end-to-end tests): that takes CAP_SYS_RESOURCE, which hosts of tests rarely give.
 //!
 //! These tests need root and loop devices and fail without them. To leave them out by name:
 //! `cargo nextest run -E 'not binary(kernel)'`.
@@ -100,46 +101,6 @@ fn kernel_writes_through_an_overlay_and_e2fsck_is_clean() {
         }
         oracle::assert_e2fsck_clean(image.path());
     }
-}
-
-/// Grows a mounted file system and uses the new room.
-fn grow(image: &NamedTempFile, size: u64) {
-    {
-        let mounted = Mounted::new(image.path(), "rw");
-        fs::write(mounted.path("before"), vec![1u8; 2_000_000]).unwrap();
-        image.as_file().set_len(size).unwrap();
-        run("losetup", &["-c", &mounted.device]);
-        run("resize2fs", &[&mounted.device]);
-        fs::create_dir(mounted.path("after")).unwrap();
-        fs::write(mounted.path("after/file"), vec![2u8; 2_000_000]).unwrap();
-        let found = run(
-            "stat",
-            &["-f", "-c", "%b", mounted.path("").to_str().unwrap()],
-        );
-        let blocks: u64 = found.parse().unwrap();
-        assert!(blocks * 4096 > size / 10 * 9, "{blocks} blocks");
-    }
-    oracle::assert_e2fsck_clean(image.path());
-    assert_eq!(
-        oracle::debugfs(image.path(), "cat /before"),
-        vec![1u8; 2_000_000]
-    );
-}
-
-#[test]
-#[ignore = "needs CAP_SYS_RESOURCE, which containers rarely have"]
-fn kernel_grows_a_volume_online() {
-    grow(&formatted(20 * MIB), GIB);
-    grow(&formatted(GIB), 70 * GIB);
-    grow(&formatted(64 * GIB + 7 * MIB), 600 * GIB);
-}
-
-#[test]
-#[ignore = "needs CAP_SYS_RESOURCE, which containers rarely have"]
-fn kernel_grows_a_rootfs_image_online() {
-    let image = NamedTempFile::new().unwrap();
-    write_everything(image.as_file());
-    grow(&image, 10 * GIB);
 }
 
 const BIG: u32 = 50_000;

@@ -7,8 +7,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use ext4::read::{FileType, Inode, ROOT, Reader};
-use ext4::{Kind, Node, NodeId, Timestamp, Tree, Writer, WriterOptions};
+use ext4::read::{FileType, Inode, ROOT, Reader, Source};
+use ext4::{Disk, Kind, Node, NodeId, Timestamp, Tree, Writer, WriterOptions};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
@@ -71,8 +71,14 @@ fn xattrs() -> impl Strategy<Value = BTreeMap<Vec<u8>, Vec<u8>>> {
         .prop_map(|(prefix, rest)| [prefix.as_bytes(), &rest].concat());
     prop_oneof![
         3 => Just(BTreeMap::new()),
-        1 => btree_map(name, vec(any::<u8>(), 0..600), 1..5),
+        1 => btree_map(name.clone(), vec(any::<u8>(), 0..600), 1..5),
+        1 => btree_map(name, large_value(), 1..4),
     ]
+}
+
+/// Such as need inodes of their own.
+fn large_value() -> impl Strategy<Value = Vec<u8>> {
+    (any::<u8>(), 1000..=65_536usize).prop_map(|(byte, len)| vec![byte; len])
 }
 
 fn name() -> impl Strategy<Value = Vec<u8>> {
@@ -113,7 +119,7 @@ struct Written {
     contents: HashMap<NodeId, Vec<u8>>,
 }
 
-fn write(specs: &[Spec], image: &File) -> Written {
+fn write(specs: &[Spec], image: impl Disk) -> Written {
     let mut writer = Writer::new(image, WriterOptions::default()).unwrap();
     let directory = |mode| Node {
         mode,
@@ -190,8 +196,8 @@ fn wanted_type(kind: &Kind) -> FileType {
 }
 
 /// Compares entry by entry with the reader; returns which inode each node became.
-fn compare_with_reader(written: &Written, image: &Path) -> HashMap<NodeId, Inode> {
-    let reader = Reader::open(File::open(image).unwrap()).unwrap();
+fn compare_with_reader(written: &Written, image: impl Source) -> HashMap<NodeId, Inode> {
+    let reader = Reader::open(image).unwrap();
     let mut found: HashMap<NodeId, Inode> = HashMap::new();
     let mut names: HashMap<NodeId, u16> = HashMap::new();
     let mut open = vec![(written.tree.root(), ROOT)];
@@ -317,7 +323,23 @@ proptest! {
         let image = tempfile::NamedTempFile::new().unwrap();
         let written = write(&specs, image.as_file());
         oracle::assert_e2fsck_clean(image.path());
-        let inodes = compare_with_reader(&written, image.path());
+        let inodes = compare_with_reader(&written, File::open(image.path()).unwrap());
         compare_with_debugfs(&written, &inodes, image.path());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// Many more, and the reader alone: e2fsck takes its time.
+    #[test]
+    fn the_reader_gives_back_what_was_written(specs in vec(spec(), 0..30)) {
+        let mut image = Vec::new();
+        let written = write(&specs, &mut image);
+        compare_with_reader(&written, image);
     }
 }

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::Read;
 
 use ext4::read::Reader;
-use ext4::{Data, Error, Kind, Node, Summary, Timestamp, Tree, Writer, WriterOptions};
+use ext4::{Data, Error, Kind, Node, Segment, Summary, Timestamp, Tree, Writer, WriterOptions};
 use tempfile::NamedTempFile;
 
 fn options() -> WriterOptions {
@@ -300,6 +300,65 @@ fn ranges_give_the_same_bytes_as_the_contents_in_full() {
     );
 }
 
+/// Oracle: the same contents written at once. What waits in a segment, and never wins, leaves no trace.
+#[test]
+fn contents_that_waited_in_a_segment_give_the_same_bytes() {
+    let contents = |i: usize| {
+        let mut bytes = vec![i as u8 + 1; i * 70_000 % 2_500_000];
+        // Holes, also at the start.
+        let len = bytes.len();
+        bytes[len / 5..len / 2].fill(0);
+        bytes[..len / 20].fill(0);
+        bytes
+    };
+    let image = |waits: bool| {
+        let mut disk = Vec::new();
+        let mut writer = Writer::new(&mut disk, options()).unwrap();
+        let mut segment = Segment::new(Vec::new());
+        let mut waiting = Vec::new();
+        for i in 0..50 {
+            let bytes = contents(i);
+            waiting.push(
+                segment
+                    .write_data(&mut &bytes[..], bytes.len() as u64)
+                    .unwrap(),
+            );
+        }
+        let sparse =
+            segment.write_sparse(&mut &b"ab"[..], 1 << 33, &[5..6, 1 << 32..(1 << 32) + 1]);
+        waiting.push(sparse.unwrap());
+        let segment = segment.finish().unwrap();
+        let mut tree = Tree::new(directory());
+        for (i, waiting) in waiting.iter().enumerate().filter(|(i, _)| i % 3 != 1) {
+            let data = if waits {
+                writer.append(&segment, waiting).unwrap()
+            } else if i == 50 {
+                let ranges = [5..6, 1 << 32..(1 << 32) + 1];
+                writer
+                    .write_sparse(&mut &b"ab"[..], 1 << 33, &ranges)
+                    .unwrap()
+            } else {
+                let bytes = contents(i);
+                writer
+                    .write_data(&mut &bytes[..], bytes.len() as u64)
+                    .unwrap()
+            };
+            let file = tree.add(node(Kind::File(data)));
+            let root = tree.root();
+            tree.link(root, format!("file {i}"), file).unwrap();
+        }
+        writer.finish(&tree).unwrap();
+        disk
+    };
+    assert!(image(true) == image(false));
+    let mut segment = Segment::new(Vec::new());
+    let waiting = segment.write_data(&mut &[1; 9000][..], 9000).unwrap();
+    let mut writer = Writer::new(Vec::new(), options()).unwrap();
+    let cut = &segment.finish().unwrap()[..8192];
+    let error = writer.append(cut, &waiting).unwrap_err();
+    assert!(matches!(error, Error::ReadSegment { .. }), "{error}");
+}
+
 /// Terabytes of holes are nothing, and ranges that make no sense are errors.
 #[test]
 fn holes_cost_nothing() {
@@ -377,10 +436,10 @@ fn what_ext4_cannot_hold_is_refused_by_path() {
         add(tree, b"d", node(kind));
     });
     refuse(
-        "/x: extended attribute \"user.big\" of 65536 bytes",
+        "/x: extended attribute \"user.big\" of 65537 bytes",
         &|_, tree| {
             let mut file = node(Kind::Fifo);
-            file.xattrs.push((b"user.big".to_vec(), vec![1; 65_536]));
+            file.xattrs.push((b"user.big".to_vec(), vec![1; 65_537]));
             add(tree, b"x", file);
         },
     );

@@ -30,7 +30,8 @@ pub use manifest::{
 };
 pub use media_type::{Compression, MediaType};
 pub use merge::{
-    FileSink, Kind, MergeError, MergeProblem, MergedTree, Merger, Node, NodeId, Timestamp, Walk,
+    FileSink, Kind, LayerIndex, METADATA_BUDGET, MergeError, MergeProblem, MergedTree, Merger,
+    Node, NodeId, Timestamp, Walk,
 };
 pub use platform::{NoMatchingPlatform, Platform, PlatformError};
 pub use reference::{Reference, ReferenceError};

@@ -102,6 +102,17 @@ impl MediaType {
         matches!(self, Self::OciConfig | Self::DockerConfig)
     }
 
+    /// Whether this is a layer that is not to be given to others.
+    pub fn is_foreign(&self) -> bool {
+        matches!(
+            self,
+            Self::OciForeignLayer
+                | Self::OciForeignLayerGzip
+                | Self::OciForeignLayerZstd
+                | Self::DockerForeignLayerGzip
+        )
+    }
+
     /// How the layer is packed, or `None` if this is not a layer's media type.
     pub fn layer_compression(&self) -> Option<Compression> {
         match self {

@@ -63,9 +63,10 @@ impl FileSink for Counter {
 }
 
 fn merge(tar: &[u8]) -> Result<(), MergeError> {
-    let mut merger = Merger::with_budget(Counter::default(), 4 << 20);
-    merger.apply_layer(&mut &*tar)?;
-    let (tree, sink) = merger.finish();
+    let mut sink = Counter::default();
+    let mut merger = Merger::with_budget(4 << 20);
+    merger.apply_layer(&mut &*tar, &mut sink)?;
+    let tree = merger.finish();
     assert!(sink.0 <= tar.len() as u64);
     assert!(tree.nodes().len() <= 1 + tar.len());
     assert!(tree.walk().count() < 1_000_000);

@@ -379,9 +379,10 @@ fn memory_is_bounded() {
     for i in 0..1000 {
         layer = layer.file(&format!("f{i}"), "");
     }
-    let mut merger = oci::Merger::with_budget(support::Memory, 100_000);
+    let tar = layer.finish();
+    let mut merger = oci::Merger::with_budget(100_000);
     let error = merger
-        .apply_layer(&mut layer.finish().as_slice())
+        .apply_layer(&mut tar.as_slice(), &mut support::Memory)
         .unwrap_err();
     assert!(
         chain(&error).contains("more than 100000 bytes of metadata"),
@@ -412,8 +413,8 @@ fn the_reader_is_read_to_its_end() {
     let mut tar = new().file("a", "1").finish();
     tar.extend_from_slice(&[0; 10_000]);
     let mut reader = tar.as_slice();
-    oci::Merger::new(support::Memory)
-        .apply_layer(&mut reader)
+    oci::Merger::new()
+        .apply_layer(&mut reader, &mut support::Memory)
         .unwrap();
     assert!(reader.is_empty());
 }

@@ -4,21 +4,21 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use http::header::AUTHORIZATION;
-use http::{HeaderValue, Uri};
-use oci::Reference;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Method, Uri};
 use serde::Deserialize;
 
+use crate::body::Payload;
 use crate::challenge::Challenge;
 use crate::credentials::{Credential, load_credential};
-use crate::endpoint;
+use crate::endpoint::Site;
 use crate::error::Error;
 use crate::transport::{Call, Transport};
 
 /// The largest token answer that is read.
 const MAX_TOKEN: usize = 256 << 10;
 
-/// What worked last, by registry and repository. A token that has expired is answered with a new
+/// What worked last, by host and repository. A token that has expired is answered with a new
 /// challenge, so that nobody watches the clock.
 #[derive(Debug)]
 pub(crate) struct Sessions {
@@ -54,33 +54,33 @@ impl Sessions {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn session(&self, reference: &Reference) -> Option<Session> {
-        self.known().get(&key(reference)).cloned()
+    fn session(&self, site: &Site) -> Option<Session> {
+        self.known().get(&key(site)).cloned()
     }
 
     /// What to send without being asked.
-    pub(crate) fn authorization(&self, reference: &Reference) -> Option<HeaderValue> {
-        self.session(reference)?.authorization
+    pub(crate) fn authorization(&self, site: &Site) -> Option<HeaderValue> {
+        self.session(site)?.authorization
     }
 
     /// Whether there were credentials for the last challenge.
-    pub(crate) fn had_credentials(&self, reference: &Reference) -> bool {
-        self.session(reference).is_some_and(|s| s.had_credentials)
+    pub(crate) fn had_credentials(&self, site: &Site) -> bool {
+        self.session(site).is_some_and(|s| s.had_credentials)
     }
 
     /// Answers a challenge. `None` if there is nothing to answer it with.
     pub(crate) async fn authorize(
         &self,
         transport: &Transport,
-        reference: &Reference,
+        site: &Site,
         challenge: Challenge,
     ) -> Result<Option<HeaderValue>, Error> {
         let credential = match &self.docker_config {
             None => None,
-            Some(directory) => load_credential(directory, reference.registry())
+            Some(directory) => load_credential(directory, &site.endpoint.registry)
                 .await
                 .map_err(|source| Error::Credentials {
-                    host: reference.registry().to_owned(),
+                    host: site.endpoint.registry.clone(),
                     source,
                 })?,
         };
@@ -90,7 +90,7 @@ impl Sessions {
                 authorization,
                 had_credentials,
             };
-            self.known().insert(key(reference), session);
+            self.known().insert(key(site), session);
         };
         remember(None);
         let value = match challenge {
@@ -100,32 +100,41 @@ impl Sessions {
                 service,
                 scope,
             } => {
-                let scope =
-                    scope.unwrap_or_else(|| format!("repository:{}:pull", reference.repository()));
+                let scope = scopes(site, scope.as_deref());
                 let wish = Wish {
                     realm: &realm,
                     service: service.as_deref(),
                     scope: Some(&scope),
-                    host: endpoint::host(reference),
-                    repository: reference.repository(),
+                    host: &site.endpoint.authority,
+                    repository: &site.repository,
                 };
                 let token = wish.token(transport, credential.as_ref()).await?;
                 Some(format!("Bearer {token}"))
             }
         };
         let value = value
-            .map(|value| sensitive(&value, endpoint::host(reference)))
+            .map(|value| sensitive(&value, &site.endpoint.authority))
             .transpose()?;
         remember(value.clone());
         Ok(value)
     }
 }
 
-fn key(reference: &Reference) -> (String, String) {
-    (
-        reference.registry().to_owned(),
-        reference.repository().to_owned(),
-    )
+/// What to ask for: what the registry says, and to push if that is what comes.
+fn scopes(site: &Site, asked: Option<&str>) -> String {
+    let own = format!("repository:{}:", site.repository);
+    let rights = if site.writes { "pull,push" } else { "pull" };
+    let mut scopes: Vec<&str> = asked.unwrap_or_default().split_whitespace().collect();
+    let whole = format!("{own}{rights}");
+    if asked.is_none() || site.writes {
+        scopes.retain(|scope| !scope.starts_with(&own));
+        scopes.insert(0, &whole);
+    }
+    scopes.join(" ")
+}
+
+fn key(site: &Site) -> (String, String) {
+    (site.endpoint.authority.clone(), site.repository.clone())
 }
 
 /// A header's value that `Debug` does not show.
@@ -142,7 +151,7 @@ pub(crate) fn sensitive(value: &str, host: &str) -> Result<HeaderValue, Error> {
 pub(crate) struct Wish<'a> {
     pub(crate) realm: &'a str,
     pub(crate) service: Option<&'a str>,
-    /// What for; nothing to see whether a credential is known.
+    /// What for, with spaces between; nothing to see whether a credential is known.
     pub(crate) scope: Option<&'a str>,
     /// Who asked for it, for errors.
     pub(crate) host: &'a str,
@@ -155,7 +164,7 @@ impl Wish<'_> {
         transport: &Transport,
         credential: Option<&Credential>,
     ) -> Result<String, Error> {
-        let call = self.call(credential)?;
+        let call = self.call(transport, credential)?;
         let answer = transport.send(&call).await?;
         let host = answer.host.clone();
         match answer.status() {
@@ -191,22 +200,32 @@ impl Wish<'_> {
             })
     }
 
-    fn call(&self, credential: Option<&Credential>) -> Result<Call, Error> {
-        let mut query: Vec<String> = Vec::new();
-        for (name, value) in [("service", self.service), ("scope", self.scope)] {
-            query.extend(value.map(|value| format!("{name}={}", encode(value))));
-        }
+    fn call(&self, transport: &Transport, credential: Option<&Credential>) -> Result<Call, Error> {
+        let scopes = self.scope.unwrap_or_default().split_whitespace();
+        let scopes = scopes.map(|scope| ("scope", scope));
+        let query: Vec<String> = self
+            .service
+            .map(|service| ("service", service))
+            .into_iter()
+            .chain(scopes)
+            .map(|(name, value)| format!("{name}={}", encode(value)))
+            .collect();
         let query = query.join("&");
         if let Some(Credential::IdentityToken(token)) = credential {
-            let mut call = Call::get(self.uri(self.realm)?);
+            let mut call = Call::new(Method::POST, self.uri(transport, self.realm)?);
             let token = encode(token);
-            call.form = Some(format!(
-                "grant_type=refresh_token&client_id=gourd&{query}&refresh_token={token}"
-            ));
+            let form =
+                format!("grant_type=refresh_token&client_id=gourd&{query}&refresh_token={token}");
+            call.payload = Payload::Bytes(form.into());
+            let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+            call.headers.insert(CONTENT_TYPE, form);
+            // The token is for the server that was named.
+            call.follows = false;
             return Ok(call);
         }
         let separator = if self.realm.contains('?') { '&' } else { '?' };
-        let mut call = Call::get(self.uri(&format!("{}{separator}{query}", self.realm))?);
+        let mut call =
+            Call::get(self.uri(transport, &format!("{}{separator}{query}", self.realm))?);
         if let Some(value) = credential.and_then(Credential::basic) {
             call.headers
                 .insert(AUTHORIZATION, sensitive(&value, self.host)?);
@@ -214,7 +233,7 @@ impl Wish<'_> {
         Ok(call)
     }
 
-    fn uri(&self, text: &str) -> Result<Uri, Error> {
+    fn uri(&self, transport: &Transport, text: &str) -> Result<Uri, Error> {
         let refuse = |why| Error::Redirect {
             host: self.host.to_owned(),
             target: self.realm.to_owned(),
@@ -223,7 +242,7 @@ impl Wish<'_> {
         let uri: Uri = text
             .parse()
             .map_err(|_| refuse("that is not an address of a token server"))?;
-        if !endpoint::is_private(&uri) {
+        if !transport.settings()?.allows(&uri) {
             return Err(refuse(
                 "a token server must be reached over TLS or on this machine",
             ));
@@ -233,7 +252,7 @@ impl Wish<'_> {
 }
 
 /// Percent-encodes for a query or form.
-fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

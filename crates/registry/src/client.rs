@@ -1,19 +1,23 @@
 //! The client: requests with authorization, errors by status, and trying again.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue};
-use oci::{DigestCheck, MAX_DOCUMENT_SIZE, MediaType, Reference, VerifyError};
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, CONTENT_RANGE};
+use oci::Reference;
 
 use crate::auth::Sessions;
 use crate::challenge::parse_challenges;
+use crate::endpoint::{Endpoint, Site, host_of_registry, is_loopback, same_origin};
 use crate::error::Error;
+use crate::proxy::Proxies;
 use crate::retry::{RetryPolicy, is_transient, retry_after};
+use crate::tls::Tls;
 use crate::transport::{Answer, Call, Timeouts, Transport};
-use crate::{credentials, endpoint};
+use crate::{credentials, settings};
 
 /// How a [`Client`] behaves.
 #[derive(Debug, Clone)]
@@ -24,6 +28,14 @@ pub struct ClientOptions {
     pub docker_config: Option<PathBuf>,
     /// A PEM file of certificates that are trusted besides the system's.
     pub ca_file: Option<PathBuf>,
+    /// Where folders `HOST[:PORT]` with certificates are. By default `/etc/docker/certs.d`, and `certs.d` beside Docker's
+    /// `config.json`.
+    pub certificates: Vec<PathBuf>,
+    /// Mirrors, and who may be spoken to in the clear. By default `$XDG_CONFIG_HOME/gourd/registries.json` or
+    /// `~/.config/gourd/registries.json`; it need not be there.
+    pub settings: Option<PathBuf>,
+    /// By default those of the environment.
+    pub proxies: Proxies,
     /// How long connecting may take.
     pub connect_timeout: Duration,
     /// How long an answer's headers may take, connecting included.
@@ -32,17 +44,33 @@ pub struct ClientOptions {
     pub stall_timeout: Duration,
     /// How often failed requests are tried again.
     pub retry: RetryPolicy,
+    /// Bytes of the parts in which a large blob is fetched side by side.
+    pub part_size: u64,
+    /// How many parts of a blob come at once.
+    pub parts_at_once: usize,
+    /// The most that one request of a push carries, in bytes.
+    pub upload_size: u64,
 }
 
 impl Default for ClientOptions {
     fn default() -> Self {
+        let docker_config = credentials::default_directory();
+        let beside = docker_config.as_ref().map(|dir| dir.join("certs.d"));
+        let mut certificates = vec![Path::new("/etc/docker/certs.d").to_owned()];
+        certificates.extend(beside);
         Self {
-            docker_config: credentials::default_directory(),
+            docker_config,
             ca_file: None,
+            certificates,
+            settings: settings::default_file(),
+            proxies: Proxies::from_env(),
             connect_timeout: Duration::from_secs(10),
             response_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(60),
             retry: RetryPolicy::default(),
+            part_size: 32 << 20,
+            parts_at_once: 4,
+            upload_size: 64 << 20,
         }
     }
 }
@@ -56,6 +84,26 @@ struct Inner {
     transport: Transport,
     sessions: Sessions,
     retry: RetryPolicy,
+    part_size: u64,
+    parts_at_once: usize,
+    upload_size: u64,
+    /// How registries that need not prove who they are turned out to be spoken to, by host.
+    schemes: Mutex<HashMap<String, &'static str>>,
+    /// Hosts of mirrors that failed: they are not asked again.
+    failed_mirrors: Mutex<HashSet<String>>,
+}
+
+/// A request that failed.
+pub(crate) struct Failed {
+    pub(crate) error: Error,
+    /// How long the registry asks to wait.
+    pub(crate) asked: Option<Duration>,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, asked: None }
+    }
 }
 
 impl Client {
@@ -66,10 +114,16 @@ impl Client {
             response: options.response_timeout,
             stall: options.stall_timeout,
         };
+        let tls = Tls::new(options.ca_file, options.certificates);
         Self(Arc::new(Inner {
-            transport: Transport::new(options.ca_file, timeouts),
+            transport: Transport::new(tls, options.proxies, options.settings, timeouts),
             sessions: Sessions::new(options.docker_config),
             retry: options.retry,
+            part_size: options.part_size.max(1),
+            parts_at_once: options.parts_at_once.max(1),
+            upload_size: options.upload_size.max(1),
+            schemes: Mutex::default(),
+            failed_mirrors: Mutex::default(),
         }))
     }
 
@@ -85,53 +139,207 @@ impl Client {
         &self.0.retry
     }
 
+    pub(crate) fn part_size(&self) -> u64 {
+        self.0.part_size
+    }
+
+    pub(crate) fn parts_at_once(&self) -> usize {
+        self.0.parts_at_once
+    }
+
+    pub(crate) fn upload_size(&self) -> u64 {
+        self.0.upload_size
+    }
+
+    /// A registry itself, named as in references.
+    pub(crate) async fn endpoint(&self, registry: &str) -> Result<Endpoint, Error> {
+        let scheme = self.scheme(host_of_registry(registry)).await?;
+        Ok(Endpoint::of_registry(registry, scheme))
+    }
+
+    /// The repository of a reference in its registry.
+    pub(crate) async fn site(&self, reference: &Reference) -> Result<Site, Error> {
+        Ok(Site {
+            endpoint: self.endpoint(reference.registry()).await?,
+            repository: reference.repository().to_owned(),
+            writes: false,
+        })
+    }
+
+    /// Where a repository may be read: the mirrors, then the registry itself, which is always the last.
+    pub(crate) async fn sites(&self, reference: &Reference) -> Result<Vec<Site>, Error> {
+        let mut sites: Vec<Site> = self
+            .mirrors(reference)?
+            .map(|mirror| Site {
+                endpoint: mirror.clone(),
+                repository: reference.repository().to_owned(),
+                writes: false,
+            })
+            .collect();
+        sites.push(self.site(reference).await?);
+        Ok(sites)
+    }
+
+    fn mirrors(&self, reference: &Reference) -> Result<impl Iterator<Item = &Endpoint>, Error> {
+        let mirrors = self.transport().settings()?.mirrors(reference.registry());
+        Ok(mirrors.iter().filter(|mirror| {
+            let failed = self.0.failed_mirrors.lock();
+            let failed = failed.unwrap_or_else(PoisonError::into_inner);
+            !failed.contains(&mirror.authority)
+        }))
+    }
+
+    /// What a mirror failed with: unless it only lacks what was asked for, it is not asked again.
+    pub(crate) fn mirror_failed(&self, site: &Site, error: &Error) {
+        tracing::debug!(%error, mirror = site.endpoint.authority, "a mirror failed");
+        if !matches!(error, Error::NotFound { .. }) {
+            self.distrust(&site.endpoint);
+        }
+    }
+
+    fn distrust(&self, mirror: &Endpoint) {
+        let failed = self.0.failed_mirrors.lock();
+        let mut failed = failed.unwrap_or_else(PoisonError::into_inner);
+        failed.insert(mirror.authority.clone());
+    }
+
+    /// From now on the registry itself is asked, none of its mirrors; false when that was so before. For whoever finds that
+    /// what came is not what it should be.
+    ///
+    /// # Errors
+    /// `registries.json` cannot be read.
+    pub fn distrust_mirrors(&self, reference: &Reference) -> Result<bool, Error> {
+        let mirrors: Vec<Endpoint> = self.mirrors(reference)?.cloned().collect();
+        mirrors.iter().for_each(|mirror| self.distrust(mirror));
+        Ok(!mirrors.is_empty())
+    }
+
+    /// How a host is spoken to. One that need not prove who it is may speak TLS all the same.
+    async fn scheme(&self, authority: &str) -> Result<&'static str, Error> {
+        let transport = self.transport();
+        if is_loopback(authority) {
+            let is_tls = transport.has_certificates(authority);
+            return Ok(if is_tls { "https" } else { "http" });
+        }
+        if !transport.settings()?.is_insecure(authority) {
+            return Ok("https");
+        }
+        let schemes = || {
+            let schemes = self.0.schemes.lock();
+            schemes.unwrap_or_else(PoisonError::into_inner)
+        };
+        if let Some(scheme) = schemes().get(authority) {
+            return Ok(scheme);
+        }
+        let probe = Endpoint::of_registry(authority, "https").url("/v2/")?;
+        let scheme = match transport.send(&Call::get(probe)).await {
+            Err(Error::Unreachable { .. } | Error::Broken { .. } | Error::Timeout { .. }) => "http",
+            _ => "https",
+        };
+        schemes().insert(authority.to_owned(), scheme);
+        Ok(scheme)
+    }
+
     /// Gets `/v2/<repository>/<kind>/<what>` with status 200 or 206.
     ///
     /// `label` is what to call it if it is not there.
     pub(crate) async fn get(
         &self,
-        reference: &Reference,
+        site: &Site,
         (kind, what): (&str, &str),
         label: &str,
         headers: HeaderMap,
     ) -> Result<Answer, Error> {
-        let uri = endpoint::url(reference, kind, what).map_err(|e| Error::Protocol {
-            host: endpoint::host(reference).to_owned(),
-            what: e.to_string(),
-        })?;
         let call = Call {
             headers,
-            ..Call::get(uri)
+            ..Call::get(site.url(kind, what)?)
         };
+        self.request(site, &call, label, &[200, 206]).await
+    }
+
+    /// Sends a request until an answer has one of the `good` statuses, or trying again is of no use.
+    pub(crate) async fn request(
+        &self,
+        site: &Site,
+        call: &Call,
+        label: &str,
+        good: &[u16],
+    ) -> Result<Answer, Error> {
         let mut failures = 0;
         loop {
-            let (error, asked) = match self.send_authorized(reference, &call).await {
-                Ok(answer) if matches!(answer.status(), 200 | 206) => return Ok(answer),
-                Ok(answer) => {
-                    let asked = retry_after(answer.response.headers());
-                    (self.failure(reference, label, answer).await, asked)
-                }
-                Err(error) => (error, None),
+            let failed = match self.attempt(site, call, label, good).await {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => failed,
             };
             failures += 1;
-            let pause = match error.is_transient() {
-                true => self.0.retry.pause(failures, asked),
-                false => None,
-            };
-            let Some(pause) = pause else {
-                return Err(error);
-            };
-            tracing::debug!(%error, ?pause, %reference, "trying again");
-            tokio::time::sleep(pause).await;
+            // The next mirror is as good as another try.
+            if site.endpoint.is_mirror {
+                return Err(failed.error);
+            }
+            self.pause(failed, failures).await?;
         }
     }
 
+    /// Waits before the next try, or returns the error if there shall be none.
+    pub(crate) async fn pause(&self, failed: Failed, failures: u32) -> Result<(), Error> {
+        let Failed { error, asked } = failed;
+        let pause = match error.is_transient() {
+            true => self.0.retry.pause(failures, asked),
+            false => None,
+        };
+        if let Some(pause) = pause {
+            tracing::debug!(%error, ?pause, "trying again");
+            tokio::time::sleep(pause).await;
+            return Ok(());
+        }
+        let too_long = asked.filter(|asked| *asked > self.0.retry.max);
+        Err(match (error, too_long) {
+            (
+                Error::Status {
+                    host,
+                    status,
+                    detail,
+                },
+                Some(asked),
+            ) => Error::Busy {
+                host,
+                status,
+                secs: asked.as_secs(),
+                detail,
+            },
+            (error, _) => error,
+        })
+    }
+
+    /// Sends a request once; an answer with another status than the `good` ones is an error.
+    pub(crate) async fn attempt(
+        &self,
+        site: &Site,
+        call: &Call,
+        label: &str,
+        good: &[u16],
+    ) -> Result<Answer, Failed> {
+        let answer = self.send_authorized(site, call).await?;
+        if good.contains(&answer.status()) {
+            return Ok(answer);
+        }
+        let asked = retry_after(answer.response.headers());
+        let error = self.failure(site, label, answer).await;
+        Err(Failed { error, asked })
+    }
+
     /// The error that an answer means.
-    async fn failure(&self, reference: &Reference, label: &str, answer: Answer) -> Error {
+    async fn failure(&self, site: &Site, label: &str, answer: Answer) -> Error {
+        const RANGE_NOT_SATISFIABLE: u16 = 416;
         let host = answer.host.clone();
         let status = answer.status();
+        if status == RANGE_NOT_SATISFIABLE {
+            let range = answer.header(CONTENT_RANGE.as_str()).unwrap_or_default();
+            let size = range.rsplit('/').next().and_then(|size| size.parse().ok());
+            return Error::Range { host, size };
+        }
         let detail = answer.detail(self.timeouts()).await;
-        let repository = reference.repository().to_owned();
+        let repository = site.repository.clone();
         match status {
             404 => Error::NotFound {
                 what: label.to_owned(),
@@ -139,7 +347,7 @@ impl Client {
                 host,
             },
             401 | 403 => Error::Unauthorized {
-                had_credentials: self.0.sessions.had_credentials(reference),
+                had_credentials: self.0.sessions.had_credentials(site),
                 host,
                 repository,
                 detail,
@@ -153,22 +361,24 @@ impl Client {
     }
 
     /// Sends with the token or password that worked last time, and answers a challenge once.
-    async fn send_authorized(&self, reference: &Reference, call: &Call) -> Result<Answer, Error> {
+    async fn send_authorized(&self, site: &Site, call: &Call) -> Result<Answer, Error> {
         let transport = &self.0.transport;
+        let sessions = &self.0.sessions;
         let mut call = call.clone();
-        if let Some(authorization) = self.0.sessions.authorization(reference) {
+        // An upload may be somewhere else: who is there gets no credentials.
+        let is_own = same_origin(&call.uri, &site.endpoint.url("/v2/")?);
+        if let Some(authorization) = sessions.authorization(site).filter(|_| is_own) {
             call.headers.insert(AUTHORIZATION, authorization);
         }
         let answer = transport.send(&call).await?;
-        // Only the registry itself may ask; whoever it redirects to gets no credentials.
-        if answer.status() != 401 || answer.host != endpoint::host(reference) {
+        // Only the registry itself may ask; nor does whoever it redirects to get any.
+        if answer.status() != 401 || !is_own || answer.host != site.endpoint.authority {
             return Ok(answer);
         }
         let Some(challenge) = parse_challenges(answer.response.headers()) else {
             return Ok(answer);
         };
-        let sessions = &self.0.sessions;
-        match sessions.authorize(transport, reference, challenge).await? {
+        match sessions.authorize(transport, site, challenge).await? {
             None => Ok(answer),
             Some(authorization) => {
                 call.headers.insert(AUTHORIZATION, authorization);
@@ -176,70 +386,6 @@ impl Client {
             }
         }
     }
-
-    /// Gets a manifest or index as it is, and the media type it was served as.
-    pub(crate) async fn get_manifest(
-        &self,
-        reference: &Reference,
-        what: &str,
-        check: Option<DigestCheck>,
-    ) -> Result<(Option<MediaType>, bytes::Bytes), Error> {
-        const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
-             application/vnd.docker.distribution.manifest.list.v2+json, \
-             application/vnd.docker.distribution.manifest.v2+json";
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static(ACCEPTED));
-        let label = match what.contains(':') {
-            true => format!("manifest {what}"),
-            false => format!("tag {what}"),
-        };
-        let mut failures = 0;
-        loop {
-            let path = ("manifests", what);
-            let answer = self.get(reference, path, &label, headers.clone()).await?;
-            let host = answer.host.clone();
-            let served_as = answer.response.headers().get(CONTENT_TYPE).map(|value| {
-                let value = String::from_utf8_lossy(value.as_bytes());
-                MediaType::from(value.split(';').next().unwrap_or_default().trim())
-            });
-            let promised = answer.response.headers().get("docker-content-digest");
-            let promised = promised.and_then(|d| d.to_str().ok()?.parse().ok());
-            let body = answer
-                .body(MAX_DOCUMENT_SIZE as usize, self.timeouts())
-                .await;
-            let body = match body {
-                Ok(Some(body)) => body,
-                Ok(None) => {
-                    let what = format!("the manifest has more than {MAX_DOCUMENT_SIZE} bytes");
-                    return Err(Error::Protocol { host, what });
-                }
-                Err(error) => {
-                    failures += 1;
-                    match self.0.retry.pause(failures, None) {
-                        Some(pause) if error.is_transient() => tokio::time::sleep(pause).await,
-                        _ => return Err(error),
-                    }
-                    continue;
-                }
-            };
-            // Without a digest of our own, the registry's is better than none.
-            let promised = promised.map(|digest| DigestCheck::new(digest, body.len() as u64));
-            let check = check.or(promised).map(|check| verify(check, &body));
-            if let Some(Err(source)) = check {
-                return Err(Error::Verify {
-                    host,
-                    repository: reference.repository().to_owned(),
-                    source,
-                });
-            }
-            return Ok((served_as, body));
-        }
-    }
-}
-
-fn verify(mut check: DigestCheck, body: &[u8]) -> Result<(), VerifyError> {
-    check.update(body)?;
-    check.finish()
 }
 
 /// Whether a stream's failure is worth another try.

@@ -1,18 +1,73 @@
 //! Where a registry is, and where a redirect leads.
 
 use http::Uri;
-use oci::Reference;
+
+use crate::error::Error;
 
 /// The name of Docker's registry in references, and where it is.
 const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 
-/// The host, and port if one is given, that serves the reference.
-pub(crate) fn host(reference: &Reference) -> &str {
-    host_of_registry(reference.registry())
+/// A registry or a mirror of one, and how it is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// As references and Docker's configuration name it: whose credentials are good here.
+    pub(crate) registry: String,
+    /// Host, and port if one is given.
+    pub(crate) authority: String,
+    /// `http` or `https`.
+    pub(crate) scheme: &'static str,
+    pub(crate) is_mirror: bool,
 }
 
-/// The same for a registry's name as it stands in references.
+/// A repository in one place.
+#[derive(Debug, Clone)]
+pub(crate) struct Site {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) repository: String,
+    /// What is asked for there is the right to push, too.
+    pub(crate) writes: bool,
+}
+
+impl Endpoint {
+    /// A registry itself, named as in references.
+    pub(crate) fn of_registry(registry: &str, scheme: &'static str) -> Self {
+        Self {
+            registry: registry.to_owned(),
+            authority: host_of_registry(registry).to_owned(),
+            scheme,
+            is_mirror: false,
+        }
+    }
+
+    /// `scheme://host/path`; the path begins with a slash.
+    pub(crate) fn url(&self, path: &str) -> Result<Uri, Error> {
+        let uri = Uri::builder()
+            .scheme(self.scheme)
+            .authority(self.authority.as_str())
+            .path_and_query(path)
+            .build();
+        uri.map_err(|error| Error::Protocol {
+            host: self.authority.clone(),
+            what: error.to_string(),
+        })
+    }
+}
+
+impl Site {
+    /// `scheme://host/v2/repository/kind/what`.
+    pub(crate) fn url(&self, kind: &str, what: &str) -> Result<Uri, Error> {
+        self.endpoint
+            .url(&format!("/v2/{}/{kind}/{what}", self.repository))
+    }
+
+    /// For errors.
+    pub(crate) fn host(&self) -> String {
+        self.endpoint.authority.clone()
+    }
+}
+
+/// The host, and port if one is given, of a registry as references name it.
 pub(crate) fn host_of_registry(registry: &str) -> &str {
     match registry {
         DOCKER_HUB => DOCKER_HUB_HOST,
@@ -20,53 +75,28 @@ pub(crate) fn host_of_registry(registry: &str) -> &str {
     }
 }
 
-/// `scheme://host/v2/`: answers whoever may use the registry.
-pub(crate) fn base(registry: &str) -> Result<Uri, http::Error> {
-    let host = host_of_registry(registry);
-    let scheme = if is_loopback(host) { "http" } else { "https" };
-    Uri::builder()
-        .scheme(scheme)
-        .authority(host)
-        .path_and_query("/v2/")
-        .build()
-}
-
-/// `scheme://host/v2/repository/kind/what`.
-pub(crate) fn url(reference: &Reference, kind: &str, what: &str) -> Result<Uri, http::Error> {
-    let host = host(reference);
-    let scheme = if is_loopback(host) { "http" } else { "https" };
-    let path = format!("/v2/{}/{kind}/{what}", reference.repository());
-    Uri::builder()
-        .scheme(scheme)
-        .authority(host)
-        .path_and_query(path)
-        .build()
-}
-
-/// Whether a host, with or without a port, is this machine: the only kind that is spoken to without TLS.
-pub(crate) fn is_loopback(authority: &str) -> bool {
-    if let Some(rest) = authority.strip_prefix('[') {
-        let address = rest.split(']').next().unwrap_or_default();
-        return address
-            .parse::<std::net::Ipv6Addr>()
-            .is_ok_and(|a| a.is_loopback());
+/// A host, without its brackets if it is an IPv6 address, and the port if there is one.
+pub(crate) fn split_port(authority: &str) -> (&str, Option<u16>) {
+    if let Some((address, rest)) = authority
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+    {
+        return (address, rest.strip_prefix(':').and_then(|p| p.parse().ok()));
     }
-    let host = authority.split(':').next().unwrap_or_default();
+    match authority.split_once(':') {
+        // More than one colon: an address without brackets.
+        Some((host, port)) if !port.contains(':') => (host, port.parse().ok()),
+        _ => (authority, None),
+    }
+}
+
+/// Whether a host, with or without a port, is this machine: the only kind that is spoken to without TLS unasked.
+pub(crate) fn is_loopback(authority: &str) -> bool {
+    let (host, _) = split_port(authority);
     host.eq_ignore_ascii_case("localhost")
         || host
-            .parse::<std::net::Ipv4Addr>()
-            .is_ok_and(|a| a.is_loopback())
-}
-
-/// Whether a request may go there: TLS, or this machine.
-pub(crate) fn is_private(uri: &Uri) -> bool {
-    let host = uri.authority().map_or("", |a| a.as_str());
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    match uri.scheme_str() {
-        Some("https") => true,
-        Some("http") => is_loopback(host),
-        _ => false,
-    }
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// Scheme, host and port: what credentials are good for.
@@ -109,30 +139,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_http_is_for_loopback_only() {
-        let check = |reference: &str, expect: &str| {
-            let reference = reference.parse().unwrap();
-            assert_eq!(url(&reference, "manifests", "1").unwrap(), *expect);
+    fn this_machine_is_told_from_others() {
+        for (authority, expect) in [
+            ("localhost:5000", true),
+            ("LOCALHOST", true),
+            ("127.9.9.9", true),
+            ("[::1]:5000", true),
+            ("::1", true),
+            ("[::2]:5000", false),
+            ("128.0.0.1:5000", false),
+            ("localhost.example", false),
+            ("registry-1.docker.io", false),
+        ] {
+            assert_eq!(is_loopback(authority), expect, "{authority}");
+        }
+        let check = |text, expect| assert_eq!(split_port(text), expect);
+        check("a.example:5000", ("a.example", Some(5000)));
+        check("a.example", ("a.example", None));
+        check("[fd00::1]:5000", ("fd00::1", Some(5000)));
+        check("[fd00::1]", ("fd00::1", None));
+        check("fd00::1", ("fd00::1", None));
+    }
+
+    #[test]
+    fn addresses_of_documents() {
+        let reference: oci::Reference = "debian".parse().unwrap();
+        let site = Site {
+            endpoint: Endpoint::of_registry(reference.registry(), "https"),
+            repository: reference.repository().to_owned(),
+            writes: false,
         };
-        check(
-            "debian",
-            "https://registry-1.docker.io/v2/library/debian/manifests/1",
-        );
-        check(
-            "localhost:5000/a/b",
-            "http://localhost:5000/v2/a/b/manifests/1",
-        );
-        check("127.9.9.9/a", "http://127.9.9.9/v2/a/manifests/1");
-        check("[::1]:5000/a", "http://[::1]:5000/v2/a/manifests/1");
-        check("[::2]:5000/a", "https://[::2]:5000/v2/a/manifests/1");
-        check(
-            "128.0.0.1:5000/a",
-            "https://128.0.0.1:5000/v2/a/manifests/1",
-        );
-        check(
-            "localhost.example/a",
-            "https://localhost.example/v2/a/manifests/1",
-        );
+        let expect = "https://registry-1.docker.io/v2/library/debian/manifests/1";
+        assert_eq!(site.url("manifests", "1").unwrap(), *expect);
     }
 
     #[test]
@@ -154,13 +192,5 @@ mod tests {
         assert!(same("https://a/x", "https://A:443/y"));
         assert!(!same("https://a/x", "http://a/x"));
         assert!(!same("http://a/x", "http://a:81/x"));
-    }
-
-    #[test]
-    fn user_names_do_not_pass_for_loopback() {
-        let private = |uri: &str| uri.parse().is_ok_and(|uri| is_private(&uri));
-        assert!(!private("http://localhost@evil.example/"));
-        assert!(private("http://localhost:1/"));
-        assert!(!private("ftp://localhost/"));
     }
 }

@@ -3,6 +3,7 @@
 use oci::{DocumentError, NoMatchingPlatform, VerifyError};
 
 use crate::credentials::CredentialsError;
+use crate::settings::SettingsError;
 
 /// The cause of a failed connection or transfer.
 pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -35,6 +36,14 @@ pub enum Error {
         /// Host, and port if one was given.
         host: String,
         /// How long it was given.
+        secs: u64,
+    },
+    /// A transfer stood still, or nearly.
+    #[error("{host} sent next to nothing for {secs} seconds")]
+    Stalled {
+        /// Host, and port if one was given.
+        host: String,
+        /// For how long.
         secs: u64,
     },
     /// The registry has no such repository, tag, manifest or blob.
@@ -77,6 +86,26 @@ pub enum Error {
         status: u16,
         /// What it said, or nothing.
         detail: String,
+    },
+    /// It asks for more patience than there is.
+    #[error("{host} answered {status} and asks to come back in {secs} seconds{}", detail_suffix(.detail))]
+    Busy {
+        /// Host, and port if one was given.
+        host: String,
+        /// The HTTP status.
+        status: u16,
+        /// How long it asks to wait.
+        secs: u64,
+        /// What it said, or nothing.
+        detail: String,
+    },
+    /// There are no such bytes, or it serves no parts.
+    #[error("{host} refused to send a part of a blob{}", .size.map_or_else(String::new, |size| format!(": it has {size} bytes of it")))]
+    Range {
+        /// Host, and port if one was given.
+        host: String,
+        /// How large it says that the blob is.
+        size: Option<u64>,
     },
     /// An answer that breaks the protocol.
     #[error("{host} broke the protocol: {what}")]
@@ -128,6 +157,18 @@ pub enum Error {
         #[source]
         source: CredentialsError,
     },
+    /// `registries.json` is of no use.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// What is to be pushed cannot be read.
+    #[error("{digest} cannot be read")]
+    Source {
+        /// The blob.
+        digest: oci::Digest,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The system has no trusted certificates, or the given ones are unreadable.
     #[error("no trusted certificates: {0}")]
     Roots(String),
@@ -144,9 +185,33 @@ impl Error {
     /// Whether the same request may succeed in a moment.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Broken { .. } | Self::Timeout { .. } => true,
+            Self::Broken { .. } | Self::Timeout { .. } | Self::Stalled { .. } => true,
             Self::Status { status, .. } => crate::retry::is_transient(*status),
             _ => false,
+        }
+    }
+
+    /// What a person can do about it, where that is known here.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Settings(_) => Some(
+                "the keys are registry-mirrors and insecure-registries, as in Docker's daemon.json, and mirrors, \
+                 which has lists by registry",
+            ),
+            Self::Roots(_) => Some(
+                "certificates are PEM files: authorities for one registry are certs.d/HOST:PORT/*.crt, below \
+                 /etc/docker or ~/.docker",
+            ),
+            Self::Unreachable { source, .. } if source.to_string().contains("certificate") => Some(
+                "the certificate of a private authority belongs into ~/.docker/certs.d/HOST:PORT/ca.crt",
+            ),
+            Self::Unreachable { source, .. } if source.to_string().contains("proxy") => {
+                Some("HTTP_PROXY, HTTPS_PROXY and ALL_PROXY name proxies, NO_PROXY the exceptions")
+            }
+            Self::Busy { .. } => Some(
+                "wait for as long as it says; registries often let those do more who log in: `gourd login`",
+            ),
+            _ => None,
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use http::header::AUTHORIZATION;
 
+use crate::Client;
 use crate::auth::{Wish, sensitive};
 use crate::challenge::{Challenge, parse_challenges};
 use crate::credentials::{Credential, DOCKER_HUB_KEY, Login};
 use crate::error::Error;
 use crate::transport::{Answer, Call};
-use crate::{Client, endpoint};
 
 /// Where somebody logs in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,12 +48,9 @@ impl Client {
     /// # Errors
     /// [`Error::Login`] when it does not; [`Error`] says what else.
     pub async fn check_login(&self, server: &Server, login: &Login) -> Result<(), Error> {
-        let host = endpoint::host_of_registry(server.registry());
-        let uri = endpoint::base(server.registry()).map_err(|error| Error::Protocol {
-            host: host.to_owned(),
-            what: error.to_string(),
-        })?;
-        let call = Call::get(uri);
+        let endpoint = self.endpoint(server.registry()).await?;
+        let host = endpoint.authority.as_str();
+        let call = Call::get(endpoint.url("/v2/")?);
         let answer = self.transport().send(&call).await?;
         if answer.status() != 401 || answer.host != host {
             return self.judge(answer).await;

@@ -1,31 +1,35 @@
 //! HTTP: one request, answered with headers in time, redirects followed.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION, USER_AGENT};
+use http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, HOST, LOCATION, PROXY_AUTHORIZATION, USER_AGENT,
+};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 
+use crate::body::{Body, Payload};
+use crate::connect::Connector;
 use crate::endpoint;
 use crate::error::Error;
+use crate::proxy::Proxies;
+use crate::settings::Settings;
+use crate::tls::Tls;
 
 const MAX_REDIRECTS: usize = 5;
 /// As much of an error's body as is read.
 const MAX_ERROR_BODY: usize = 16 << 10;
 const AGENT: &str = concat!("gourd/", env!("CARGO_PKG_VERSION"));
 
-type Https = legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
-type Http = legacy::Client<HttpConnector, Full<Bytes>>;
+type Http = legacy::Client<HttpsConnector<Connector>, Body>;
 
 /// Times allowed for the parts of a request.
 #[derive(Debug, Clone)]
@@ -37,10 +41,12 @@ pub(crate) struct Timeouts {
 
 #[derive(Debug)]
 pub(crate) struct Transport {
-    http: Http,
-    /// Made when first needed: it reads all of the system's certificates.
-    https: OnceLock<Https>,
-    ca_file: Option<PathBuf>,
+    /// By the name of whom they trust.
+    clients: Mutex<HashMap<String, Http>>,
+    tls: Tls,
+    proxies: Arc<Proxies>,
+    settings_file: Option<PathBuf>,
+    settings: OnceLock<Settings>,
     pub(crate) timeouts: Timeouts,
 }
 
@@ -48,85 +54,126 @@ pub(crate) struct Transport {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) host: String,
+    pub(crate) uri: Uri,
     pub(crate) response: Response<Incoming>,
 }
 
 /// A request that can be sent more than once.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
+    pub(crate) method: Method,
     pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
-    /// A form to post; without one it is a `GET`.
-    pub(crate) form: Option<String>,
+    pub(crate) payload: Payload,
+    /// What it carries may go where the answer points to.
+    pub(crate) follows: bool,
 }
 
 impl Call {
-    pub(crate) fn get(uri: Uri) -> Self {
+    pub(crate) fn new(method: Method, uri: Uri) -> Self {
         Self {
+            method,
             uri,
             headers: HeaderMap::new(),
-            form: None,
+            payload: Payload::Empty,
+            follows: true,
+        }
+    }
+
+    pub(crate) fn get(uri: Uri) -> Self {
+        Self::new(Method::GET, uri)
+    }
+
+    /// A redirect of this kind that is to be followed.
+    fn follows(&self, status: u16) -> bool {
+        let reads = self.method == Method::GET || self.method == Method::HEAD;
+        match status {
+            301..=303 => reads,
+            307 | 308 => self.follows,
+            _ => false,
         }
     }
 }
 
 impl Transport {
-    pub(crate) fn new(ca_file: Option<PathBuf>, timeouts: Timeouts) -> Self {
-        let http = builder().build(tcp(&timeouts));
+    pub(crate) fn new(
+        tls: Tls,
+        proxies: Proxies,
+        settings_file: Option<PathBuf>,
+        timeouts: Timeouts,
+    ) -> Self {
         Self {
-            http,
-            https: OnceLock::new(),
-            ca_file,
+            clients: Mutex::default(),
+            tls,
+            proxies: Arc::new(proxies),
+            settings_file,
+            settings: OnceLock::new(),
             timeouts,
         }
     }
 
-    fn https(&self) -> Result<&Https, Error> {
-        if let Some(client) = self.https.get() {
-            return Ok(client);
+    /// What `registries.json` says. It is read once.
+    pub(crate) fn settings(&self) -> Result<&Settings, Error> {
+        if let Some(settings) = self.settings.get() {
+            return Ok(settings);
         }
-        let roots = load_roots(self.ca_file.as_deref())?;
-        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| Error::Roots(e.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let mut tcp = tcp(&self.timeouts);
-        tcp.enforce_http(false);
+        let loaded = match &self.settings_file {
+            Some(path) => Settings::load(path)?,
+            None => Settings::default(),
+        };
+        Ok(self.settings.get_or_init(|| loaded))
+    }
+
+    /// Whether there are certificates for a host in particular.
+    pub(crate) fn has_certificates(&self, authority: &str) -> bool {
+        self.tls.knows(authority)
+    }
+
+    fn client(&self, uri: &Uri) -> Result<Http, Error> {
+        let authority = host_of(uri);
+        let is_tls = uri.scheme_str() == Some("https");
+        let (key, config) = if is_tls {
+            let insecure = self.settings()?.is_insecure(&authority);
+            self.tls.config(&authority, insecure)?
+        } else {
+            // No host's name has a space.
+            ("plain http".to_owned(), Tls::none()?)
+        };
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&key) {
+            return Ok(client.clone());
+        }
+        let to_proxy = match self.proxies.want_tls() {
+            true => self.tls.config("", false)?.1,
+            false => Tls::none()?,
+        };
+        let connector = Connector::new(self.timeouts.connect, self.proxies.clone(), to_proxy);
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(config)
-            .https_only()
+            .with_tls_config(config.as_ref().clone())
+            .https_or_http()
             .enable_http1()
-            .wrap_connector(tcp);
-        Ok(self.https.get_or_init(|| builder().build(connector)))
+            .wrap_connector(connector);
+        let mut builder = legacy::Client::builder(TokioExecutor::new());
+        builder
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(30));
+        let client: Http = builder.build(connector);
+        clients.insert(key, client.clone());
+        Ok(client)
     }
 
     /// Sends a request and follows redirects. Any final status is an answer, not an error.
     ///
     /// # Errors
-    /// `Unreachable`, `Broken`, `Timeout`, `Redirect`, `Roots`.
+    /// `Unreachable`, `Broken`, `Timeout`, `Redirect`, `Roots`, `Settings`.
     pub(crate) async fn send(&self, call: &Call) -> Result<Answer, Error> {
         let mut call = call.clone();
         for _ in 0..=MAX_REDIRECTS {
             let answer = self.send_once(&call).await?;
-            let status = answer.response.status().as_u16();
-            if !matches!(status, 301 | 302 | 303 | 307 | 308) || call.form.is_some() {
+            if !call.follows(answer.status()) {
                 return Ok(answer);
             }
-            let location = answer.response.headers().get(LOCATION);
-            let location = location.map(|l| String::from_utf8_lossy(l.as_bytes()).into_owned());
-            let location = location.unwrap_or_default();
-            let refuse = |why| Error::Redirect {
-                host: answer.host.clone(),
-                target: without_query(&location),
-                why,
-            };
-            let target = endpoint::join(&call.uri, &location)
-                .ok_or_else(|| refuse("that is not an address"))?;
-            if !endpoint::is_private(&target) {
-                return Err(refuse("only TLS and this machine are allowed"));
-            }
+            let target = self.location(&answer)?;
             if !endpoint::same_origin(&call.uri, &target) {
                 call.headers.remove(AUTHORIZATION);
             }
@@ -139,27 +186,43 @@ impl Transport {
         })
     }
 
+    /// Where an answer points to, if a request may go there.
+    pub(crate) fn location(&self, answer: &Answer) -> Result<Uri, Error> {
+        let location = answer.response.headers().get(LOCATION);
+        let location = location.map(|l| String::from_utf8_lossy(l.as_bytes()).into_owned());
+        let location = location.unwrap_or_default();
+        let refuse = |why| Error::Redirect {
+            host: answer.host.clone(),
+            target: without_query(&location),
+            why,
+        };
+        let target = endpoint::join(&answer.uri, &location)
+            .ok_or_else(|| refuse("that is not an address"))?;
+        match self.settings()?.allows(&target) {
+            true => Ok(target),
+            false => Err(refuse("only TLS and this machine are allowed")),
+        }
+    }
+
     async fn send_once(&self, call: &Call) -> Result<Answer, Error> {
         let host = host_of(&call.uri);
-        let is_https = call.uri.scheme_str() == Some("https");
-        let request = request(call, &host)?;
-        let sent = async {
-            if is_https {
-                Ok::<_, Error>(self.https()?.request(request).await)
-            } else {
-                Ok(self.http.request(request).await)
-            }
-        };
-        let within = self.timeouts.response;
-        let response = match tokio::time::timeout(within, sent).await {
-            Ok(response) => response?,
-            Err(_) => {
-                let secs = within.as_secs();
-                return Err(Error::Timeout { host, secs });
-            }
-        };
-        match response {
-            Ok(response) => Ok(Answer { host, response }),
+        let mut request = request(call, &host)?;
+        // A proxy reads requests that are not in TLS; the others tell it when they connect.
+        let proxy = self.proxies.of(&call.uri);
+        if let Some(proxy) = proxy.filter(|_| call.uri.scheme_str() == Some("http"))
+            && let Some(authorization) = &proxy.authorization
+        {
+            let headers = request.headers_mut();
+            headers.insert(PROXY_AUTHORIZATION, authorization.clone());
+        }
+        let client = self.client(&call.uri)?;
+        let sent = self.in_time(&host, call, client.request(request)).await?;
+        match sent {
+            Ok(response) => Ok(Answer {
+                host,
+                uri: call.uri.clone(),
+                response,
+            }),
             Err(e) if e.is_connect() => Err(Error::Unreachable {
                 host,
                 source: connect_cause(e),
@@ -168,6 +231,41 @@ impl Transport {
                 host,
                 source: Box::new(e),
             }),
+        }
+    }
+
+    /// Waits for an answer. While a part of a blob goes out, the time begins anew with each piece.
+    async fn in_time<T>(
+        &self,
+        host: &str,
+        call: &Call,
+        sent: impl Future<Output = T>,
+    ) -> Result<T, Error> {
+        let within = match call.method {
+            // Before it answers, a registry may have to put a large blob together.
+            Method::PUT => self.timeouts.response * 5,
+            _ => self.timeouts.response,
+        };
+        let timeout = |within: Duration| Error::Timeout {
+            host: host.to_owned(),
+            secs: within.as_secs(),
+        };
+        let Payload::Part(part) = &call.payload else {
+            let answered = tokio::time::timeout(within, sent).await;
+            return answered.map_err(|_| timeout(within));
+        };
+        let mut pieces = part.sent.subscribe();
+        tokio::pin!(sent);
+        loop {
+            let moved = async {
+                // The sender lives in `call`.
+                let _ = pieces.changed().await;
+            };
+            tokio::select! {
+                answered = &mut sent => return Ok(answered),
+                () = moved => {}
+                () = tokio::time::sleep(within) => return Err(timeout(within)),
+            }
         }
     }
 }
@@ -192,69 +290,25 @@ fn connect_cause(error: legacy::Error) -> crate::error::Cause {
     }
 }
 
-fn request(call: &Call, host: &str) -> Result<Request<Full<Bytes>>, Error> {
+fn request(call: &Call, host: &str) -> Result<Request<Body>, Error> {
     let protocol = |e: http::Error| Error::Protocol {
         host: host.to_owned(),
         what: e.to_string(),
     };
-    let method = if call.form.is_some() {
-        Method::POST
-    } else {
-        Method::GET
-    };
-    let body = call.form.clone().unwrap_or_default();
     let mut request = Request::builder()
-        .method(method)
+        .method(call.method.clone())
         .uri(call.uri.clone())
-        .body(Full::new(Bytes::from(body)))
+        .body(call.payload.body())
         .map_err(protocol)?;
     *request.headers_mut() = call.headers.clone();
     let headers = request.headers_mut();
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
     headers.remove(HOST);
-    if call.form.is_some() {
-        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
-        headers.insert(CONTENT_TYPE, form);
+    // Also of nothing: some registries want to be told.
+    if call.method != Method::GET && call.method != Method::HEAD {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(call.payload.len()));
     }
     Ok(request)
-}
-
-fn builder() -> legacy::Builder {
-    let mut builder = legacy::Client::builder(TokioExecutor::new());
-    builder
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(Duration::from_secs(30));
-    builder
-}
-
-fn tcp(timeouts: &Timeouts) -> HttpConnector {
-    let mut tcp = HttpConnector::new();
-    tcp.set_connect_timeout(Some(timeouts.connect));
-    tcp.set_nodelay(true);
-    tcp.set_keepalive(Some(Duration::from_secs(30)));
-    tcp
-}
-
-fn load_roots(ca_file: Option<&std::path::Path>) -> Result<rustls::RootCertStore, Error> {
-    let mut roots = rustls::RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(found.certs);
-    if let Some(path) = ca_file {
-        let unreadable =
-            |e: &dyn std::fmt::Display| Error::Roots(format!("{}: {e}", path.display()));
-        let certificates = CertificateDer::pem_file_iter(path).map_err(|e| unreadable(&e))?;
-        for certificate in certificates {
-            let certificate = certificate.map_err(|e| unreadable(&e))?;
-            roots.add(certificate).map_err(|e| unreadable(&e))?;
-        }
-    }
-    if roots.is_empty() {
-        let why = found.errors.first().map(ToString::to_string);
-        return Err(Error::Roots(why.unwrap_or_else(|| {
-            "the system has none, install ca-certificates or set SSL_CERT_FILE".to_owned()
-        })));
-    }
-    Ok(roots)
 }
 
 /// Host, and port if one is given, without a user name.
@@ -274,6 +328,11 @@ fn without_query(address: &str) -> String {
 impl Answer {
     pub(crate) fn status(&self) -> u16 {
         self.response.status().as_u16()
+    }
+
+    /// A header's value, if it is there and is text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
     }
 
     /// The body, if it has at most `limit` bytes; otherwise `None`.
@@ -297,7 +356,7 @@ impl Answer {
                 Ok(None) => return Ok(Some(bytes.into())),
                 Err(_) => {
                     let secs = timeouts.stall.as_secs();
-                    return Err(Error::Timeout {
+                    return Err(Error::Stalled {
                         host: self.host,
                         secs,
                     });

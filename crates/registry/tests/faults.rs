@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use oci::{Descriptor, Digest, Manifest, MediaType, VerifyError};
 use registry::{Client, Error};
 use support::{amd64, chain, client, collect, options, read, reference};
-use testkit::registry::{Faulty, Request, reply};
+use testkit::registry::{Answer, Faulty, Request, reply};
 
 const MANIFEST_TYPE: (&str, &str) = (
     "Content-Type",
@@ -28,7 +28,7 @@ fn layer() -> Descriptor {
     Descriptor::of(MediaType::OciLayer, &content())
 }
 
-fn start(answer: impl Fn(&Request) -> Vec<u8> + Send + 'static) -> (Faulty, oci::Reference) {
+fn start(answer: impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static) -> (Faulty, oci::Reference) {
     let server = Faulty::start(answer).unwrap();
     let r = reference(&format!("{}/a/b:1", server.addr));
     (server, r)
@@ -85,14 +85,27 @@ async fn lasting_failures_end_and_say_why() {
 async fn retry_after_is_honoured_and_bounded() {
     let (_server, r) = start(|request| match request.earlier {
         0 => reply(429, &[("Retry-After", "1")], b""),
-        1 => reply(503, &[("Retry-After", "100000")], b""),
+        1 => reply(
+            503,
+            &[("Retry-After", "Sun, 06 Nov 1994 08:49:37 GMT")],
+            b"",
+        ),
         _ => reply(200, &[MANIFEST_TYPE], &manifest()),
     });
     let begin = Instant::now();
     client().resolve(&r, &amd64()).await.unwrap();
     let took = begin.elapsed();
-    assert!(took >= Duration::from_millis(2500), "{took:?}");
+    assert!(took >= Duration::from_secs(1), "{took:?}");
     assert!(took < Duration::from_secs(30), "{took:?}");
+    // Nobody waits for that; and coming back sooner is not what was asked for.
+    let (server, r) = start(|_| reply(429, &[("Retry-After", "3600")], b""));
+    let error = client().resolve(&r, &amd64()).await.unwrap_err();
+    let expect = format!(
+        "{} answered 429 and asks to come back in 3600 seconds",
+        server.addr
+    );
+    assert_eq!(chain(&error), expect);
+    assert_eq!(server.requests().len(), 1);
 }
 
 #[tokio::test]
@@ -381,6 +394,72 @@ async fn nothing_goes_over_plain_http_to_other_machines() {
         chain(&error)
     );
     assert_eq!(server.requests().len(), 6);
+}
+
+/// The registry says how large the blob is that it has: nobody need read it.
+#[tokio::test]
+async fn wrong_lengths_are_found_out_at_once() {
+    let check = async |answer: fn(&Request) -> Vec<u8>, offset: u64, expect: &str| {
+        let (server, r) = start(answer);
+        let error = match client().blob(&r, &layer(), offset).await {
+            Ok(stream) => collect(stream).await.unwrap_err(),
+            Err(error) => error,
+        };
+        assert!(chain(&error).contains(expect), "{}", chain(&error));
+        assert_eq!(server.requests().len(), 1);
+    };
+    let short = "is truncated: got 1000 of 800000 bytes";
+    check(|_| reply(200, &[], &content()[..1000]), 0, short).await;
+    check(
+        |_| reply(416, &[("Content-Range", "bytes */1000")], b""),
+        5000,
+        short,
+    )
+    .await;
+    let range = |_: &Request| reply(206, &[("Content-Range", "bytes 5-9/1000")], b"xxxxx");
+    check(range, 5, short).await;
+    let long = "is longer than its 800000 bytes";
+    check(|_| reply(200, &[], &[content(), vec![0]].concat()), 0, long).await;
+}
+
+/// Ways in which servers refuse to send parts; each sends the whole when that is asked for.
+#[tokio::test]
+async fn refused_ranges_are_done_without() {
+    for status in [200, 400, 416, 501] {
+        let (server, r) = start(move |request| match request.range() {
+            Some(_) if status != 200 => reply(status, &[], b""),
+            _ => reply(200, &[], &content()),
+        });
+        let stream = client().blob(&r, &layer(), 500_000).await.unwrap();
+        assert_eq!(collect(stream).await.unwrap(), content()[500_000..]);
+        let requests = if status == 200 { 1 } else { 2 };
+        assert_eq!(server.requests().len(), requests, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_sends_next_to_nothing_is_given_up() {
+    let mut quick = options(None);
+    quick.stall_timeout = Duration::from_millis(300);
+    quick.retry.attempts = 2;
+    for trickles in [false, true] {
+        let server = Faulty::start(move |_| {
+            let mut bytes = reply(200, &[], &content());
+            bytes.truncate(300_000);
+            match trickles {
+                true => Answer::from(bytes).trickle(Duration::from_millis(20)),
+                false => Answer::from(bytes).stall(),
+            }
+        })
+        .unwrap();
+        let r = reference(&format!("{}/a", server.addr));
+        let error = read(&Client::new(quick.clone()), &r, &layer()).await;
+        let said = chain(&error.unwrap_err());
+        assert!(
+            said.contains("sent next to nothing for 0 seconds"),
+            "{said}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -2,13 +2,11 @@
 
 mod support;
 
-use std::process::Command;
-
 use oci::{Descriptor, DigestCheck, MediaType};
 use registry::{Client, Error};
 use support::{amd64, chain, client, collect, options, read, reference};
 use testkit::image::{ImageBuilder, Layer, Packing, write_layout};
-use testkit::registry::{Faulty, Registry, reply};
+use testkit::registry::{Faulty, Registry, certificate, reply};
 
 fn small() -> ImageBuilder {
     ImageBuilder::new().architecture("amd64").cmd(["sh"])
@@ -168,37 +166,7 @@ async fn an_unreachable_registry_is_named_with_the_reason() {
 #[tokio::test]
 async fn redirects_go_to_tls_and_are_verified() {
     let dir = tempfile::tempdir().unwrap();
-    let (certificate, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args([
-            "-subj",
-            "/CN=gourd test",
-            "-addext",
-            "subjectAltName=DNS:localhost",
-        ])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-        .arg("-out")
-        .arg(&certificate)
-        .arg("-keyout")
-        .arg(&key)
-        .output()
-        .expect("openssl is needed: install the package openssl");
-    assert!(
-        made.status.success(),
-        "{}",
-        String::from_utf8_lossy(&made.stderr)
-    );
+    let (certificate, key) = certificate(dir.path(), "localhost").unwrap();
     let registry = Registry::start_tls(&certificate, &key).unwrap();
     let image = small()
         .layer(Layer::new().file("a", "b"))

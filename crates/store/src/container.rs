@@ -20,18 +20,18 @@ mod upper;
 
 use std::path::{Path, PathBuf};
 
-pub use create::create;
+pub use create::{create, create_hidden};
 pub use find::{check_name, discard, ids, is_id, list, resolve};
 pub use repair::{LOST_EXIT_CODE, Repaired};
 pub use spec::{
     Attach, Attached, Endpoint, Health, HealthCheck, HealthResult, HealthStatus, Image, Journal,
     LogLimits, Port, Process, Protocol, Resolution, Restart, RestartPolicy, RootfsMode, SCHEMA,
-    Spec, State, Status, Tmpfs, Ulimit, Vm,
+    Spec, State, Status, Tmpfs, Ulimit, Vm, VolumeMount,
 };
 
 use crate::file::{self, Durability};
 use crate::lock::{self, Lock, Mode};
-use crate::{Root, fault, json};
+use crate::{Root, fault, json, volume};
 
 /// Bytes that an upper disk may grow to.
 pub const UPPER_SIZE: u64 = 64 << 30;
@@ -85,6 +85,9 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Its volumes could not be removed.
+    #[error(transparent)]
+    Volumes(Box<volume::Error>),
 }
 
 /// A container's directory, and what its spec says.
@@ -236,11 +239,16 @@ impl Container {
         }
     }
 
-    /// Removes the container with all its files, and its supervisor's socket. For the lock's holder.
+    /// Removes the container with all its files, and its supervisor's socket; of one that goes at its end, the volumes
+    /// without a name as well. For the lock's holder.
     ///
     /// # Errors
     /// The system call that failed; the container is invisible by then, or unchanged.
     pub fn remove_all(&self) -> Result<(), Error> {
+        if self.spec.remove {
+            // First: of a container that is gone nobody would know that they were its own.
+            volume::remove_anonymous(self).map_err(|error| Error::Volumes(Box::new(error)))?;
+        }
         let name = format!(".del-{}", self.id());
         let condemned = self.dir.with_file_name(name);
         match file::rename(&self.dir, &condemned, self.durability()) {

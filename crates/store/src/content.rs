@@ -1,8 +1,10 @@
 //! `content/`: blobs that never change, each named by its SHA-256.
 //!
 //! A blob comes into being in `content/ingest/`, is hashed as it is written, and gets its name when all of it is on
-//! the disk; so a blob that has its name is whole. Whoever brings in or uses blobs holds a shared lease
+//! the disk; so a blob that has its name is whole. What came of a download that broke off stays there ([`Partial`]). Whoever brings in or uses blobs holds a shared lease
 //! ([`lease`]); garbage collection an exclusive one.
+
+mod partial;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -14,6 +16,9 @@ use oci::{Descriptor, Digest, Hasher};
 use crate::Root;
 use crate::file::{self, Durability};
 use crate::lock::{self, Lock, Mode};
+
+pub use partial::Partial;
+pub(crate) use partial::is_partial;
 
 /// What can go wrong with blobs.
 #[derive(Debug, thiserror::Error)]
@@ -39,10 +44,22 @@ pub enum Error {
         /// What came so far.
         found: u64,
     },
+    /// Nobody has so much to send.
+    #[error("blob {digest} is said to have {size} bytes, more than the {limit} that a layer may have", limit = MAX_BLOB)]
+    TooLarge {
+        /// Which.
+        digest: Digest,
+        /// What was announced.
+        size: u64,
+    },
     /// A system call failed.
     #[error(transparent)]
     File(#[from] file::Error),
 }
+
+/// The largest blob that is brought in, in bytes: 1 TiB. What is kept of its progress grows with what a stranger says that
+/// its size is.
+pub const MAX_BLOB: u64 = 1 << 40;
 
 /// A lease on all of `content/`, `images/` and `refs/`.
 ///
@@ -149,6 +166,7 @@ pub fn list(root: &Root) -> Result<Vec<Digest>, Error> {
 /// holder dead.
 #[derive(Debug)]
 pub struct Claim {
+    digest: Digest,
     path: PathBuf,
     _file: File,
 }
@@ -176,9 +194,21 @@ impl Claim {
             // Whoever had it took the name away at its end.
             let named = fs::metadata(&path);
             if named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
-                return Ok(Self { path, _file: file });
+                return Ok(Self {
+                    digest: *digest,
+                    path,
+                    _file: file,
+                });
             }
         }
+    }
+}
+
+impl Claim {
+    /// On which blob.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
     }
 }
 

@@ -85,7 +85,12 @@ mod enabled {
         if ["refs", "images", "ingest", "sha256", "rootfs"].contains(&folder.as_str()) {
             return folder;
         }
-        let name = text(path.file_name());
+        let mut name = text(path.file_name());
+        if folder == "volumes" && name.starts_with('.') {
+            // `.new-NAME.PID.COUNT`
+            let numbers = |c: char| c.is_ascii_digit() || c == '.';
+            name.truncate(name.trim_end_matches(numbers).len());
+        }
         let hex = |part: &&str| part.len() >= 12 && part.bytes().all(|b| b.is_ascii_hexdigit());
         let id = name.split(['.', '-']).find(hex).unwrap_or_default();
         if id.is_empty() {

@@ -5,11 +5,15 @@
 //! What cannot be read stops it: a container that we don't understand may use anything.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use oci::Digest;
 
 use crate::lock::{self, Lock, Mode};
 use crate::{Root, container, content, fault, file, images, json};
+
+/// How long a download that broke off may be gone on with before it is collected.
+const DOWNLOADS_STAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why nothing (more) was collected.
 #[derive(Debug, thiserror::Error)]
@@ -103,9 +107,12 @@ pub fn collect(root: &Root, _exclusive: &Lock) -> Result<Collected, Error> {
         collected.blobs.push(digest);
     }
     fault::point("gc.blobs-removed");
-    // Nobody brings anything in while we have the exclusive lease: all there is was left by a crash.
+    // Nobody brings anything in while we have the exclusive lease: all there is was left by a crash. What a download can go
+    // on with is left alone for a while.
     for path in unused.unfinished {
-        collected.bytes += remove_file(&path)?;
+        if !(content::is_partial(&path) && is_fresh(&path)) {
+            collected.bytes += remove_file(&path)?;
+        }
     }
     for key in unused.rootfs {
         if let Some(bytes) = remove_rootfs(root, &key)? {
@@ -115,6 +122,27 @@ pub fn collect(root: &Root, _exclusive: &Lock) -> Result<Collected, Error> {
     }
     fault::point("gc.swept");
     Ok(collected)
+}
+
+/// Removes what came of downloads that broke off, however fresh it is; the bytes that it occupied. `_exclusive` is
+/// [`content::lease`] in exclusive mode.
+///
+/// # Errors
+/// As [`Error`] says.
+pub fn forget_downloads(root: &Root, _exclusive: &Lock) -> Result<u64, Error> {
+    let mut bytes = 0;
+    for path in unfinished(root)? {
+        if content::is_partial(&path) {
+            bytes += remove_file(&path)?;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Somebody wrote to it not long ago.
+fn is_fresh(path: &std::path::Path) -> bool {
+    let written = std::fs::metadata(path).and_then(|found| found.modified());
+    written.is_ok_and(|written| written.elapsed().unwrap_or_default() < DOWNLOADS_STAY)
 }
 
 /// Removes a file; the bytes that it occupied on the disk.
@@ -139,19 +167,21 @@ pub fn drop_unused(root: &Root, _exclusive: &Lock, candidates: &[Digest]) -> Res
     Ok(())
 }
 
-/// Files without a name yet: downloads, and what was being written when a crash came.
+/// Files without a name yet: downloads and the locks of those who brought them, and what was being written when a crash
+/// came.
 fn unfinished(root: &Root) -> Result<Vec<std::path::PathBuf>, file::Error> {
     let content = root.content();
+    let ingest = content.join("ingest");
     let mut paths = Vec::new();
     for dir in [
-        content.join("ingest"),
+        ingest.clone(),
         content.join("blobs/sha256"),
         root.images(),
         root.refs(),
     ] {
         for entry in std::fs::read_dir(&dir).map_err(file::Error::at("list", &dir))? {
             let entry = entry.map_err(file::Error::at("list", &dir))?;
-            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            if dir == ingest || entry.file_name().as_encoded_bytes().starts_with(b".") {
                 paths.push(entry.path());
             }
         }
@@ -244,6 +274,30 @@ mod tests {
         assert_eq!(images::list(&root).unwrap(), [kept]);
         drop(lease);
         assert_eq!(collect(&root, &exclusive).unwrap().rootfs, [leased.rootfs]);
+    }
+
+    #[test]
+    fn downloads_that_broke_off_stay_for_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let ingest = root.content().join("ingest");
+        let [fresh, old] =
+            ["a", "b"].map(|digit| ingest.join(format!("{}.part", digit.repeat(64))));
+        let claim = ingest.join(".a.lock");
+        for path in [&fresh, &old, &claim] {
+            std::fs::write(path, [1; 5000]).unwrap();
+        }
+        let long_ago = std::time::SystemTime::now() - 2 * DOWNLOADS_STAY;
+        let file = std::fs::File::options().write(true).open(&old).unwrap();
+        file.set_modified(long_ago).unwrap();
+        let mut found = unused(&root).unwrap().unfinished;
+        found.sort();
+        assert_eq!(found, [claim.clone(), fresh.clone(), old.clone()]);
+        let exclusive = content::lease(&root, Mode::Exclusive).unwrap();
+        assert!(collect(&root, &exclusive).unwrap().bytes >= 5000);
+        assert!(fresh.exists() && !old.exists() && !claim.exists());
+        assert!(forget_downloads(&root, &exclusive).unwrap() >= 5000);
+        assert!(!fresh.exists());
     }
 
     #[test]

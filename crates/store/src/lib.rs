@@ -11,6 +11,7 @@
 //! rootfs/    layers merged into one ext4 file     → [`rootfs`]
 //! containers/                                     → [`container`], [`logs`]
 //! networks/                                       → [`network`]
+//! volumes/                                        → [`volume`]
 //! kernels/   kernels and their initramfs          → [`kernels`]
 //! events/    what happened                        → [`events`]
 //! run/       sockets                              → [`Root::socket`]
@@ -36,6 +37,10 @@ pub mod network;
 pub mod refs;
 mod root;
 pub mod rootfs;
+pub mod volume;
+
+/// Disk images and file systems, for those who use them through this crate.
+pub use {disk, ext4};
 
 pub use clock::{TimeRange, now_ns};
 pub use root::{ARCH, Error as RootError, Root};

@@ -166,6 +166,12 @@ impl Root {
         self.inner.path.join("networks")
     }
 
+    /// `volumes/`. Made by the first volume.
+    #[must_use]
+    pub fn volumes(&self) -> PathBuf {
+        self.inner.path.join("volumes")
+    }
+
     /// `kernels/<arch>/`
     #[must_use]
     pub fn kernels(&self) -> PathBuf {

@@ -4,28 +4,62 @@
 //! It gets its name when it is whole. Containers that run hold a shared lease.
 //!
 //! ```text
-//!   blob ─▶ decompress, hash ═channel═▶ oci::Merger ─▶ ext4::Writer ─▶ rename
-//!   (a thread)                          (the caller's thread)
+//!   blobs ─▶ decompress, hash ─▶ oci::LayerIndex, oci::Merger ─▶ ext4::Writer ─▶ rename
+//!            (side by side)
 //! ```
+//!
+//! The drawings at the top of `assemble` and `stream` say which threads there are.
 
-mod layer;
+mod assemble;
+mod behind;
+mod gzip;
 mod mount_points;
+mod packing;
+mod stream;
 mod tree;
+mod waiting;
 
 use std::path::{Path, PathBuf};
 
-pub use layer::{compression, decompress};
-use oci::{Descriptor, Digest, MergeError, Merger};
+use oci::{Descriptor, Digest, MergeError};
+pub use packing::{compression, decompress};
 
 use crate::file::{self, Durability};
 use crate::lock::{self, Lock, Mode};
 use crate::{Root, content};
 
 /// Changes whenever the same layers would become other bytes, so that a mended writer writes anew.
-pub const WRITER: u32 = 3;
+pub const WRITER: u32 = 4;
 
 /// As many bytes as an image's layers may unpack to, all together: 256 GiB. A megabyte can claim to be a gigabyte.
 pub const MAX_UNPACKED: u64 = 256 << 30;
+
+/// Bytes of memory in which contents of upper layers may wait for their place: 64 MiB. What is more waits in a file.
+const MEMORY: u64 = 64 << 20;
+
+/// How a rootfs image is made. Its bytes do not depend on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Layers that are read at once. Each takes one core for its decompression, and less than another one for the rest.
+    pub threads: usize,
+    /// Bytes of memory in which contents of upper layers may wait for their place.
+    pub memory: u64,
+    /// As many bytes as the layers may unpack to, all together.
+    pub max_unpacked: u64,
+    /// As many bytes as names and attributes may take in memory, of each layer and of all that is merged.
+    pub max_metadata: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            memory: MEMORY,
+            max_unpacked: MAX_UNPACKED,
+            max_metadata: oci::METADATA_BUDGET,
+        }
+    }
+}
 
 /// Why there is no rootfs image.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +87,7 @@ pub enum Error {
         found: Digest,
     },
     /// The layers are more than anybody wants.
-    #[error("with layer {layer} the image unpacks to more than the {} GiB allowed", limit >> 30)]
+    #[error("with layer {layer} the image unpacks to more than the {} MiB allowed", limit >> 20)]
     TooLarge {
         /// The blob that went beyond.
         layer: Digest,
@@ -146,6 +180,14 @@ pub struct Layer {
 /// # Errors
 /// As [`Error`] says; there is no rootfs image then.
 pub fn build(root: &Root, layers: &[Layer]) -> Result<PathBuf, Error> {
+    build_with(root, layers, &Options::default())
+}
+
+/// As [`build`], with options.
+///
+/// # Errors
+/// As [`Error`] says; there is no rootfs image then.
+pub fn build_with(root: &Root, layers: &[Layer], options: &Options) -> Result<PathBuf, Error> {
     let diff_ids: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
     let key = key(&diff_ids);
     let path = path(root, &key);
@@ -167,7 +209,7 @@ pub fn build(root: &Root, layers: &[Layer]) -> Result<PathBuf, Error> {
     // Ours alone under the lock; a crash leaves it to the next one.
     let temporary = dir.join("rootfs.ext4.new");
     file::remove(&temporary)?;
-    let written = write(root, &key, layers, &temporary)
+    let written = write(root, &key, layers, options, &temporary)
         .and_then(|file| Ok(file::publish(&file, &temporary, &path, Durability::Synced)?));
     match written {
         Ok(()) => Ok(path),
@@ -183,41 +225,18 @@ fn write(
     root: &Root,
     key: &str,
     layers: &[Layer],
+    options: &Options,
     temporary: &Path,
 ) -> Result<std::fs::File, Error> {
-    let failed = |source| Error::Write {
-        path: temporary.to_owned(),
-        source,
-    };
     let file = disk::create_sparse(temporary, 0)?;
     let mut uuid = [0; 16];
     uuid.copy_from_slice(&Digest::of(key.as_bytes()).as_bytes()[..16]);
-    let options = ext4::WriterOptions {
+    let ext4_options = ext4::WriterOptions {
         label: "rootfs".to_owned(),
         uuid,
         ..ext4::WriterOptions::default()
     };
-    let writer = ext4::Writer::new(&file, options).map_err(failed)?;
-    let mut merger = Merger::new(tree::Sink::new(writer));
-    let mut left = MAX_UNPACKED;
-    for layer in layers {
-        layer::apply(root, layer, &mut merger, &mut left).map_err(|error| match error {
-            Error::Merge {
-                layer,
-                source: MergeError::Sink { entry, source, .. },
-            } => Error::Store {
-                layer,
-                entry,
-                path: temporary.to_owned(),
-                source,
-            },
-            other => other,
-        })?;
-    }
-    let (merged, sink) = merger.finish();
-    let mut tree = tree::convert(merged);
-    mount_points::add(&mut tree);
-    let summary = sink.into_writer().finish(&tree).map_err(failed)?;
+    let summary = assemble::write(root, layers, options, ext4_options, (&file, temporary))?;
     tracing::debug!(
         key,
         inodes = summary.inodes,

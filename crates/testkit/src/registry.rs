@@ -1,17 +1,19 @@
 //! A real registry, Debian's `docker-registry` on a free loopback port, and a faulty one.
 
 mod faulty;
+mod honest;
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-pub use faulty::{Faulty, Request, reply};
+pub use faulty::{Answer, Faulty, Reply, Request, reply};
+pub use honest::honest;
 
 /// A running registry with a storage of its own. Dropping it ends the process and removes the
 /// storage.
@@ -60,6 +62,14 @@ impl Registry {
         Self::start_with(Some((certificate, key)), false)
     }
 
+    /// As [`Registry::start_tls`], for clients only that show the same certificate.
+    ///
+    /// # Errors
+    /// As [`Registry::start`].
+    pub fn start_mutual_tls(certificate: &Path, key: &Path) -> Result<Self> {
+        Self::start_with(Some((certificate, key)), true)
+    }
+
     fn start_with(tls: Option<(&Path, &Path)>, closed: bool) -> Result<Self> {
         // Between finding a free port and the registry's own bind somebody else may take it.
         let mut last = None;
@@ -77,16 +87,20 @@ impl Registry {
             .prefix("gourd-registry-")
             .tempdir()?;
         let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let (is_tls, clients) = (tls.is_some(), tls.filter(|_| closed));
+        let clients = clients.map_or_else(String::new, |(certificate, _)| {
+            format!("    clientcas:\n      - {}\n", certificate.display())
+        });
         let tls = tls.map_or_else(String::new, |(certificate, key)| {
             format!(
-                "  tls:\n    certificate: {}\n    key: {}\n",
+                "  tls:\n    certificate: {}\n    key: {}\n{clients}",
                 certificate.display(),
                 key.display()
             )
         });
         let users = storage.path().join("users");
         fs::write(&users, format!("{USER}:{PASSWORD_HASH}\n"))?;
-        let auth = match closed {
+        let auth = match closed && !is_tls {
             true => format!(
                 "auth:\n  htpasswd:\n    realm: test\n    path: {}\n",
                 users.display()
@@ -177,6 +191,33 @@ impl Registry {
         );
         Ok(())
     }
+}
+
+/// A certificate of its own for a host, and its key, both PEM files, by openssl.
+///
+/// # Errors
+/// If openssl is not installed or fails.
+pub fn certificate(dir: &Path, host: &str) -> Result<(PathBuf, PathBuf)> {
+    let (certificate, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+    let output = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"])
+        .args(["-pkeyopt", "ec_paramgen_curve:P-256"])
+        .args(["-subj", "/CN=gourd test"])
+        .args(["-addext", &format!("subjectAltName=DNS:{host}")])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .arg("-out")
+        .arg(&certificate)
+        .arg("-keyout")
+        .arg(&key)
+        .stdin(Stdio::null())
+        .output()
+        .context("openssl is needed: install the package openssl")?;
+    ensure!(
+        output.status.success(),
+        "openssl failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok((certificate, key))
 }
 
 impl Drop for Registry {

@@ -16,7 +16,16 @@ pub enum Command {
     Config(PathBuf),
 }
 
-/// `gourd-vm run DIR --socket-fd N --lease-fd N… [--attached | --maintenance] [--started-ns N]`.
+/// A volume whose lease is among those that came along.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Its name.
+    pub name: String,
+    /// The lease is shared: others read it too.
+    pub read_only: bool,
+}
+
+/// `gourd-vm run DIR --socket-fd N --lease-fd N… [--volume NAME:ro|rw]… [--attached | --maintenance] [--started-ns N]`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Run {
     /// The container's folder.
@@ -29,13 +38,16 @@ pub struct Run {
     pub attached: bool,
     /// A VM without the process, for the files of a container that is stopped.
     pub maintenance: bool,
+    /// The volumes that the VM gets. Of the spec's, those that are not named are left out.
+    pub volumes: Vec<Volume>,
     /// When the CLI started, `CLOCK_MONOTONIC` in nanoseconds.
     pub started_ns: Option<u64>,
 }
 
 /// How it is typed.
 pub const USAGE: &str =
-    "usage: gourd-vm run DIR --socket-fd N --lease-fd N… [--attached | --maintenance] [--started-ns N]
+    "usage: gourd-vm run DIR --socket-fd N --lease-fd N… [--volume NAME:ro|rw]… [--attached | --maintenance]
+                    [--started-ns N]
        gourd-vm probe
        gourd-vm validate < CONFIG
        gourd-vm config DIR";
@@ -69,9 +81,15 @@ fn parse_run(mut words: impl Iterator<Item = String>) -> Result<Run, String> {
         leases: Vec::new(),
         attached: false,
         maintenance: false,
+        volumes: Vec::new(),
         started_ns: None,
     };
     while let Some(word) = words.next() {
+        if word == "--volume" {
+            let text = words.next().ok_or("--volume needs NAME:ro or NAME:rw")?;
+            run.volumes.push(volume(&text)?);
+            continue;
+        }
         let mut number = || -> Result<u64, String> {
             let text = words.next().ok_or(format!("{word} needs a number"))?;
             text.parse()
@@ -95,6 +113,18 @@ fn parse_run(mut words: impl Iterator<Item = String>) -> Result<Run, String> {
     Ok(run)
 }
 
+fn volume(text: &str) -> Result<Volume, String> {
+    let (name, read_only) = match text.rsplit_once(':') {
+        Some((name, "ro")) => (name, true),
+        Some((name, "rw")) => (name, false),
+        _ => return Err(format!("--volume needs NAME:ro or NAME:rw, not {text:?}")),
+    };
+    Ok(Volume {
+        name: name.to_owned(),
+        read_only,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,17 +144,28 @@ mod tests {
                 leases: vec![4, 5],
                 attached: true,
                 maintenance: false,
+                volumes: Vec::new(),
                 started_ns: Some(77),
             })),
         );
         check(
-            "run /c --socket-fd 3 --lease-fd 4 --maintenance",
+            "run /c --socket-fd 3 --lease-fd 4 --volume data:rw --volume lib:ro --maintenance",
             Ok(Command::Run(Run {
                 dir: "/c".into(),
                 socket: 3,
                 leases: vec![4],
                 attached: false,
                 maintenance: true,
+                volumes: vec![
+                    Volume {
+                        name: "data".to_owned(),
+                        read_only: false,
+                    },
+                    Volume {
+                        name: "lib".to_owned(),
+                        read_only: true,
+                    },
+                ],
                 started_ns: None,
             })),
         );
@@ -135,6 +176,10 @@ mod tests {
             Err("--socket-fd needs a number, not \"x\""),
         );
         check("run", Err("run needs a folder"));
+        check(
+            "run /c --volume data",
+            Err("--volume needs NAME:ro or NAME:rw, not \"data\""),
+        );
     }
 
     #[test]

@@ -6,10 +6,11 @@ use hypervisor::config::{
 use proto::agent::{BootRequest, Mount, Process, Rlimit, RootFs, Sysctl, mount};
 use proto::network::Joined;
 use proto::supervisor::Failure;
-use store::container::{Container, Journal, RootfsMode, Spec, Ulimit};
+use store::container::{Container, Journal, RootfsMode, Spec, Ulimit, VolumeMount};
 use store::kernels;
 use store::locate::{self, Programs};
 
+use crate::args::Volume;
 use crate::{capabilities, failure, network};
 
 const MIB: u64 = 1024 * 1024;
@@ -43,7 +44,11 @@ const NOFILE: (u64, u64) = (1024, 524_288);
 ///
 /// # Errors
 /// A kernel that is missing, an initramfs that can't be made.
-pub fn vm_config(container: &Container, programs: &Programs) -> Result<VmConfig, Failure> {
+pub fn vm_config(
+    container: &Container,
+    volumes: &[Volume],
+    programs: &Programs,
+) -> Result<VmConfig, Failure> {
     let (root, spec) = (container.root(), container.spec());
     let kernel = kernels::resolve(root, &spec.vm.kernel)
         .map_err(|error| failure::from_error("find the kernel", &spec.vm.kernel, &error))?;
@@ -66,7 +71,7 @@ pub fn vm_config(container: &Container, programs: &Programs) -> Result<VmConfig,
             initramfs: Some(initramfs),
             command_line,
         },
-        disks: disks(container),
+        disks: disks(container, volumes),
         networks: networks(spec),
         shares: Vec::new(),
         vsock: Some(Vsock::default()),
@@ -92,8 +97,12 @@ pub fn vm_config(container: &Container, programs: &Programs) -> Result<VmConfig,
 ///
 /// # Errors
 /// As [`vm_config`].
-pub fn maintenance_config(container: &Container, programs: &Programs) -> Result<VmConfig, Failure> {
-    let config = vm_config(container, programs)?;
+pub fn maintenance_config(
+    container: &Container,
+    volumes: &[Volume],
+    programs: &Programs,
+) -> Result<VmConfig, Failure> {
+    let config = vm_config(container, volumes, programs)?;
     Ok(VmConfig {
         vcpus: 1,
         networks: Vec::new(),
@@ -109,7 +118,51 @@ fn memory(wanted: u64) -> u64 {
     memory.checked_next_multiple_of(MIB).unwrap_or(u64::MAX)
 }
 
-fn disks(container: &Container) -> Vec<Disk> {
+/// The spec's volumes, as a run has them.
+pub fn all_volumes(spec: &Spec) -> Vec<Volume> {
+    let mut volumes: Vec<Volume> = Vec::new();
+    for mount in &spec.mounts {
+        let name = &mount.volume;
+        match volumes.iter_mut().find(|volume| volume.name == *name) {
+            Some(volume) => volume.read_only &= mount.read_only,
+            None => volumes.push(Volume {
+                name: name.clone(),
+                read_only: mount.read_only,
+            }),
+        }
+    }
+    volumes
+}
+
+/// Names may be longer than a serial: its place among the VM's volumes is in it.
+fn volume_disk(volumes: &[Volume], name: &str) -> Option<String> {
+    let place = volumes.iter().position(|volume| volume.name == name)?;
+    Some(format!("volume-{place}"))
+}
+
+fn volume_disks(container: &Container, volumes: &[Volume]) -> Vec<Disk> {
+    let spec = container.spec();
+    let goes = |name: &str| {
+        let mut own = spec.mounts.iter().filter(|mount| mount.anonymous);
+        spec.remove && own.any(|mount| mount.volume == name)
+    };
+    let disk = |(place, volume): (usize, &Volume)| Disk {
+        id: format!("volume-{place}"),
+        path: store::volume::disk_path(container.root(), &volume.name),
+        read_only: volume.read_only,
+        discard: !volume.read_only,
+        volatile: goes(&volume.name),
+    };
+    volumes.iter().enumerate().map(disk).collect()
+}
+
+fn disks(container: &Container, volumes: &[Volume]) -> Vec<Disk> {
+    let mut disks = root_disks(container);
+    disks.extend(volume_disks(container, volumes));
+    disks
+}
+
+fn root_disks(container: &Container) -> Vec<Disk> {
     let spec = container.spec();
     let upper = Disk {
         id: UPPER_DISK.to_owned(),
@@ -120,6 +173,7 @@ fn disks(container: &Container) -> Vec<Disk> {
         volatile: spec.remove,
     };
     match spec.vm.rootfs {
+        RootfsMode::Volume => Vec::new(),
         RootfsMode::Clone => vec![upper],
         RootfsMode::Overlay => vec![
             Disk {
@@ -145,8 +199,22 @@ fn networks(spec: &Spec) -> Vec<Network> {
 }
 
 /// What the agent is told once per boot. `joined`: where the container is on its networks.
-pub fn boot_request(spec: &Spec, joined: &[Joined]) -> BootRequest {
+pub fn boot_request(spec: &Spec, volumes: &[Volume], joined: &[Joined]) -> BootRequest {
+    let bare = maintenance_request(spec, volumes);
+    let mut mounts: Vec<Mount> = spec
+        .tmpfs
+        .iter()
+        .map(|tmpfs| Mount {
+            kind: mount::Kind::Tmpfs.into(),
+            target: tmpfs.target.clone(),
+            options: tmpfs.options.clone(),
+            ..Mount::default()
+        })
+        .collect();
+    mounts.extend(bare.mounts.iter().cloned());
+    outer_first(&mut mounts);
     BootRequest {
+        maintenance: false,
         hostname: spec.hostname.clone(),
         hosts: hosts(spec, joined).into(),
         resolv_conf: resolv_conf(spec, joined).into(),
@@ -165,16 +233,7 @@ pub fn boot_request(spec: &Spec, joined: &[Joined]) -> BootRequest {
         nano_cpus: spec.vm.nano_cpus,
         shm_size: spec.shm_size,
         read_only_rootfs: spec.read_only,
-        mounts: spec
-            .tmpfs
-            .iter()
-            .map(|tmpfs| Mount {
-                kind: mount::Kind::Tmpfs.into(),
-                target: tmpfs.target.clone(),
-                options: tmpfs.options.clone(),
-                ..Mount::default()
-            })
-            .collect(),
+        mounts,
         sysctls: spec
             .sysctls
             .iter()
@@ -183,15 +242,60 @@ pub fn boot_request(spec: &Spec, joined: &[Joined]) -> BootRequest {
                 value: value.clone(),
             })
             .collect(),
-        ..maintenance_request(spec)
+        ..bare
     }
 }
 
-/// What the agent is told when no process is to run: the root file system as the disks have it, with nothing over it.
-pub fn maintenance_request(spec: &Spec) -> BootRequest {
+/// What is mounted in something comes after it.
+fn outer_first(mounts: &mut [Mount]) {
+    let depth = |mount: &Mount| {
+        mount
+            .target
+            .split('/')
+            .filter(|part| !part.is_empty())
+            .count()
+    };
+    mounts.sort_by_key(depth);
+}
+
+fn volume_mounts(spec: &Spec, volumes: &[Volume]) -> Vec<Mount> {
+    let mount = |mount: &VolumeMount| {
+        Some(Mount {
+            kind: mount::Kind::Disk.into(),
+            source: volume_disk(volumes, &mount.volume)?,
+            target: mount.target.clone(),
+            read_only: mount.read_only,
+            fill: !mount.no_copy,
+            keep_root: mount.keep_root,
+            ..Mount::default()
+        })
+    };
+    let mut mounts: Vec<Mount> = spec.mounts.iter().filter_map(mount).collect();
+    outer_first(&mut mounts);
+    mounts
+}
+
+/// What the agent is told when no process is to run: the root file system as the disks have it, with nothing over it but
+/// the volumes that there are.
+pub fn maintenance_request(spec: &Spec, volumes: &[Volume]) -> BootRequest {
+    if spec.vm.rootfs == RootfsMode::Volume {
+        let disk = spec.mounts.first();
+        let disk = disk.and_then(|mount| volume_disk(volumes, &mount.volume));
+        return BootRequest {
+            container: spec.id.clone(),
+            rootfs: Some(RootFs {
+                upper_disk: disk.unwrap_or_default(),
+                ..RootFs::default()
+            }),
+            wall_clock_ns: store::now_ns(),
+            maintenance: true,
+            bare: true,
+            ..BootRequest::default()
+        };
+    }
     let image_disk = match spec.vm.rootfs {
         RootfsMode::Overlay => IMAGE_DISK,
-        RootfsMode::Clone => "",
+        RootfsMode::Clone | RootfsMode::Volume => "",
     };
     let upper_options = match spec.vm.journal {
         // What ext4 does by itself; and without a journal it wants to hear nothing of it.
@@ -207,6 +311,8 @@ pub fn maintenance_request(spec: &Spec) -> BootRequest {
             upper_options: upper_options.to_owned(),
         }),
         wall_clock_ns: store::now_ns(),
+        mounts: volume_mounts(spec, volumes),
+        maintenance: true,
         ..BootRequest::default()
     }
 }

@@ -120,7 +120,9 @@ impl Life<'_> {
     /// A VM without the container's process, until its clients are gone. The state is not written: the container is stopped.
     pub async fn maintain(self) -> Exited {
         let outcome = async {
-            let config = bill::maintenance_config(&self.container, &Programs::new(None))?;
+            let volumes = &self.supervision.volumes;
+            let programs = Programs::new(None);
+            let config = bill::maintenance_config(&self.container, volumes, &programs)?;
             let Started { vm, mut listeners } = self.start_vm(&config, Vec::new()).await?;
             let Some(agent) = self.listen(&*vm, &mut listeners) else {
                 return Err(no_listeners());
@@ -128,7 +130,7 @@ impl Life<'_> {
             let open = async {
                 let guest = self.greet(agent).await?;
                 guest
-                    .boot(bill::maintenance_request(&self.shared.spec))
+                    .boot(bill::maintenance_request(&self.shared.spec, volumes))
                     .await?;
                 self.shared.guest.send_replace(Some(guest));
                 self.shared.started.send_replace(Some(Ok(())));
@@ -172,7 +174,8 @@ impl Life<'_> {
     async fn start(&self) -> Result<(Started, Lasting, Vec<Membership>), Failure> {
         let spec = &self.shared.spec;
         self.supervision.write_begin(spec)?;
-        let config = bill::vm_config(&self.container, &Programs::new(None))?;
+        let volumes = &self.supervision.volumes;
+        let config = bill::vm_config(&self.container, volumes, &Programs::new(None))?;
         let links = spec.networks.iter().map(|_| network::link());
         let links = links.collect::<Result<Vec<_>, _>>();
         let links = links.map_err(|error| failure::from_error("make a link", "", &error))?;
@@ -295,7 +298,8 @@ impl Life<'_> {
             Ok(joined) => joined,
             Err(failure) => return Ok(never_ran(failure)),
         };
-        if let Err(failure) = guest.boot(bill::boot_request(&shared.spec, &joined)).await {
+        let request = bill::boot_request(&shared.spec, &self.supervision.volumes, &joined);
+        if let Err(failure) = guest.boot(request).await {
             return give_up(failure);
         }
         shared.timeline.mark("guest mounted");

@@ -84,7 +84,8 @@ async fn dispatch(command: Command) -> Result<(), Error> {
         Command::Config(dir) => {
             let container = Container::from_dir(&root()?, &dir)?;
             let programs = store::locate::Programs::new(None);
-            let config = bill::vm_config(&container, &programs)
+            let volumes = bill::all_volumes(container.spec());
+            let config = bill::vm_config(&container, &volumes, &programs)
                 .map_err(|failure| failure::describe(&failure))?;
             print(&config)
         }
@@ -126,7 +127,8 @@ async fn supervise(run: Run) -> Result<(), Error> {
         )
         .init();
     let container = Container::from_dir(&root()?, &run.dir)?;
-    let supervision = Arc::new(Supervision::new(&container, timeline, run.maintenance)?);
+    let supervision = Supervision::new(&container, timeline, run.maintenance, run.volumes)?;
+    let supervision = Arc::new(supervision);
     let (over, is_over) = watch::channel(false);
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let server = tokio::spawn(serve::serve(listener, supervision.clone(), is_over));

@@ -150,6 +150,7 @@ impl Supervisor for Service {
             pid: std::process::id(),
             maintenance: self.supervision.maintenance,
             leaving: !self.supervision.maintenance && self.is_leaving(),
+            without_volumes: self.supervision.lacks_volumes(),
         }))
     }
 

@@ -24,6 +24,7 @@ use store::events::{self, Event};
 use store::fault;
 use tokio::sync::watch;
 
+use crate::args::Volume;
 use crate::failure;
 use crate::hub::Log;
 use crate::life::{Outcome, Shared};
@@ -62,6 +63,8 @@ pub enum Dismissal {
 pub struct Supervision {
     /// There is a VM without the container's process, for its files; the state is not ours to write.
     pub maintenance: bool,
+    /// The volumes that each VM gets: their leases are among ours.
+    pub volumes: Vec<Volume>,
     /// `state.json`.
     pub record: Record,
     /// How the first run started.
@@ -94,6 +97,7 @@ impl Supervision {
         container: &Container,
         timeline: Timeline,
         maintenance: bool,
+        volumes: Vec<Volume>,
     ) -> Result<Supervision, store::logs::Error> {
         let log = Arc::new(if maintenance {
             Log::none()
@@ -104,6 +108,7 @@ impl Supervision {
         let first = Shared::new(container.spec(), log.clone(), told.clone(), timeline);
         Ok(Supervision {
             maintenance,
+            volumes,
             record: Record::new(container.clone(), before(container)),
             started: first.started.subscribe(),
             ended: watch::Sender::default(),
@@ -128,6 +133,14 @@ impl Supervision {
     /// The container, as its files were when it was last started.
     pub fn container(&self) -> Container {
         lock(&self.container).clone()
+    }
+
+    /// Whether volumes of the container are missing in its VM.
+    pub fn lacks_volumes(&self) -> bool {
+        let container = lock(&self.container);
+        let missing = |volume: &String| self.volumes.iter().all(|here| here.name != *volume);
+        let mut mounts = container.spec().mounts.iter();
+        mounts.any(|mount| missing(&mount.volume))
     }
 
     /// Whether its state says so.

@@ -10,8 +10,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+mod disks;
 mod floor;
+mod samples;
 mod start;
+mod unpack;
 
 /// Pairs that are measured, after one that is thrown away. `GOURD_BENCH_PAIRS` overrides it.
 const PAIRS: usize = 10;
@@ -44,7 +47,10 @@ pub fn run(name: &str, cache: &Path) -> Result<()> {
     let rows: Vec<Row> = match name {
         "start" => start::on_qemu(cache, pairs)?,
         "start-kvm" => start::on_kvm(cache, pairs)?,
-        _ => bail!("unknown bench {name:?}: start, start-kvm"),
+        "unpack" => unpack::measure(cache, pairs)?,
+        "volume" => disks::volume(pairs)?,
+        "qcow2" => disks::qcow2(pairs)?,
+        _ => bail!("unknown bench {name:?}: start, start-kvm, unpack, volume, qcow2"),
     };
     let dir = target()?.join("bench");
     fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;

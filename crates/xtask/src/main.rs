@@ -40,7 +40,10 @@ fn run() -> Result<()> {
         "kernel-debian" => debian_kernel::make(&cache?),
         "image-busybox" => images::busybox(&cache?),
         "image-debian" => images::debian(&cache?),
-        "bench" => bench::run(&next("the bench's name: start")?, &cache?),
+        "bench" => bench::run(
+            &next("the bench's name: start, start-kvm, unpack")?,
+            &cache?,
+        ),
         _ => bail!(
             "unknown verb {verb:?}: tidy, kernel-debian CACHE, image-busybox CACHE, image-debian CACHE, bench CACHE NAME, rig CACHE OPTIONS -- CMD"
         ),

@@ -5,6 +5,7 @@
 //! /run/gourd/upper     the upper disk, ext4: upper/ and work/ of the overlay
 //! /run/gourd/rootfs    the overlay of both: the container's root, with /dev, /sys, tmpfs and disks on it. Without an
 //!                      image disk it is the upper disk itself
+//! /run/gourd/volumes   the disks of volumes, by serial; bound to their places in the root
 //! /run/gourd/etc       hosts, resolv.conf, hostname: bound over the container's
 //! ```
 //!
@@ -21,6 +22,7 @@ use rustix::mount::MountFlags;
 
 use super::disks;
 use super::mounts::{FileSystem, Mounts, make_read_only, open_root};
+use super::volumes::{self, Volumes};
 use crate::cgroup::Cgroup;
 use crate::failure::{Failed, Step};
 use crate::{clock, sys};
@@ -68,6 +70,9 @@ pub(super) fn boot(request: &BootRequest, mounts: &mut Mounts) -> Result<Booted,
     super::network::set_up(&request.networks)?;
     let rootfs = Path::new(BASE).join("rootfs");
     let disks = request.rootfs.clone().unwrap_or_default();
+    if request.bare {
+        return bare(rootfs, &disks, mounts);
+    }
     let overlay = if disks.image_disk.is_empty() {
         // A copy of the image that the container has to itself.
         writable(&rootfs, &disks, mounts)?;
@@ -80,6 +85,13 @@ pub(super) fn boot(request: &BootRequest, mounts: &mut Mounts) -> Result<Booted,
         cgroup.limit_cpus(request.nano_cpus)?;
     }
     let root = open_root(&rootfs)?;
+    let base = Path::new(BASE);
+    let own = match &overlay {
+        Some(_) => &base.join("upper"),
+        None => &rootfs,
+    };
+    // While nothing hides what the image has at their places.
+    let volumes = Volumes::mount(request, &base.join("volumes"), &root, own, mounts)?;
     devices(&root, request.shm_size, mounts)?;
     let sys = FileSystem {
         kind: "sysfs",
@@ -93,7 +105,7 @@ pub(super) fn boot(request: &BootRequest, mounts: &mut Mounts) -> Result<Booted,
         crate::inroot::directory(root.as_fd(), Path::new(path)).step("make directory", path)?;
     }
     for mount in &request.mounts {
-        extra(&root, mount, mounts)?;
+        extra(&root, mount, &volumes, mounts)?;
     }
     names(&root, request, mounts)?;
     if request.read_only_rootfs {
@@ -103,6 +115,18 @@ pub(super) fn boot(request: &BootRequest, mounts: &mut Mounts) -> Result<Booted,
         rootfs,
         overlay,
         cgroup,
+    })
+}
+
+/// A volume is the root, and nothing else is wanted than its files.
+fn bare(rootfs: PathBuf, disks: &RootFs, mounts: &mut Mounts) -> Result<Booted, Failed> {
+    if let Some(volume) = volumes::attach(&disks.upper_disk, &rootfs, mounts)? {
+        volumes::settle(&volume, &volume, None)?;
+    }
+    Ok(Booted {
+        rootfs,
+        overlay: None,
+        cgroup: Cgroup::set_up(0, 0)?,
     })
 }
 
@@ -168,7 +192,7 @@ fn writable(target: &Path, disks: &RootFs, mounts: &mut Mounts) -> Result<(), Fa
     mounts.add(target, &ext4)
 }
 
-fn ext4_on(device: &Path, read_only: bool) -> FileSystem<'_> {
+pub(super) fn ext4_on(device: &Path, read_only: bool) -> FileSystem<'_> {
     FileSystem {
         kind: "ext4",
         source: device,
@@ -236,13 +260,15 @@ fn devices(root: &OwnedFd, shm_size: u64, mounts: &mut Mounts) -> Result<(), Fai
 }
 
 /// One of the request's own mounts.
-fn extra(root: &OwnedFd, mount: &Mount, mounts: &mut Mounts) -> Result<(), Failed> {
+fn extra(
+    root: &OwnedFd,
+    mount: &Mount,
+    volumes: &Volumes,
+    mounts: &mut Mounts,
+) -> Result<(), Failed> {
     let target = Path::new(&mount.target);
     match mount.kind() {
-        mount::Kind::Disk => {
-            let device = disks::find(&mount.source)?;
-            mounts.add_inside(root, target, &ext4_on(&device, mount.read_only))
-        }
+        mount::Kind::Disk => volumes.bind(mount, root, mounts),
         mount::Kind::Tmpfs => {
             let (mut flags, data) = tmpfs_options(&mount.options);
             if mount.read_only {

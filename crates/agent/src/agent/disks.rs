@@ -49,6 +49,48 @@ pub(super) fn find(serial: &str) -> Result<PathBuf, Failed> {
     }
 }
 
+/// Whether the host has made a disk read-only.
+pub(super) fn is_read_only(device: &Path) -> Result<bool, Failed> {
+    Ok(attribute(device, "ro")? != 0)
+}
+
+/// A disk's bytes.
+pub(super) fn size(device: &Path) -> Result<u64, Failed> {
+    // Of 512 bytes, whatever the disk's own are.
+    Ok(attribute(device, "size")?.saturating_mul(512))
+}
+
+/// A number of `/sys/block/NAME`.
+fn attribute(device: &Path, name: &str) -> Result<u64, Failed> {
+    let path = Path::new(BLOCK)
+        .join(device.file_name().unwrap_or_default())
+        .join(name);
+    let text = std::fs::read_to_string(&path).step("read", path.display())?;
+    let number = text.trim().parse();
+    number.map_err(|_| Failed::invalid("read", path.display(), "it is no number"))
+}
+
+/// The blocks of the ext4 file system on a disk, as its superblock has them
+/// (`Documentation/filesystems/ext4/super.rst`). The kernel has found that it is one.
+pub(super) fn ext4_blocks(device: &Path) -> Result<u64, Failed> {
+    let mut superblock = [0; 1024];
+    let disk = std::fs::File::open(device).step("open", device.display())?;
+    std::os::unix::fs::FileExt::read_exact_at(&disk, &mut superblock, 1024)
+        .step("read", device.display())?;
+    let word = |at: usize| {
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(&superblock[at..at + 4]);
+        u32::from_le_bytes(bytes)
+    };
+    // INCOMPAT_64BIT
+    let high = if word(0x60) & 0x80 != 0 {
+        word(0x150)
+    } else {
+        0
+    };
+    Ok(u64::from(high) << 32 | u64::from(word(0x04)))
+}
+
 /// Tries the names that virtio disks get, in order and without listing `block`; up to the first that is not there.
 fn guess(block: &Path, serial: &str) -> Option<PathBuf> {
     for letter in 'a'..='z' {

@@ -78,6 +78,28 @@ impl Mounts {
         Ok(())
     }
 
+    /// Puts a directory of the VM over a directory of the container, which is made.
+    pub(super) fn bind_directory(
+        &mut self,
+        root: &OwnedFd,
+        source: &Path,
+        target: &Path,
+        read_only: bool,
+    ) -> Result<(), Failed> {
+        let directory =
+            inroot::directory(root.as_fd(), target).step("make directory", target.display())?;
+        let real = inroot::real_path(directory.as_fd()).step("find", target.display())?;
+        mount_bind(source, &real).step("bind", target.display())?;
+        self.0.push(Mounted {
+            target: real.clone(),
+            lasting: true,
+        });
+        if read_only {
+            make_read_only(&real)?;
+        }
+        Ok(())
+    }
+
     /// Takes everything off, the last first. Goes on after a failure, and returns the first: what is busy is detached, so
     /// that the kernel writes it out as soon as it can. What lives in memory only is detached at once.
     pub(super) fn remove_all(&mut self) -> Result<(), Failed> {

@@ -7,6 +7,12 @@ use engine::ImageFilter;
 
 use super::moment::moment;
 
+/// Where a person says how registries are reached.
+const REGISTRIES: &str = "Credentials are Docker's (~/.docker/config.json, `gourd login`). ~/.config/gourd/registries.json has \
+\"registry-mirrors\" and \"insecure-registries\", as Docker's daemon.json, and \"mirrors\": {\"HOST\": [\"https://MIRROR\"]}. \
+A private authority's certificate belongs into /etc/docker/certs.d/HOST[:PORT]/ca.crt or ~/.docker/certs.d/…. Proxies: HTTP_PROXY, \
+HTTPS_PROXY, ALL_PROXY, NO_PROXY.";
+
 /// `gourd image …`.
 #[derive(Debug, Subcommand)]
 pub enum Group {
@@ -26,6 +32,8 @@ pub enum Group {
     Prune(Prune),
     /// Download an image from a registry
     Pull(Pull),
+    /// Upload an image to a registry
+    Push(Push),
     /// Load images from an archive that `gourd save`, `docker save` or `skopeo` wrote
     Load(Load),
     /// Write images into an archive
@@ -36,6 +44,7 @@ pub enum Group {
 
 /// `gourd pull`.
 #[derive(Debug, Args)]
+#[command(after_long_help = REGISTRIES)]
 pub struct Pull {
     /// Print the reference only
     #[arg(short, long)]
@@ -44,6 +53,24 @@ pub struct Pull {
     #[arg(long, value_name = "OS/ARCH")]
     pub platform: Option<String>,
     /// Reference: [HOST[:PORT]/]NAME[:TAG][@DIGEST]
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+}
+
+/// `gourd push`.
+#[derive(Debug, Args)]
+#[command(after_long_help = REGISTRIES)]
+pub struct Push {
+    /// Push all tags of the repository that are here
+    #[arg(short, long)]
+    pub all_tags: bool,
+    /// Push the manifest of this platform only, without the index
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
+    /// Print the reference only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Reference: [HOST[:PORT]/]NAME[:TAG]
     #[arg(value_name = "IMAGE")]
     pub image: String,
 }

@@ -5,6 +5,7 @@
 
 pub mod completion;
 pub mod container;
+pub mod disk;
 pub mod events;
 pub mod image;
 pub mod lines;
@@ -14,6 +15,7 @@ pub mod network;
 pub mod signal;
 pub mod system;
 pub mod value;
+pub mod volume;
 
 use std::path::PathBuf;
 
@@ -52,10 +54,12 @@ pub enum Verb {
     #[command(flatten)]
     Containers(container::Verb),
 
-    /// Show all that is known about containers or images, as JSON
+    /// Show all that is known about containers, images or volumes, as JSON
     Inspect(Inspect),
     /// Download an image from a registry
     Pull(image::Pull),
+    /// Upload an image to a registry
+    Push(image::Push),
     /// Load images from an archive that `gourd save`, `docker save` or `skopeo` wrote
     Load(image::Load),
     /// Write images into an archive
@@ -84,6 +88,9 @@ pub enum Verb {
     /// Manage networks
     #[command(subcommand)]
     Network(network::Group),
+    /// Manage volumes
+    #[command(subcommand)]
+    Volume(volume::Group),
     /// Look at this installation and what it runs on
     #[command(subcommand)]
     System(system::Group),
@@ -121,6 +128,8 @@ pub enum ObjectKind {
     Container,
     /// An image.
     Image,
+    /// A volume.
+    Volume,
 }
 
 #[cfg(test)]
@@ -226,6 +235,8 @@ mod tests {
             &["image", "rm", "-f", "a", "b"],
             &["rmi", "a"],
             &["image", "pull", "-q", "--platform", "linux/amd64", "a"],
+            &["push", "-q", "localhost:5000/a:1"],
+            &["image", "push", "--all-tags", "localhost:5000/a"],
             &["load", "-q", "-i", "file.tar"],
             &[
                 "system",

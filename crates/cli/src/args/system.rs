@@ -26,6 +26,11 @@ pub enum Group {
     /// Manage kernels
     #[command(subcommand)]
     Kernel(Kernel),
+    /// Look at disk images, and make raw disks of them
+    #[command(subcommand)]
+    Disk(super::disk::Disk),
+    /// Check an ext4 file system and say what is wrong with it; changes nothing
+    Fsck(super::disk::Fsck),
 }
 
 /// `gourd system info`.
@@ -53,6 +58,9 @@ pub struct Prune {
     /// All images that no container uses, not only those without a name
     #[arg(short, long)]
     pub all: bool,
+    /// Volumes without a name as well
+    #[arg(long)]
+    pub volumes: bool,
     /// Ask nothing
     #[arg(short, long)]
     pub force: bool,

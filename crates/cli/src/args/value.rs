@@ -89,8 +89,8 @@ pub fn label(text: &str) -> Result<(String, String), String> {
 }
 
 /// What `ps --filter` knows.
-const FILTERS: [&str; 9] = [
-    "ancestor", "before", "exited", "health", "id", "label", "name", "since", "status",
+const FILTERS: [&str; 10] = [
+    "ancestor", "before", "exited", "health", "id", "label", "name", "since", "status", "volume",
 ];
 const STATUSES: [&str; 6] = [
     "created",

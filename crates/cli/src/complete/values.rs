@@ -73,6 +73,16 @@ impl Known {
                 plain(self.images())
             }
             "SOURCE" | "DESTINATION" => self.sides(current),
+            "[NAME:]PATH[:OPTIONS]" => Answer {
+                nospace: true,
+                ..plain(
+                    self.volumes()
+                        .into_iter()
+                        .map(|(name, help)| (name + ":", help))
+                        .collect(),
+                )
+            },
+            "VOLUME" => plain(self.volumes()),
             "SIGNAL" => plain(words(&SIGNALS)),
             "DRIVER" => plain(words(&["auto", "kvm", "qemu"])),
             "OS/ARCH" => plain(words(&["linux/amd64", "linux/arm64"])),
@@ -91,6 +101,7 @@ impl Known {
                 (["inspect"], "names") => {
                     let mut names = self.containers(Which::All, current);
                     names.extend(self.images());
+                    names.extend(self.volumes());
                     names
                 }
                 (["system", "kernel", "rm"], _) => self.kernels(),
@@ -140,6 +151,12 @@ impl Known {
 
     fn images(&self) -> Candidates {
         let names = self.engine.as_ref().map(Engine::image_names);
+        let name = |name: String| (name, String::new());
+        names.unwrap_or_default().into_iter().map(name).collect()
+    }
+
+    fn volumes(&self) -> Candidates {
+        let names = self.engine.as_ref().map(Engine::volume_names);
         let name = |name: String| (name, String::new());
         names.unwrap_or_default().into_iter().map(name).collect()
     }
@@ -204,8 +221,17 @@ fn filters(path: &[&str]) -> &'static [&'static str] {
             "since=",
             "until=",
         ],
+        ["volume", "ls"] => &["dangling=", "driver=", "label=", "name="],
+        ["volume", "prune"] => &["all=", "label!=", "label="],
         [.., "prune"] => &["label!=", "label=", "until="],
-        [.., "events"] => &["container=", "event=", "image=", "label=", "type="],
+        [.., "events"] => &[
+            "container=",
+            "event=",
+            "image=",
+            "label=",
+            "type=",
+            "volume=",
+        ],
         _ => &["exited=", "id=", "label=", "name=", "status="],
     }
 }

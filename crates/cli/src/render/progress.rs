@@ -1,9 +1,9 @@
-//! How far a pull or a load is: bars on a terminal, lines elsewhere. On stderr.
+//! How far a pull, a push or a load is: bars on a terminal, lines elsewhere. On stderr.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use engine::PullEvent;
+use engine::{PullEvent, PushEvent};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{human, out};
@@ -50,6 +50,20 @@ impl Progress {
         }
     }
 
+    /// Shows an event of a push.
+    pub fn show_push(&self, event: PushEvent) {
+        match &self.how {
+            How::Silent => {}
+            How::Lines => {
+                if let Some(line) = push_line(&event) {
+                    // As in `show`.
+                    let _ = out::stderr(&format!("{line}\n"));
+                }
+            }
+            How::Bars(bars) => bars.borrow_mut().show_push(&event),
+        }
+    }
+
     /// Leaves a clean line behind.
     pub fn end(&self) {
         if let How::Bars(bars) = &self.how {
@@ -65,6 +79,16 @@ fn line(event: &PullEvent) -> Option<String> {
         PullEvent::LayerExists { digest } => {
             Some(format!("{}: already here", human::short_id(digest)))
         }
+        PullEvent::LayerResumes {
+            digest,
+            done,
+            total,
+        } => Some(format!(
+            "{}: going on after {} of {}",
+            human::short_id(digest),
+            human::size(*done),
+            human::size(*total)
+        )),
         PullEvent::LayerProgress { .. } | PullEvent::Importing { .. } => None,
         PullEvent::LayerDone { digest } => Some(format!("{}: done", human::short_id(digest))),
         PullEvent::Merging { layers: 1 } => {
@@ -77,6 +101,24 @@ fn line(event: &PullEvent) -> Option<String> {
             unchanged: true, ..
         } => Some("the image is up to date".to_owned()),
         PullEvent::Done { id, .. } => Some(format!("image {}", human::short_id(id))),
+    }
+}
+
+/// The same for a push, in Docker's words where it has some.
+fn push_line(event: &PushEvent) -> Option<String> {
+    let layer = |digest: &str, what: &str| Some(format!("{}: {what}", human::short_id(digest)));
+    match event {
+        PushEvent::Repository { name } => Some(format!("The push refers to repository [{name}]")),
+        PushEvent::OnePlatform { index, manifest } => Some(format!(
+            "not all platforms of the image are here: {} is pushed without its index {}",
+            human::short_id(manifest),
+            human::short_id(index)
+        )),
+        PushEvent::LayerExists { digest } => layer(digest, "layer already exists"),
+        PushEvent::LayerMounted { digest, from } => layer(digest, &format!("mounted from {from}")),
+        PushEvent::LayerSkipped { digest } => layer(digest, "skipped foreign layer"),
+        PushEvent::LayerDone { digest } => layer(digest, "pushed"),
+        PushEvent::LayerProgress { .. } | PushEvent::Done(_) => None,
     }
 }
 
@@ -96,17 +138,48 @@ impl Bars {
         }
     }
 
+    fn progress(&mut self, digest: &str, done: u64, total: u64) {
+        let bar = self.layer(digest);
+        bar.set_length(total);
+        bar.set_position(done);
+    }
+
+    fn show_push(&mut self, event: &PushEvent) {
+        match event {
+            PushEvent::LayerProgress {
+                digest,
+                done,
+                total,
+            } => self.progress(digest, *done, *total),
+            PushEvent::LayerDone { digest } => self.layer(digest).finish_with_message("pushed"),
+            PushEvent::LayerExists { digest } => {
+                self.layer(digest).abandon_with_message("already exists");
+            }
+            PushEvent::LayerMounted { digest, .. } => {
+                self.layer(digest).abandon_with_message("mounted");
+            }
+            PushEvent::Repository { .. }
+            | PushEvent::OnePlatform { .. }
+            | PushEvent::LayerSkipped { .. } => {
+                // As for a pull.
+                let _ = self.all.println(push_line(event).unwrap_or_default());
+            }
+            PushEvent::Done(_) => self.end(),
+        }
+    }
+
     fn show(&mut self, event: &PullEvent) {
         match event {
             PullEvent::LayerProgress {
                 digest,
                 done,
                 total,
-            } => {
-                let bar = self.layer(digest);
-                bar.set_length(*total);
-                bar.set_position(*done);
             }
+            | PullEvent::LayerResumes {
+                digest,
+                done,
+                total,
+            } => self.progress(digest, *done, *total),
             PullEvent::Importing { done } => {
                 let bar = self
                     .spinner
@@ -183,6 +256,14 @@ mod tests {
             None,
         );
         check(
+            PullEvent::LayerResumes {
+                digest: digest(),
+                done: 12_000_000,
+                total: 48_000_000,
+            },
+            Some("0123456789ab: going on after 12MB of 48MB"),
+        );
+        check(
             PullEvent::Merging { layers: 3 },
             Some("making the root file system of 3 layers"),
         );
@@ -192,6 +273,40 @@ mod tests {
                 unchanged: false,
             },
             Some("image 0123456789ab"),
+        );
+    }
+
+    /// Oracle: `docker push` into a file.
+    #[test]
+    fn lines_of_a_push() {
+        let check = |event: PushEvent, expect: Option<&str>| {
+            assert_eq!(push_line(&event).as_deref(), expect);
+        };
+        let digest = || format!("sha256:{}", "0123456789abcdef".repeat(4));
+        check(
+            PushEvent::Repository {
+                name: "docker.io/me/app".to_owned(),
+            },
+            Some("The push refers to repository [docker.io/me/app]"),
+        );
+        check(
+            PushEvent::LayerMounted {
+                digest: digest(),
+                from: "me/base".to_owned(),
+            },
+            Some("0123456789ab: mounted from me/base"),
+        );
+        check(
+            PushEvent::LayerDone { digest: digest() },
+            Some("0123456789ab: pushed"),
+        );
+        check(
+            PushEvent::LayerProgress {
+                digest: digest(),
+                done: 1,
+                total: 2,
+            },
+            None,
         );
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use engine::{Container, CreateRequest, Engine, HealthRequest, Pull as EnginePull, RootfsMode};
 
 use crate::app::App;
+use crate::args::container::mount::Mounted;
 use crate::args::container::value::{LogOption, SecurityOption, StorageOption};
 use crate::args::container::{Create, Health, Process, Pull, Rootfs};
 use crate::args::{lines, value};
@@ -138,6 +139,7 @@ fn request(args: Process) -> Result<CreateRequest, Failure> {
         health,
         machine,
         connections,
+        volumes,
         ..
     } = args;
     let mut words = args.words.into_iter();
@@ -202,6 +204,13 @@ fn request(args: Process) -> Result<CreateRequest, Failure> {
         stop_timeout: args.stop_timeout,
         ..CreateRequest::default()
     };
+    request.mounts = volumes.volumes;
+    for mount in volumes.mounts {
+        match mount {
+            Mounted::Volume(mount) => request.mounts.push(mount),
+            Mounted::Tmpfs(tmpfs) => request.tmpfs.push(tmpfs),
+        }
+    }
     for option in rights.security_opt {
         match option {
             SecurityOption::NoNewPrivileges(on) => request.no_new_privileges = on,

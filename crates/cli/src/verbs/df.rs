@@ -3,7 +3,7 @@
 use engine::{ContainerUsage, DiskUsage, ImageUsage, Status};
 use serde_json::{Value, json};
 
-use super::{images, ps};
+use super::{images, ps, volume};
 use crate::app::App;
 use crate::args::system::Df;
 use crate::clock;
@@ -31,6 +31,11 @@ const IMAGES: Columns = Columns {
 const CONTAINERS: Columns = Columns {
     default: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}",
     headings: &[("ID", "CONTAINER ID"), ("RunningFor", "CREATED")],
+};
+
+const VOLUMES: Columns = Columns {
+    default: "{{.Name}}\t{{.Links}}\t{{.Size}}",
+    headings: &[("Name", "VOLUME NAME")],
 };
 
 const KERNELS: Columns = Columns {
@@ -82,6 +87,9 @@ fn rows(usage: &DiskUsage) -> Vec<Value> {
     let alive: Vec<_> = usage.containers.iter().filter(is_alive).collect();
     let size: u64 = usage.containers.iter().map(|one| one.occupied).sum();
     let kept: u64 = alive.iter().map(|one| one.occupied).sum();
+    let volumes: u64 = usage.volumes.iter().map(|one| one.occupied).sum();
+    let in_use = usage.volumes.iter().filter(|one| !one.users.is_empty());
+    let in_use: Vec<u64> = in_use.map(|one| one.occupied).collect();
     let kernels: u64 = usage.kernels.iter().map(|one| one.occupied).sum();
     let used: Vec<_> = usage.kernels.iter().filter(|one| one.used).collect();
     let needed: u64 = used.iter().map(|one| one.occupied).sum();
@@ -101,6 +109,13 @@ fn rows(usage: &DiskUsage) -> Vec<Value> {
             alive.len(),
             size,
             size - kept,
+        ),
+        row(
+            "Local Volumes",
+            usage.volumes.len(),
+            in_use.len(),
+            volumes,
+            volumes - in_use.iter().sum::<u64>(),
         ),
         row(
             "Kernels",
@@ -123,6 +138,7 @@ fn rows(usage: &DiskUsage) -> Vec<Value> {
 struct Verbose {
     images: Vec<Value>,
     containers: Vec<Value>,
+    volumes: Vec<Value>,
     kernels: Vec<Value>,
     remains: Value,
 }
@@ -144,6 +160,7 @@ impl Verbose {
                 .iter()
                 .map(|one| container(one, now_ns))
                 .collect(),
+            volumes: usage.volumes.iter().map(volume::row).collect(),
             kernels: usage.kernels.iter().map(kernel).collect(),
             remains: json!({
                 "Files": usage.remains.files.to_string(),
@@ -154,9 +171,10 @@ impl Verbose {
 
     fn text(&self) -> Result<String, Failure> {
         Ok(format!(
-            "Images space usage:\n\n{}\nContainers space usage:\n\n{}\nKernels space usage:\n\n{}\nRemains: {} files, {}\n",
+            "Images space usage:\n\n{}\nContainers space usage:\n\n{}\nLocal Volumes space usage:\n\n{}\nKernels space usage:\n\n{}\nRemains: {} files, {}\n",
             IMAGES.render(&self.images, None)?,
             CONTAINERS.render(&self.containers, None)?,
+            VOLUMES.render(&self.volumes, None)?,
             KERNELS.render(&self.kernels, None)?,
             self.remains["Files"].as_str().unwrap_or_default(),
             self.remains["Size"].as_str().unwrap_or_default(),
@@ -167,6 +185,7 @@ impl Verbose {
         json!({
             "Images": self.images,
             "Containers": self.containers,
+            "Volumes": self.volumes,
             "Kernels": self.kernels,
             "Remains": self.remains,
         })
@@ -204,11 +223,12 @@ mod tests {
         assert_eq!(
             COLUMNS.render(&rows(&usage), None).as_deref(),
             Ok("\
-TYPE         TOTAL     ACTIVE    SIZE      RECLAIMABLE
-Images       0         0         16.43MB   11.63MB (70%)
-Containers   0         0         0B        0B
-Kernels      0         0         0B        0B
-Remains      0         0         0B        0B
+TYPE            TOTAL     ACTIVE    SIZE      RECLAIMABLE
+Images          0         0         16.43MB   11.63MB (70%)
+Containers      0         0         0B        0B
+Local Volumes   0         0         0B        0B
+Kernels         0         0         0B        0B
+Remains         0         0         0B        0B
 ")
         );
         let text = Verbose::new(&usage, 0).text().ok();

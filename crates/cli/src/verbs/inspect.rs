@@ -8,7 +8,7 @@ use crate::args::{Inspect, ObjectKind, container as container_args, image};
 use crate::failure::{Failure, Tally};
 use crate::render::{out, template::Template};
 
-/// Containers first, then images, as Docker.
+/// Containers first, then images, then volumes, as Docker.
 pub async fn any(app: &App, args: &Inspect) -> Result<u8, Failure> {
     let engine = app.engine()?;
     let mut found = Vec::new();
@@ -17,6 +17,7 @@ pub async fn any(app: &App, args: &Inspect) -> Result<u8, Failure> {
         let value = match args.kind {
             Some(ObjectKind::Container) => container(&engine, name, args.size).await,
             Some(ObjectKind::Image) => engine.image_inspect(name).map_err(Failure::from),
+            Some(ObjectKind::Volume) => engine.volume_inspect(name).map_err(Failure::from),
             None => either(&engine, name, args.size).await,
         };
         value
@@ -43,9 +44,12 @@ async fn either(engine: &Engine, name: &str, size: bool) -> Result<Value, Failur
         |error: &engine::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Invalid);
     match container(engine, name, size).await {
         Err(Failure::Engine(error)) if absent(&error) => match engine.image_inspect(name) {
-            Err(error) if absent(&error) => Err(Failure::NoSuchObject {
-                name: name.to_owned(),
-            }),
+            Err(error) if absent(&error) => match engine.volume_inspect(name) {
+                Err(error) if absent(&error) => Err(Failure::NoSuchObject {
+                    name: name.to_owned(),
+                }),
+                other => Ok(other?),
+            },
             other => Ok(other?),
         },
         other => other,

@@ -32,6 +32,8 @@ const WITH_SIZE: Columns = Columns {
 
 /// Characters of a command that a table shows, as Docker.
 const COMMAND: usize = 20;
+/// Characters of a volume's name that a table shows, as Docker.
+const MOUNT: usize = 14;
 /// Characters of a reason that a table shows.
 const REASON: usize = 60;
 
@@ -144,6 +146,14 @@ pub fn row(container: &ContainerSummary, now_ns: u64, whole: bool) -> Value {
     } else {
         human::short_id(&container.id)
     };
+    let mounts: Vec<String> = container
+        .volumes
+        .iter()
+        .map(|name| match name.char_indices().nth(MOUNT) {
+            Some((end, _)) if !whole => format!("{}…", &name[..end]),
+            _ => name.clone(),
+        })
+        .collect();
     json!({
         "ID": id,
         "Image": container.image,
@@ -157,8 +167,8 @@ pub fn row(container: &ContainerSummary, now_ns: u64, whole: bool) -> Value {
         "Labels": labels.join(","),
         "Size": "",
         "Ports": engine::port_words(&container.ports, &container.exposed).join(", "),
-        "Mounts": "",
-        "LocalVolumes": "0",
+        "Mounts": mounts.join(","),
+        "LocalVolumes": container.volumes.len().to_string(),
         "Networks": container.networks.join(","),
     })
 }
@@ -242,6 +252,7 @@ mod tests {
                 false => Vec::new(),
             },
             networks: vec!["default".to_owned()],
+            volumes: Vec::new(),
         }
     }
 

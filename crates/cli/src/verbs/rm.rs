@@ -13,7 +13,11 @@ pub async fn rm(app: &App, args: &Remove) -> Result<u8, Failure> {
     let engine = app.engine()?;
     let mut tally = Tally::default();
     for name in &args.containers {
-        match engine.remove(name, args.force).await {
+        let removed = match args.volumes {
+            true => engine.remove_with_volumes(name, args.force).await,
+            false => engine.remove(name, args.force).await,
+        };
+        match removed {
             Ok(()) => out::line(name)?,
             Err(error) if args.force && matches!(error.kind(), ErrorKind::NotFound) => {
                 report(&error.into())

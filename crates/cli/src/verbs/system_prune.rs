@@ -6,17 +6,18 @@ use crate::confirm::confirm;
 use crate::failure::Failure;
 use crate::render::{human, out};
 
-use super::{container_prune, image_prune};
+use super::{container_prune, image_prune, volume};
 
 /// Removes everything that nobody uses, after asking.
 pub async fn prune(app: &App, args: &Prune) -> Result<u8, Failure> {
-    if !args.force && !confirm(&warning(args.all, &args.filter))? {
+    if !args.force && !confirm(&warning(args.all, args.volumes, &args.filter))? {
         return Ok(0);
     }
     let mut filter = image::chosen(&args.filter);
     filter.dangling = None;
-    let pruned = app.engine()?.prune(args.all, &filter).await?;
+    let pruned = app.engine()?.prune(args.all, args.volumes, &filter).await?;
     out::print(&container_prune::text(&pruned.containers))?;
+    out::print(&volume::text(&pruned.volumes))?;
     out::print(&image_prune::text(&pruned.images))?;
     out::line(&format!(
         "Total reclaimed space: {}",
@@ -26,13 +27,17 @@ pub async fn prune(app: &App, args: &Prune) -> Result<u8, Failure> {
 }
 
 /// Docker's words, for what there is of it here.
-fn warning(all: bool, filters: &[(String, String)]) -> String {
+fn warning(all: bool, volumes: bool, filters: &[(String, String)]) -> String {
     let images = match all {
         true => "all images without at least one container associated to them",
         false => "all dangling images",
     };
+    let volumes = match volumes {
+        true => "  - all anonymous volumes not used by at least one container\n",
+        false => "",
+    };
     let mut text = format!(
-        "WARNING! This will remove:\n  - all stopped containers\n  - {images}\n  - what pulls that broke off have left\n"
+        "WARNING! This will remove:\n  - all stopped containers\n{volumes}  - {images}\n  - what pulls that broke off have left\n"
     );
     if !filters.is_empty() {
         let words: Vec<String> = filters
@@ -56,11 +61,11 @@ mod tests {
     fn warnings() {
         let filters = [("label".to_owned(), "a=b".to_owned())];
         assert_eq!(
-            warning(true, &filters),
+            warning(true, true, &filters),
             "WARNING! This will remove:\n  - all stopped containers\n  \
-             - all images without at least one container associated to them\n  \
+             - all anonymous volumes not used by at least one container\n  - all images without at least one container associated to them\n  \
              - what pulls that broke off have left\n\n  Items to be pruned will be filtered with:\n  - label=a=b\n"
         );
-        assert!(warning(false, &[]).contains("\n  - all dangling images\n"));
+        assert!(warning(false, false, &[]).contains("\n  - all dangling images\n"));
     }
 }

@@ -6,6 +6,7 @@
 //! was printed, bytes that were synced in the guest. Oracles: /proc, e2fsck, the exit codes of a run that nobody disturbed.
 
 mod matrix;
+mod volumes;
 
 use std::path::Path;
 
@@ -319,6 +320,33 @@ fn pull_killed_anywhere() {
                 let left = names(&home.root().join(folder));
                 assert!(left.is_empty(), "{what}: {left:?}");
             }
+            home.assert_nothing_left();
+        },
+        from: "",
+        monitors: Monitors::None,
+    }
+    .run();
+}
+
+#[test]
+fn push_killed_anywhere() {
+    let registry = Registry::start().expect("docker-registry starts");
+    let reference = registry.reference("small:1");
+    Scenario {
+        name: "push",
+        prepare: &|home| drop(home.gourd(&["tag", "busybox", &reference]).ok()),
+        act: &["push", &reference],
+        settle: &|_| {},
+        check: &|home, _| {
+            let pushed = home.gourd(&["push", &reference]).ok().text();
+            // Oracle: skopeo, for which the registry has all of it.
+            let source = format!("docker://{reference}");
+            let raw: [&dyn AsRef<std::ffi::OsStr>; 4] =
+                [&"inspect", &"--raw", &"--tls-verify=false", &source];
+            let raw = crate::harness::tool("skopeo", &raw).ok().stdout;
+            let digest = oci::Digest::of(&raw).to_string();
+            assert!(pushed.contains(&digest), "{pushed} {digest}");
+            home.gourd(&["rmi", &reference]).ok();
             home.assert_nothing_left();
         },
         from: "",

@@ -1,6 +1,6 @@
 //! Design section 7, "the life of a container": a test for each row that this version has.
 //!
-//! The row *death* is in `deaths.rs`, *stopped containers* in `copy.rs` and `commit.rs`. *A dirty volume* waits for volumes.
+//! The row *death* is in `deaths.rs`, *stopped containers* in `copy.rs` and `commit.rs`. *A dirty volume* in `volumes.rs`.
 
 use crate::harness::{Home, assert_ext4_clean, eventually, finish, names, tool};
 

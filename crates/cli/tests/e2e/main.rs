@@ -33,3 +33,4 @@ mod stats;
 mod streams;
 mod supervisor;
 mod terminal;
+mod volumes;

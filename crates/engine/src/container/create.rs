@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use oci::Platform;
-use store::container::{self, Image, LogLimits, Restart, SCHEMA, Spec, Vm};
+use store::container::{self, Image, LogLimits, Restart, RootfsMode, SCHEMA, Spec, Vm};
 use store::{kernels, now_ns};
 
 use super::change::emit;
 use super::{Container, CreateRequest, config, connections, health, names, rights};
 use crate::image::Resolved;
-use crate::{Engine, Error, PullEvent};
+use crate::{Engine, Error, PullEvent, volume};
 
 /// Memory of a container that is given none.
 const MEMORY: u64 = 1 << 30;
@@ -60,9 +60,10 @@ impl Engine {
             .resolve(&request.image, &platform, request.pull, progress)
             .await?;
         let spec = spec(&self.root, &image, &request, vm)?;
+        let volumes = volume::plan(&image.config.config.volumes, &request.mounts, &spec.tmpfs)?;
         // At once: a few files and one flush are less than a thread costs. The image's lease is held until the container,
         // which names it, is there: nobody collects it before that.
-        let made = make(&self.root, spec, request.name.is_none());
+        let made = make(&self.root, spec, request.name.is_none(), &volumes);
         drop(image.lease);
         made
     }
@@ -78,6 +79,10 @@ impl Engine {
         if !DRIVERS.contains(&driver) {
             let reason = format!("{driver:?} is none of {}", DRIVERS.join(", "));
             return Err(Error::invalid("driver", reason));
+        }
+        if request.rootfs == RootfsMode::Volume {
+            let reason = "volume is for VMs of volumes' files, not for containers";
+            return Err(Error::invalid("rootfs", reason));
         }
         let storage_size = request.storage_size.unwrap_or(0);
         if storage_size != 0 && !(LEAST_STORAGE..=MOST_STORAGE).contains(&storage_size) {
@@ -257,6 +262,7 @@ fn spec(
         ports: connected.ports,
         exposed: connected.exposed,
         resolution: connected.resolution,
+        mounts: Vec::new(),
     })
 }
 
@@ -280,7 +286,22 @@ fn check_hostname(hostname: &str) -> Result<String, Error> {
     }
 }
 
-fn make(root: &store::Root, mut spec: Spec, unnamed: bool) -> Result<Container, Error> {
+fn make(
+    root: &store::Root,
+    mut spec: Spec,
+    unnamed: bool,
+    volumes: &volume::Planned,
+) -> Result<Container, Error> {
+    // Until the container is there nobody sees that they are used: they are held until then.
+    let prepared = volumes.prepare(root, &mut spec)?;
+    let made = publish(root, spec, unnamed);
+    if made.is_err() {
+        prepared.undo(root);
+    }
+    made
+}
+
+fn publish(root: &store::Root, mut spec: Spec, unnamed: bool) -> Result<Container, Error> {
     for attempt in 0.. {
         if unnamed {
             spec.name = names::make(random()?, attempt);

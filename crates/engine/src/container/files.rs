@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::supervisor::{self, Client};
+use crate::supervisor::{self, Client, Volumes};
 use crate::{Engine, Error};
 
 /// Pieces that wait for the connection.
@@ -120,7 +120,14 @@ impl Engine {
     /// No such container; its VM can't be started.
     pub async fn files(&self, id: &str) -> Result<Files, Error> {
         let container = self.container(id)?;
-        let client = supervisor::reach(self, &container).await?;
+        let client = supervisor::reach(self, &container, Volumes::Needed).await?;
+        Ok(Files { container, client })
+    }
+
+    /// Its files without those of its volumes, which somebody else may have.
+    pub(crate) async fn own_files(&self, id: &str) -> Result<Files, Error> {
+        let container = self.container(id)?;
+        let client = supervisor::reach(self, &container, Volumes::Unneeded).await?;
         Ok(Files { container, client })
     }
 
@@ -158,7 +165,7 @@ impl Engine {
     /// # Errors
     /// No such container; what the guest can't read is said at the end.
     pub async fn export(&self, id: &str) -> Result<TarStream, Error> {
-        self.files(id).await?.export().await
+        self.own_files(id).await?.export().await
     }
 
     /// How the files of a container differ from its image, sorted by path.
@@ -166,11 +173,21 @@ impl Engine {
     /// # Errors
     /// No such container; the guest can't look.
     pub async fn diff(&self, id: &str) -> Result<Vec<Change>, Error> {
-        self.files(id).await?.changes().await
+        self.own_files(id).await?.changes().await
     }
 }
 
 impl Files {
+    /// Those that a supervisor has in hand.
+    pub(crate) fn of(container: Container, client: Client) -> Self {
+        Self { container, client }
+    }
+
+    /// All files below the root, without an event.
+    pub(crate) async fn archive_of_root(&self) -> Result<TarStream, Error> {
+        self.archive(What::Root, "/", false, false).await
+    }
+
     /// The container's name.
     #[must_use]
     pub fn container(&self) -> &str {
@@ -283,6 +300,11 @@ impl Files {
     pub fn write(&self, path: &str, options: UnpackOptions) -> Unpacking {
         let event = Event::container(self.container.spec(), "extract-to-dir");
         events::emit(self.container.root(), &event);
+        self.unpack(path, options)
+    }
+
+    /// As [`Files::write`], without an event.
+    pub(crate) fn unpack(&self, path: &str, options: UnpackOptions) -> Unpacking {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let target = WriteTarget {
             path: path.to_owned(),

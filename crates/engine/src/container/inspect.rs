@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use store::container::{
     self, Health, HealthCheck, HealthStatus, Journal, RestartPolicy, RootfsMode, Spec, State,
-    Status, Ulimit,
+    Status, Ulimit, VolumeMount,
 };
 
 use super::create::NANO;
@@ -51,9 +51,10 @@ fn describe(container: &container::Container, state: &State) -> Value {
         "Driver": match spec.vm.rootfs {
             RootfsMode::Overlay => "overlay",
             RootfsMode::Clone => "clone",
+            RootfsMode::Volume => "volume",
         },
         "Platform": "linux",
-        "Mounts": [],
+        "Mounts": describe_mounts(container),
         "Config": describe_config(spec),
         "HostConfig": describe_host(spec),
         "NetworkSettings": connections::settings(container.root(), spec, state),
@@ -74,6 +75,35 @@ fn describe(container: &container::Container, state: &State) -> Value {
     })
 }
 
+/// As `docker inspect`: what is where. Source is the volume's disk here.
+fn describe_mounts(container: &container::Container) -> Vec<Value> {
+    let mount = |mount: &VolumeMount| {
+        json!({
+            "Type": "volume",
+            "Name": mount.volume,
+            "Source": store::volume::disk_path(container.root(), &mount.volume),
+            "Destination": mount.target,
+            "Driver": "local",
+            "Mode": if mount.read_only { "ro" } else { "" },
+            "RW": !mount.read_only,
+            "Propagation": "",
+        })
+    };
+    container.spec().mounts.iter().map(mount).collect()
+}
+
+/// Paths at which the container has a volume that nobody named.
+fn config_volumes(spec: &Spec) -> Value {
+    let mut volumes = Map::new();
+    for mount in spec.mounts.iter().filter(|mount| mount.anonymous) {
+        volumes.insert(mount.target.clone(), json!({}));
+    }
+    match volumes.is_empty() {
+        true => Value::Null,
+        false => Value::Object(volumes),
+    }
+}
+
 fn describe_config(spec: &Spec) -> Value {
     let process = &spec.process;
     // A spec of a gourd that did not tell them apart.
@@ -92,6 +122,7 @@ fn describe_config(spec: &Spec) -> Value {
         "OpenStdin": process.stdin,
         "StdinOnce": process.stdin && process.attach.stdin,
         "Env": process.env,
+        "Volumes": config_volumes(spec),
         "Cmd": or_null(cmd),
         "Entrypoint": or_null(&process.entrypoint),
         "Image": spec.image.reference,
@@ -143,7 +174,7 @@ fn describe_host(spec: &Spec) -> Value {
     };
     json!({
         "AutoRemove": spec.remove,
-        "Binds": Value::Null,
+        "Binds": or_null(&spec.mounts.iter().filter_map(|mount| mount.bind.clone()).collect::<Vec<_>>()),
         "CapAdd": or_null(&process.cap_add),
         "CapDrop": or_null(&process.cap_drop),
         "GroupAdd": or_null(&process.groups),
@@ -319,6 +350,15 @@ mod tests {
         assert_eq!(config["StdinOnce"], true);
         assert_eq!(config["StopSignal"], "SIGQUIT");
         assert_eq!(config.get("Healthcheck"), None);
+        assert_eq!(config["Volumes"], Value::Null);
+        spec.mounts = vec![VolumeMount {
+            volume: "f".repeat(64),
+            target: "/data".to_owned(),
+            anonymous: true,
+            ..VolumeMount::default()
+        }];
+        assert_eq!(describe_config(&spec)["Volumes"], json!({"/data": {}}));
+        assert_eq!(describe_host(&spec)["Binds"], Value::Null);
     }
 
     #[test]

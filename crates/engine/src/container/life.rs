@@ -9,7 +9,7 @@ use store::{fault, kernels, locate, rootfs};
 
 use super::{AttachOptions, Attachment, ExecRequest, Running, StartMode};
 use crate::supervisor::{self, Aftermath, Client, Found, How};
-use crate::{Engine, Error, blocking};
+use crate::{Engine, Error, blocking, volume};
 
 /// How long a supervisor may take to kill its container before it is killed itself.
 const FORCE: Duration = Duration::from_secs(20);
@@ -37,12 +37,14 @@ impl Engine {
         }
         let lease = rootfs::lease(&self.root, &container.spec().image.rootfs)?;
         let before = container.state()?;
+        let volumes = volume::attach(self, &container, &lock).await?;
         let attached = matches!(mode, StartMode::Foreground(_));
         let spawned = supervisor::spawn(
             &container,
             &self.programs,
             &lock,
-            &lease,
+            Some(&lease),
+            &volumes,
             How {
                 attached,
                 maintenance: false,
@@ -51,7 +53,7 @@ impl Engine {
         )?;
         fault::point("start.spawned");
         // The supervisor's copies are what holds them now.
-        drop((lock, lease));
+        drop((lock, lease, volumes));
         let Some(client) = Client::connect(&container).await? else {
             return match supervisor::aftermath(&container).await {
                 Aftermath::Lost(error) => Err(error),

@@ -102,6 +102,7 @@ async fn summarize(container: &container::Container) -> Result<Option<ContainerS
             .iter()
             .map(|there| there.network.clone())
             .collect(),
+        volumes: volumes(spec),
     }))
 }
 
@@ -135,6 +136,15 @@ pub(super) async fn current(
     }
 }
 
+fn volumes(spec: &container::Spec) -> Vec<String> {
+    let names: BTreeSet<_> = spec
+        .mounts
+        .iter()
+        .map(|mount| mount.volume.clone())
+        .collect();
+    names.into_iter().collect()
+}
+
 /// One whose state cannot be read, but its spec.
 fn unreadable(container: &container::Container, error: &Error) -> ContainerSummary {
     let spec = container.spec();
@@ -145,6 +155,7 @@ fn unreadable(container: &container::Container, error: &Error) -> ContainerSumma
         command: spec.process.args.clone(),
         created_ns: spec.created_ns,
         labels: spec.labels.clone(),
+        volumes: volumes(spec),
         ..dead(container.id(), error)
     }
 }
@@ -167,6 +178,7 @@ fn dead(id: &str, error: &Error) -> ContainerSummary {
         ports: Vec::new(),
         exposed: Vec::new(),
         networks: Vec::new(),
+        volumes: Vec::new(),
     }
 }
 

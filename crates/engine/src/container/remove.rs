@@ -51,6 +51,18 @@ impl Engine {
     /// # Errors
     /// [`Error::Running`] without `force`.
     pub async fn remove(&self, id: &str, force: bool) -> Result<(), Error> {
+        self.remove_container(id, force, false).await
+    }
+
+    /// As [`Engine::remove`], and with it the volumes without a name that were made for it.
+    ///
+    /// # Errors
+    /// As [`Engine::remove`].
+    pub async fn remove_with_volumes(&self, id: &str, force: bool) -> Result<(), Error> {
+        self.remove_container(id, force, true).await
+    }
+
+    async fn remove_container(&self, id: &str, force: bool, volumes: bool) -> Result<(), Error> {
         let container = match self.container(id) {
             Err(Error::Container(container::Error::Json(error))) if force => {
                 return self.discard(id, &error).await;
@@ -81,12 +93,15 @@ impl Engine {
         };
         fault::point("rm.locked");
         blocking(move || {
+            if volumes {
+                store::volume::remove_anonymous(&container)?;
+            }
             let removed = container.remove_all();
             drop(lock);
             if removed.is_ok() {
                 emit(&container, "destroy", &[]);
             }
-            removed
+            Ok::<_, Error>(removed?)
         })
         .await
     }

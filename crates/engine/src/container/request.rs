@@ -6,6 +6,7 @@ use std::time::Duration;
 use store::container::{Attach, Journal, Port, Resolution, Restart, RootfsMode, Tmpfs, Ulimit};
 
 use super::{Networks, Pull, TerminalSize};
+use crate::MountRequest;
 
 /// What to make a container of.
 #[derive(Debug, Clone, Default)]
@@ -64,6 +65,8 @@ pub struct CreateRequest {
     pub read_only: bool,
     /// Memory file systems; of several at one path the last one counts.
     pub tmpfs: Vec<Tmpfs>,
+    /// Volumes, each at a path of its own. Those of the image come on top.
+    pub mounts: Vec<MountRequest>,
     /// Kernel parameters of the container's own namespaces: net.*, fs.mqueue.*, some of kernel.*.
     pub sysctls: BTreeMap<String, String>,
     /// Which networks it joins.

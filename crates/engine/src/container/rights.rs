@@ -212,7 +212,7 @@ fn tmpfs_options(wanted: &str) -> Result<String, String> {
 }
 
 /// An absolute path without double or trailing slashes and dots.
-fn clean(path: &str) -> Option<String> {
+pub(crate) fn clean(path: &str) -> Option<String> {
     if !path.starts_with('/') || path.contains('\0') {
         return None;
     }

@@ -27,7 +27,7 @@ impl Engine {
         let image = store::rootfs::path(&self.root, &container.spec().image.rootfs);
         let below = match container.spec().vm.rootfs {
             container::RootfsMode::Overlay => allocated(&image),
-            container::RootfsMode::Clone => 0,
+            container::RootfsMode::Clone | container::RootfsMode::Volume => 0,
         };
         Ok(ContainerSize {
             writable,

@@ -64,7 +64,7 @@ impl Engine {
         take_over(&mut config.config, &spec);
         change(&mut config.config, &request.changes)?;
         describe(&mut config, &spec, request);
-        let files = self.files(container.id()).await?;
+        let files = self.own_files(container.id()).await?;
         fault::point("commit.reached");
         let mut layer = files.layer(request.pause).await?;
         let (sender, receiver) = mpsc::channel(WAITING);

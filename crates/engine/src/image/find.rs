@@ -106,7 +106,7 @@ pub(super) fn config(root: &Root, record: &Record) -> Result<ImageConfig, Error>
 }
 
 /// The image of a reference, of an id, or of the beginning of one; with the reference that led to it.
-pub(super) fn find(root: &Root, name: &str) -> Result<(Record, Option<Reference>), Error> {
+pub(crate) fn find(root: &Root, name: &str) -> Result<(Record, Option<Reference>), Error> {
     let parsed = name.parse::<Reference>();
     if let Ok(reference) = &parsed
         && let Some((image, reference)) = by_reference(root, reference)?

@@ -1,4 +1,4 @@
-//! Events of images, as Docker has them: the id (a pull's: the reference), with `name`, and the image's labels.
+//! Events of images, as Docker has them: the id (a pull's and a push's: the reference), with `name`, and the image's labels.
 
 use oci::{Digest, Reference};
 use store::events::{self, Event, Kind};
@@ -13,9 +13,9 @@ pub(super) fn image(root: &Root, action: &str, image: &Digest, name: &str) {
     events::emit(root, &event.with("name", name));
 }
 
-/// Notes a pull.
-pub(super) fn pulled(root: &Root, reference: &Reference, image: &Digest) {
-    let mut event = Event::now(Kind::Image, "pull", reference.familiar());
+/// Notes a pull or a push.
+pub(super) fn moved(root: &Root, action: &str, reference: &Reference, image: &Digest) {
+    let mut event = Event::now(Kind::Image, action, reference.familiar());
     event.attributes = labels(root, image);
     // Without tag and digest, as Docker.
     let familiar = reference.familiar();

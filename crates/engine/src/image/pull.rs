@@ -5,12 +5,11 @@ use std::collections::BTreeSet;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use oci::{Descriptor, Platform, Reference};
 use registry::{Client, ClientOptions};
-use store::content::{self, Claim, Ingest};
-use store::fault;
 use store::images::Record;
+use store::{content, fault};
 
 use super::keep::{self, Complete};
-use super::{ImageSummary, PullEvent, find, list, note};
+use super::{ImageSummary, PullEvent, download, find, list, note};
 use crate::container::platform;
 use crate::{Engine, Error, blocking};
 
@@ -84,7 +83,7 @@ impl Engine {
             fault::point("pull.kept");
             let unchanged = keep::tag(&root, &reference, record.id, Some(target))?;
             fault::point("pull.tagged");
-            note::pulled(&root, &reference, &record.id);
+            note::moved(&root, "pull", &reference, &record.id);
             Ok::<_, Error>((record, unchanged))
         })
         .await?;
@@ -116,59 +115,9 @@ impl Engine {
             })
             .collect();
         stream::iter(missing)
-            .map(|layer| self.fetch_layer(client, reference, layer, progress))
+            .map(|layer| download::layer(&self.root, client, reference, layer, progress))
             .buffer_unordered(AT_ONCE)
             .try_collect::<()>()
             .await
-    }
-
-    async fn fetch_layer(
-        &self,
-        client: &Client,
-        reference: &Reference,
-        layer: &Descriptor,
-        progress: &dyn Fn(PullEvent),
-    ) -> Result<(), Error> {
-        let digest = layer.digest.to_string();
-        let (root, claimed) = (self.root.clone(), layer.digest);
-        // Somebody else may be bringing it: then it need not come twice.
-        let _claim = blocking(move || Claim::acquire(&root, &claimed)).await?;
-        if content::has(&self.root, layer) {
-            progress(PullEvent::LayerExists { digest });
-            return Ok(());
-        }
-        fault::point("pull.layer-claimed");
-        let mut ingest = Ingest::begin(&self.root, Some(layer))?;
-        let mut blob = client.blob(reference, layer, 0).await?;
-        while let Some(bytes) = blob.next().await {
-            let bytes = bytes.map_err(|error| truncated(error, layer, ingest.len()))?;
-            ingest.write(&bytes)?;
-            progress(PullEvent::LayerProgress {
-                digest: digest.clone(),
-                done: ingest.len(),
-                total: layer.size,
-            });
-        }
-        fault::point("pull.layer-came");
-        blocking(move || ingest.finish()).await?;
-        fault::point("pull.layer-named");
-        progress(PullEvent::LayerDone { digest });
-        Ok(())
-    }
-}
-
-/// A registry that lost the end of a blob breaks off, and has nothing to offer where we go on.
-fn truncated(error: registry::Error, layer: &Descriptor, found: u64) -> Error {
-    const RANGE_NOT_SATISFIABLE: u16 = 416;
-    match error {
-        registry::Error::Status { status, .. } if status == RANGE_NOT_SATISFIABLE => {
-            content::Error::Size {
-                digest: layer.digest,
-                expected: layer.size,
-                found,
-            }
-            .into()
-        }
-        error => error.into(),
     }
 }

@@ -92,7 +92,7 @@ impl Engine {
                 .removed
                 .extend(gone.into_iter().filter(|one| named.insert(one.clone())));
         }
-        pruned.bytes = collected.bytes;
+        pruned.bytes = collected.bytes + gc::forget_downloads(&self.root, &exclusive)?;
         note::pruned(&self.root, pruned.bytes);
         Ok(pruned)
     }

@@ -118,7 +118,7 @@ fn choose(root: &Root, names: &[String]) -> Result<Vec<Chosen>, Error> {
 }
 
 /// Neither tag nor digest: Docker takes all tags then.
-fn is_bare(name: &str) -> bool {
+pub(super) fn is_bare(name: &str) -> bool {
     let path = name.rfind('/').map_or(0, |slash| slash + 1);
     !name[path..].contains([':', '@'])
 }

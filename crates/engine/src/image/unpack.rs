@@ -10,7 +10,7 @@ use store::rootfs;
 const MAGIC: usize = 6;
 
 /// Unpacks a stream by its first bytes.
-pub(super) fn unpack(mut source: impl Read + Send + 'static) -> io::Result<Box<dyn Read>> {
+pub(crate) fn unpack(mut source: impl Read + Send + 'static) -> io::Result<Box<dyn Read>> {
     let mut magic = Vec::with_capacity(MAGIC);
     source.by_ref().take(MAGIC as u64).read_to_end(&mut magic)?;
     let program = match magic.as_slice() {

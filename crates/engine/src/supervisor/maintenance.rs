@@ -9,18 +9,33 @@ use store::container::{self, Container};
 use store::{kernels, locate, rootfs};
 
 use super::spawn::last_words;
-use super::{Client, Found, How, failure, find, spawn};
-use crate::{Engine, Error};
+use super::{Client, Found, How, failure, find, maintenance_ended, spawn};
+use crate::{Engine, Error, volume};
 
 /// How often one may come when the other is about to leave.
 const TRIES: u32 = 5;
 
+/// Whether a container's volumes are among the files that are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Volumes {
+    Needed,
+    Unneeded,
+}
+
 /// A supervisor through which a container's files can be reached, for as long as the connection is kept.
-pub(crate) async fn reach(engine: &Engine, container: &Container) -> Result<Client, Error> {
+pub(crate) async fn reach(
+    engine: &Engine,
+    container: &Container,
+    volumes: Volumes,
+) -> Result<Client, Error> {
     let name = &container.spec().name;
     for _ in 0..TRIES {
         let (client, ours) = match find(container).await? {
             Found::Alive(client) => return Ok(client),
+            Found::Maintained(client) if client.lacks_volumes && volumes == Volumes::Needed => {
+                maintenance_ended(&client).await;
+                continue;
+            }
             Found::Maintained(client) => (client, false),
             Found::Removed => {
                 return Err(container::Error::NotFound(container.id().to_owned()).into());
@@ -31,14 +46,19 @@ pub(crate) async fn reach(engine: &Engine, container: &Container) -> Result<Clie
                     engine.programs.find(program)?;
                 }
                 let lease = rootfs::lease(&engine.root, &container.spec().image.rootfs)?;
+                let volumes = match volumes {
+                    Volumes::Needed => volume::attach(engine, container, &lock).await?,
+                    Volumes::Unneeded => Vec::new(),
+                };
                 let how = How {
                     attached: false,
                     maintenance: true,
                     started: engine.started,
                 };
-                spawn(container, &engine.programs, &lock, &lease, how)?;
+                let rootfs = Some(&lease);
+                spawn(container, &engine.programs, &lock, rootfs, &volumes, how)?;
                 // The supervisor's copies are what holds them now.
-                drop((lock, lease));
+                drop((lock, lease, volumes));
                 match Client::connect(container).await? {
                     Some(client) => (client, true),
                     None => return Err(died(container)),

@@ -1,7 +1,7 @@
 //! Starting a supervisor.
 //!
 //! We bind its socket before it lives, so that whoever connects queues up and nobody has to poll. It inherits the
-//! socket, the container's lock and the lease on the rootfs image; our own copies are closed when it has them, or a
+//! socket, the container's lock and the leases on the rootfs image and on volumes; our own copies are closed when it has them, or a
 //! dead supervisor would look alive for as long as we live.
 
 use std::fs::OpenOptions;
@@ -16,6 +16,7 @@ use store::locate::{self, Programs};
 use store::lock::Lock;
 use tokio::sync::oneshot;
 
+use crate::volume::Attached;
 use crate::{Error, sys};
 
 /// A supervisor that we started.
@@ -41,7 +42,8 @@ pub(crate) fn spawn(
     container: &Container,
     programs: &Programs,
     lock: &Lock,
-    rootfs: &Lock,
+    rootfs: Option<&Lock>,
+    volumes: &[Attached],
     how: How,
 ) -> Result<Spawned, Error> {
     let program = programs.find(locate::VM)?;
@@ -55,14 +57,23 @@ pub(crate) fn spawn(
         .open(&log_path)
         .map_err(file::Error::at("open", &log_path))?;
     let mut command = Command::new(&program);
-    arguments(&mut command, container, how, &listener, [lock, rootfs]);
+    let mut leases = vec![lock];
+    leases.extend(rootfs);
+    leases.extend(volumes.iter().map(|volume| &volume.lease));
+    arguments(&mut command, container, how, &listener, &leases);
+    for volume in volumes {
+        let access = if volume.read_only { "ro" } else { "rw" };
+        let volume = format!("{}:{access}", volume.name);
+        command.args(["--volume", &volume]);
+    }
     command
         .env("GOURD_ROOT", container.root().path())
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log);
-    let inherited = [listener.as_fd(), lock.as_fd(), rootfs.as_fd()];
+    let mut inherited = vec![listener.as_fd()];
+    inherited.extend(leases.iter().map(|lease| lease.as_fd()));
     let failed = |operation, source| Error::Spawn {
         operation,
         program: program.display().to_string(),
@@ -90,7 +101,7 @@ fn arguments(
     container: &Container,
     how: How,
     listener: &UnixListener,
-    leases: [&Lock; 2],
+    leases: &[&Lock],
 ) {
     command.arg("run").arg(container.dir());
     command

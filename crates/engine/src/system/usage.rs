@@ -8,9 +8,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use store::images;
-use store::{content, file, gc, kernels, rootfs};
+use store::{content, file, gc, kernels, rootfs, volume};
 
-use crate::{ContainerSummary, Engine, Error, ImageSummary, blocking};
+use crate::{ContainerSummary, Engine, Error, ImageSummary, VolumeFilter, VolumeSummary, blocking};
 
 /// What occupies the disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -23,6 +23,8 @@ pub struct DiskUsage {
     pub images_reclaimable: u64,
     /// Each container.
     pub containers: Vec<ContainerUsage>,
+    /// Each volume.
+    pub volumes: Vec<VolumeSummary>,
     /// Each kernel.
     pub kernels: Vec<KernelUsage>,
     /// What pulls and builds that broke off left behind.
@@ -99,6 +101,7 @@ impl Engine {
     fn measure(&self, containers: Vec<ContainerSummary>) -> Result<DiskUsage, Error> {
         let mut usage = DiskUsage {
             kernels: self.measure_kernels()?,
+            volumes: self.volumes(&VolumeFilter::default())?,
             remains: self.measure_remains()?,
             ..DiskUsage::default()
         };
@@ -205,7 +208,8 @@ impl Engine {
             path.parent().map_or(path.clone(), PathBuf::from)
         });
         let mut remains = Remains::default();
-        for path in blobs.chain(rootfs).chain(unused.unfinished) {
+        let volumes = volume::remains(&self.root)?;
+        for path in blobs.chain(rootfs).chain(unused.unfinished).chain(volumes) {
             remains.files += 1;
             remains.occupied += file::occupied_tree(&path)?;
         }

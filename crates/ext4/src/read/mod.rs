@@ -6,133 +6,37 @@
 //! [`Superblock::needs_recovery`] tells.
 //!
 //! It reads what this crate writes, and what `mke2fs` makes by default with any block size. Block
-//! maps without extents, inline data, encryption and values of attributes in inodes of their own
-//! are refused by name.
+//! maps without extents, inline data and encryption are refused by name.
 
 mod contents;
 mod directory;
+mod error;
+mod extents;
 mod source;
-
-use std::io;
 
 pub use crate::extent::Extent;
 pub use crate::inode::Inode;
 pub use crate::superblock::Superblock;
 pub use contents::Contents;
 pub use directory::{DirEntry, FileType};
+pub use error::{Error, Result};
 pub use source::Source;
 
-use crate::extent::{self, ParsedNode};
+use crate::crc::crc32c;
 use crate::group;
 use crate::inode::{
-    self, EXT4_EA_INODE_FL, EXT4_ENCRYPT_FL, EXT4_EXTENTS_FL, EXT4_INLINE_DATA_FL, S_IFBLK,
-    S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG,
+    self, EXT4_EA_INODE_FL, EXT4_EXTENTS_FL, EXT4_INLINE_DATA_FL, S_IFBLK, S_IFCHR, S_IFDIR,
+    S_IFLNK, S_IFMT, S_IFREG,
 };
 use crate::layout::has_super;
 use crate::superblock::{
     self, EXT4_FEATURE_INCOMPAT_META_BG, EXT4_FEATURE_RO_COMPAT_SPARSE_SUPER, INCOMPAT_READABLE,
     SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE,
 };
-use crate::xattr;
+use crate::xattr::{self, Value, XATTR_SIZE_MAX};
 
 /// The number of the root directory's inode.
 pub const ROOT: u32 = crate::layout::EXT4_ROOT_INO;
-/// The kernel's limit on an extent tree's depth.
-const EXT4_MAX_EXTENT_DEPTH: u16 = 5;
-
-/// A result of the reading half of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
-
-/// Why a file system, or a part of it, could not be read.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The source failed.
-    #[error("cannot read {len} bytes at offset {offset}")]
-    Read {
-        /// Where, in bytes.
-        offset: u64,
-        /// How many bytes.
-        len: usize,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Not ext4, or not with sense.
-    #[error("not an ext4 file system: {field} is {value:#x}")]
-    Superblock {
-        /// The kernel's name of the field.
-        field: &'static str,
-        /// What it says.
-        value: u64,
-    },
-    /// Features that change the format in a way that this reader does not know.
-    #[error("features {features:#x} (s_feature_incompat) are not supported")]
-    Features {
-        /// The unknown bits.
-        features: u32,
-    },
-    /// The source is shorter than the file system.
-    #[error("a file system of {expected} bytes is cut off at {actual}")]
-    Truncated {
-        /// What the superblock says.
-        expected: u64,
-        /// How much there is.
-        actual: u64,
-    },
-    /// Metadata does not match its checksum.
-    #[error("checksum of {what} {number} is {stored:#x}, should be {computed:#x}")]
-    Checksum {
-        /// Kind of metadata.
-        what: &'static str,
-        /// Group, inode or block.
-        number: u64,
-        /// What stands there.
-        stored: u32,
-        /// What should.
-        computed: u32,
-    },
-    /// A block number outside of the file system.
-    #[error("{what} of inode {ino} refers to block {block}, beyond the end")]
-    Block {
-        /// Kind of metadata.
-        what: &'static str,
-        /// The inode, or zero.
-        ino: u32,
-        /// The number.
-        block: u64,
-    },
-    /// An inode number that does not exist.
-    #[error("inode {ino} does not exist")]
-    NoInode {
-        /// The number.
-        ino: u32,
-    },
-    /// Metadata of an inode that makes no sense.
-    #[error("inode {ino} is damaged: {what}")]
-    Inode {
-        /// The number.
-        ino: u32,
-        /// What is wrong.
-        what: &'static str,
-    },
-    /// Valid, but beyond this reader.
-    #[error("inode {ino} uses {what}, which is not supported")]
-    Unsupported {
-        /// The number.
-        ino: u32,
-        /// The feature.
-        what: &'static str,
-    },
-    /// Asked for something that an inode of this type does not have.
-    #[error("inode {ino} is not a {wanted}")]
-    WrongType {
-        /// The number.
-        ino: u32,
-        /// What it was taken for.
-        wanted: &'static str,
-    },
-}
 
 /// Reads one file system.
 #[derive(Debug)]
@@ -170,11 +74,7 @@ impl<S: Source> Reader<S> {
             check("superblock", 0, stored, computed)?;
         }
         let expected = superblock.blocks * u64::from(superblock.block_size);
-        let actual = source.size().map_err(|source| Error::Read {
-            offset: 0,
-            len: 0,
-            source,
-        })?;
+        let actual = size(&source)?;
         if actual < expected {
             return Err(Error::Truncated { expected, actual });
         }
@@ -254,107 +154,6 @@ impl<S: Source> Reader<S> {
         Ok(group::parse_inode_table(&raw))
     }
 
-    /// The extents of a file, directory or long symbolic link, in ascending order.
-    ///
-    /// # Errors
-    /// When they overlap, leave the file system, or the inode has none by design.
-    pub fn extents(&self, inode: &Inode) -> Result<Vec<Extent>> {
-        let ino = inode.ino;
-        let unsupported = |what| Err(Error::Unsupported { ino, what });
-        if inode.flags & EXT4_INLINE_DATA_FL != 0 {
-            return unsupported("inline data");
-        }
-        if inode.flags & EXT4_ENCRYPT_FL != 0 {
-            return unsupported("encryption");
-        }
-        if inode.flags & EXT4_EA_INODE_FL != 0 {
-            return unsupported("values of extended attributes as contents");
-        }
-        if inode.flags & EXT4_EXTENTS_FL == 0 {
-            return unsupported("a block map instead of extents");
-        }
-        let root = extent::parse_node(&inode.i_block).ok_or(Error::Inode {
-            ino,
-            what: "no extent tree",
-        })?;
-        let mut walk = ExtentWalk {
-            extents: Vec::new(),
-            next: 0,
-        };
-        self.walk_extents(inode, root, EXT4_MAX_EXTENT_DEPTH + 1, &mut walk)?;
-        Ok(walk.extents)
-    }
-
-    /// Every node below the root has an entry, and entries ascend, so no block is met twice.
-    fn walk_extents(
-        &self,
-        inode: &Inode,
-        node: ParsedNode,
-        above: u16,
-        walk: &mut ExtentWalk,
-    ) -> Result<()> {
-        let ino = inode.ino;
-        let damaged = |what| Err(Error::Inode { ino, what });
-        let (depth, children) = match node {
-            ParsedNode::Leaf(extents) => {
-                for extent in extents {
-                    self.take_extent(ino, extent, walk)?;
-                }
-                return Ok(());
-            }
-            ParsedNode::Index(depth, children) => (depth, children),
-        };
-        if depth >= above {
-            return damaged("an extent tree that is too deep");
-        }
-        for (logical, block) in children {
-            if u64::from(logical) < walk.next {
-                return damaged("extents out of order");
-            }
-            walk.next = logical.into();
-            let raw = self.block(block, "the extent tree", ino)?;
-            let child = extent::parse_node(&raw);
-            let child_depth = match &child {
-                Some(ParsedNode::Leaf(extents)) if !extents.is_empty() => 0,
-                Some(ParsedNode::Index(depth, children)) if !children.is_empty() => *depth,
-                _ => return damaged("a node of the extent tree"),
-            };
-            if child_depth + 1 != depth {
-                return damaged("the depth of the extent tree");
-            }
-            if self.verify {
-                let (stored, computed) = extent::node_checksum(&raw, inode.seed).unwrap_or((0, 1));
-                check("extent node", block, stored, computed)?;
-            }
-            if let Some(child) = child {
-                self.walk_extents(inode, child, depth, walk)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn take_extent(&self, ino: u32, extent: Extent, walk: &mut ExtentWalk) -> Result<()> {
-        let end = u64::from(extent.logical) + u64::from(extent.len);
-        let damaged = |what| Err(Error::Inode { ino, what });
-        if extent.len == 0 || end > 1 << 32 {
-            return damaged("an extent of no or too many blocks");
-        }
-        if u64::from(extent.logical) < walk.next {
-            return damaged("extents out of order");
-        }
-        let last = extent.physical + u64::from(extent.len);
-        if extent.physical == 0 || last > self.superblock.blocks {
-            return Err(Error::Block {
-                what: "an extent",
-                ino,
-                block: last - 1,
-            });
-        }
-        walk.next = end;
-        walk.extents.push(extent);
-        Ok(())
-    }
-
     /// The contents of a regular file, a directory or a long symbolic link.
     ///
     /// # Errors
@@ -425,7 +224,42 @@ impl<S: Source> Reader<S> {
             }
             pairs.extend(xattr::parse_block(&block).ok_or_else(damaged)?);
         }
-        Ok(pairs)
+        let value = |(name, value): (Vec<u8>, Value)| {
+            let value = match value {
+                Value::Here(value) => value,
+                Value::Own(ino, len) => self
+                    .xattr_value(ino, len)
+                    .and_then(|v| v.ok_or_else(damaged))?,
+            };
+            let value = xattr::from_disk(&name, value).ok_or_else(damaged)?;
+            Ok((name, value))
+        };
+        pairs.into_iter().map(value).collect()
+    }
+
+    /// The value of an extended attribute that has an inode of its own; none when that inode is no such one.
+    fn xattr_value(&self, ino: u32, len: u32) -> Result<Option<Vec<u8>>> {
+        let inode = self.inode(ino)?;
+        let is_value = inode.flags & EXT4_EA_INODE_FL != 0 && inode.is_file();
+        if !is_value || inode.size != u64::from(len) || len as usize > XATTR_SIZE_MAX {
+            return Ok(None);
+        }
+        let mut value = vec![0; len as usize];
+        let contents = Contents::new(self, &inode, self.extents_of(&inode)?);
+        if contents.read_at(&mut value, 0)? != value.len() {
+            return Ok(None);
+        }
+        if self.verify {
+            let stored = inode.atime.secs as u32;
+            let computed = crc32c(self.superblock.seed, &value);
+            check(
+                "value of an extended attribute",
+                ino.into(),
+                stored,
+                computed,
+            )?;
+        }
+        Ok(Some(value))
     }
 
     /// Follows a path of names from the root; symbolic links are not followed. None when a name
@@ -479,12 +313,6 @@ impl Inode {
     }
 }
 
-struct ExtentWalk {
-    extents: Vec<Extent>,
-    /// The lowest logical block that may come next.
-    next: u64,
-}
-
 fn check(what: &'static str, number: u64, stored: u32, computed: u32) -> Result<()> {
     if stored == computed {
         return Ok(());
@@ -497,7 +325,20 @@ fn check(what: &'static str, number: u64, stored: u32, computed: u32) -> Result<
     })
 }
 
-fn read_exact(source: &(impl Source + ?Sized), buf: &mut [u8], offset: u64) -> Result<()> {
+/// The source's length in bytes.
+pub(crate) fn size(source: &(impl Source + ?Sized)) -> Result<u64> {
+    source.size().map_err(|source| Error::Read {
+        offset: 0,
+        len: 0,
+        source,
+    })
+}
+
+pub(crate) fn read_exact(
+    source: &(impl Source + ?Sized),
+    buf: &mut [u8],
+    offset: u64,
+) -> Result<()> {
     let len = buf.len();
     source.read_at(buf, offset).map_err(|source| Error::Read {
         offset,

@@ -1,72 +1,70 @@
 //! Applies one entry of a layer.
 
-use std::io::Read;
-
+use super::Merger;
 use super::arena::{AUFS_PREFIX, Attributes, Missing, Trail, shown};
 use super::error::{MergeError, MergeProblem};
+use super::index::Indexed;
 use super::tree::{Kind, NodeId};
-use super::{FileSink, Merger};
-use crate::tar::{Archive, Entry, EntryKind};
+use crate::tar::{Entry, EntryKind};
 
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
 /// Overlayfs in the guest would take these for its own notes about the rootfs image.
 const OVERLAY_XATTRS: &[u8] = b"trusted.overlay.";
 
-impl<S: FileSink> Merger<S> {
-    pub(super) fn apply_entry<R: Read>(
-        &mut self,
-        entry: Entry,
-        archive: &mut Archive<R>,
-    ) -> Result<(), MergeError> {
+impl<D: Clone> Merger<D> {
+    pub(super) fn apply_entry(&mut self, indexed: Indexed<D>) -> Result<(), MergeError> {
         let layer = self.layer;
-        let path = entry.path.clone();
+        let Indexed { mut entry, data } = indexed;
+        let path = std::mem::take(&mut entry.path);
         let offset = entry.offset;
-        let at_entry = |problem| MergeError::Entry {
-            layer,
-            entry: shown(&path),
-            offset,
-            problem,
-        };
-        let components = clean(&path)
-            .ok_or(MergeProblem::NameEscapes)
-            .map_err(at_entry)?;
-        let Some((name, parents)) = components.split_last() else {
-            return self.apply_root(entry).map_err(at_entry);
-        };
-        let aufs = components[0].starts_with(AUFS_PREFIX) && components[0] != OPAQUE_MARKER;
-        if name.starts_with(WHITEOUT_PREFIX) && !aufs {
-            return self.apply_whiteout(parents, name).map_err(at_entry);
-        }
-        let EntryKind::File { len, extents } = &entry.kind else {
-            return self.apply_other(entry, parents, name).map_err(at_entry);
-        };
-        let len = *len;
-        let parent = self.make_parent(parents).map_err(at_entry)?;
-        let mut reader = archive.data();
-        let stored = match extents {
-            None => self.sink.put(&mut reader, len),
-            Some(extents) => self.sink.put_sparse(&mut reader, len, extents),
-        };
-        let data = stored.map_err(|source| match archive.take_failure() {
-            Some(source) => MergeError::Tar { layer, source },
-            None => MergeError::Sink {
+        self.apply(entry, &path, data)
+            .map_err(|problem| MergeError::Entry {
                 layer,
                 entry: shown(&path),
-                source,
+                offset,
+                problem,
+            })
+    }
+
+    fn apply(&mut self, entry: Entry, path: &[u8], data: Option<D>) -> Result<(), MergeProblem> {
+        let components = clean(path).ok_or(MergeProblem::NameEscapes)?;
+        let Some((name, parents)) = components.split_last() else {
+            return self.apply_root(entry);
+        };
+        if is_whiteout(&components) {
+            return self.apply_whiteout(parents, name);
+        }
+        let layer = self.layer;
+        let parent = self.make_parent(parents)?;
+        let (kind, attributes) = split(entry);
+        let kind = match kind {
+            EntryKind::Directory => {
+                return self.arena.put_directory(&parent, name, attributes, layer);
+            }
+            EntryKind::HardLink(target) => {
+                let node = self.hard_link_target(&target)?;
+                return self.arena.link(&parent, name, node, layer);
+            }
+            EntryKind::File { len, .. } => match data {
+                Some(data) => Kind::File { data, len },
+                // What is stored and what is applied is decided by the same name.
+                None => unreachable!("the content of a file is in the sink"),
             },
-        })?;
-        let kind = Kind::File { data, len };
-        self.arena
-            .put_leaf(&parent, name, attributes(&entry), kind, layer)
-            .map_err(at_entry)
+            EntryKind::Symlink(target) => Kind::Symlink(target),
+            EntryKind::CharDevice { major, minor } => Kind::CharDevice { major, minor },
+            EntryKind::BlockDevice { major, minor } => Kind::BlockDevice { major, minor },
+            EntryKind::Fifo => Kind::Fifo,
+        };
+        self.arena.put_leaf(&parent, name, attributes, kind, layer)
     }
 
     fn apply_root(&mut self, entry: Entry) -> Result<(), MergeProblem> {
         if !matches!(entry.kind, EntryKind::Directory) {
             return Err(MergeProblem::RootNotDirectory);
         }
-        self.arena.set_attributes(NodeId(0), attributes(&entry))
+        let (_, attributes) = split(entry);
+        self.arena.set_attributes(NodeId(0), attributes, self.layer)
     }
 
     fn apply_whiteout(&mut self, parents: &[&[u8]], name: &[u8]) -> Result<(), MergeProblem> {
@@ -90,32 +88,6 @@ impl<S: FileSink> Merger<S> {
         trail.ok_or(MergeProblem::TooDeep)
     }
 
-    /// Anything but a regular file.
-    fn apply_other(
-        &mut self,
-        entry: Entry,
-        parents: &[&[u8]],
-        name: &[u8],
-    ) -> Result<(), MergeProblem> {
-        let layer = self.layer;
-        let attributes = attributes(&entry);
-        let parent = self.make_parent(parents)?;
-        let kind = match entry.kind {
-            EntryKind::Directory => {
-                return self.arena.put_directory(&parent, name, attributes, layer);
-            }
-            EntryKind::HardLink(target) => {
-                let node = self.hard_link_target(&target)?;
-                return self.arena.link(&parent, name, node, layer);
-            }
-            EntryKind::Symlink(target) => Kind::Symlink(target),
-            EntryKind::CharDevice { major, minor } => Kind::CharDevice { major, minor },
-            EntryKind::BlockDevice { major, minor } => Kind::BlockDevice { major, minor },
-            EntryKind::Fifo | EntryKind::File { .. } => Kind::Fifo,
-        };
-        self.arena.put_leaf(&parent, name, attributes, kind, layer)
-    }
-
     /// The node that a hard link names. Its directory may be reached through symbolic links; it
     /// may be one itself.
     fn hard_link_target(&mut self, target: &[u8]) -> Result<NodeId, MergeProblem> {
@@ -136,7 +108,7 @@ impl<S: FileSink> Merger<S> {
 }
 
 /// A name's components without `.` and `..`; `None` if it leaves the root.
-fn clean(path: &[u8]) -> Option<Vec<&[u8]>> {
+pub(super) fn clean(path: &[u8]) -> Option<Vec<&[u8]>> {
     let mut components: Vec<&[u8]> = Vec::new();
     for component in path.split(|c| *c == b'/') {
         match component {
@@ -150,14 +122,25 @@ fn clean(path: &[u8]) -> Option<Vec<&[u8]>> {
     Some(components)
 }
 
-fn attributes(entry: &Entry) -> Attributes {
-    let mut xattrs = entry.xattrs.clone();
+/// Whether a name hides others. AUFS kept notes of its own under names that begin so.
+pub(super) fn is_whiteout(components: &[&[u8]]) -> bool {
+    let (Some(first), Some(name)) = (components.first(), components.last()) else {
+        return false;
+    };
+    let aufs = first.starts_with(AUFS_PREFIX) && *first != OPAQUE_MARKER;
+    name.starts_with(WHITEOUT_PREFIX) && !aufs
+}
+
+/// What an entry is, and what it says besides.
+fn split(entry: Entry) -> (EntryKind, Attributes) {
+    let mut xattrs = entry.xattrs;
     xattrs.retain(|(name, _)| !name.starts_with(OVERLAY_XATTRS));
-    Attributes {
+    let attributes = Attributes {
         mode: entry.mode,
         uid: entry.uid,
         gid: entry.gid,
         mtime: entry.mtime,
         xattrs,
-    }
+    };
+    (entry.kind, attributes)
 }

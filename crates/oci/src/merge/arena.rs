@@ -28,6 +28,8 @@ pub(super) struct Entry {
 #[derive(Debug)]
 struct WorkNode<D> {
     attributes: Attributes,
+    /// The layer that the attributes of a directory come from.
+    layer: u32,
     kind: WorkKind<D>,
 }
 
@@ -98,6 +100,7 @@ impl<D> Arena<D> {
     pub(super) fn new(budget: u64) -> Self {
         let root = WorkNode {
             attributes: Attributes::implied(),
+            layer: 0,
             kind: WorkKind::Directory(BTreeMap::new()),
         };
         Self {
@@ -115,14 +118,23 @@ impl<D> Arena<D> {
         Ok(())
     }
 
-    fn add(&mut self, attributes: Attributes, kind: WorkKind<D>) -> Result<NodeId, MergeProblem> {
+    fn add(
+        &mut self,
+        attributes: Attributes,
+        kind: WorkKind<D>,
+        layer: u32,
+    ) -> Result<NodeId, MergeProblem> {
         let target = match &kind {
             WorkKind::Leaf(Kind::Symlink(target)) => target.len(),
             _ => 0,
         };
         self.charge(NODE_COST + target + attributes.cost())?;
         let id = u32::try_from(self.nodes.len()).map_err(|_| MergeProblem::Budget(self.budget))?;
-        self.nodes.push(WorkNode { attributes, kind });
+        self.nodes.push(WorkNode {
+            attributes,
+            layer,
+            kind,
+        });
         Ok(NodeId(id))
     }
 
@@ -209,7 +221,7 @@ impl<D> Arena<D> {
         attributes: Attributes,
         layer: u32,
     ) -> Result<NodeId, MergeProblem> {
-        let node = self.add(attributes, WorkKind::Directory(BTreeMap::new()))?;
+        let node = self.add(attributes, WorkKind::Directory(BTreeMap::new()), layer)?;
         self.insert(parent, name, node, layer)?;
         Ok(node)
     }
@@ -244,7 +256,7 @@ impl<D> Arena<D> {
         let present = self.lookup(parent.directory(), name);
         match present.filter(|entry| self.is_directory(entry.node)) {
             Some(entry) => {
-                self.set_attributes(entry.node, attributes)?;
+                self.set_attributes(entry.node, attributes, layer)?;
                 self.insert(parent.directory(), name, entry.node, layer)?;
             }
             None => {
@@ -259,9 +271,11 @@ impl<D> Arena<D> {
         &mut self,
         id: NodeId,
         attributes: Attributes,
+        layer: u32,
     ) -> Result<(), MergeProblem> {
         self.charge(attributes.cost())?;
-        self.nodes[id.index()].attributes = attributes;
+        let node = &mut self.nodes[id.index()];
+        (node.attributes, node.layer) = (attributes, layer);
         Ok(())
     }
 
@@ -274,7 +288,7 @@ impl<D> Arena<D> {
         kind: Kind<D>,
         layer: u32,
     ) -> Result<(), MergeProblem> {
-        let node = self.add(attributes, WorkKind::Leaf(kind))?;
+        let node = self.add(attributes, WorkKind::Leaf(kind), layer)?;
         self.link(parent, name, node, layer)
     }
 
@@ -311,6 +325,7 @@ impl<D> Arena<D> {
             return;
         };
         if entry.layer == layer {
+            self.forget_lower(entry.node, layer);
             self.hide_lower(entry.node, layer);
         } else if let Some(entries) = self.entries_mut(directory) {
             entries.remove(name);
@@ -321,10 +336,23 @@ impl<D> Arena<D> {
     pub(super) fn hide_lower(&mut self, directory: NodeId, layer: u32) {
         let mut pending = vec![directory];
         while let Some(directory) = pending.pop() {
-            if let Some(entries) = self.entries_mut(directory) {
-                entries.retain(|_, entry| entry.layer == layer);
-                pending.extend(entries.values().map(|entry| entry.node));
+            let Some(entries) = self.entries_mut(directory) else {
+                continue;
+            };
+            entries.retain(|_, entry| entry.layer == layer);
+            let below = entries.values().map(|entry| entry.node).collect::<Vec<_>>();
+            for node in below {
+                self.forget_lower(node, layer);
+                pending.push(node);
             }
+        }
+    }
+
+    /// A directory that is hidden and that the layer has something in: what lower layers said of it is hidden too.
+    fn forget_lower(&mut self, id: NodeId, layer: u32) {
+        let node = &mut self.nodes[id.index()];
+        if node.layer != layer && matches!(node.kind, WorkKind::Directory(_)) {
+            (node.attributes, node.layer) = (Attributes::implied(), layer);
         }
     }
 
@@ -347,7 +375,10 @@ impl<D> Arena<D> {
             }
             let place = NodeId(nodes.len() as u32);
             new_id[id.index()] = Some(place);
-            if let Some(WorkNode { attributes, kind }) = old[id.index()].take() {
+            if let Some(WorkNode {
+                attributes, kind, ..
+            }) = old[id.index()].take()
+            {
                 let kind = match kind {
                     WorkKind::Leaf(kind) => kind,
                     WorkKind::Directory(entries) => {

@@ -1,4 +1,5 @@
-//! Merges layers into one tree, the lowest layer first.
+//! Merges layers into one tree, the lowest layer first. A layer is applied while it is read
+//! ([`Merger::apply_layer`]), or read before its turn, beside others ([`LayerIndex`]).
 //!
 //! The rules are the OCI image specification's ("Image Layer Filesystem Changeset"); where it is
 //! silent, Docker's:
@@ -12,26 +13,29 @@
 //!   are resolved inside the root, as after `chroot`. The last component is never followed.
 //! - `..` is removed from entry names as text; a name that would leave the root is refused. Absolute
 //!   names are relative to the root.
-//! - Directories that no entry names are made: 0755, owned by root, dated 1970.
+//! - Directories that no entry names are made: 0755, owned by root, dated 1970. So are those that hold
+//!   something of a layer which hides what lower layers had of them.
 //!
 //! What is kept in memory is bounded by a budget; file contents go to a [`FileSink`] at once.
 
 mod apply;
 mod arena;
 mod error;
+mod index;
 mod tree;
 
 use std::io::{self, Read};
 
 pub use error::{MergeError, MergeProblem};
+pub use index::LayerIndex;
 pub use tree::{Kind, MergedTree, Node, NodeId, Timestamp, Walk};
 
-use crate::tar::{Archive, DataExtent};
+use crate::tar::DataExtent;
 use arena::Arena;
 
 /// The budget for names, attributes and nodes unless [`Merger::with_budget`] says otherwise: 1 GiB,
-/// some four million files.
-const DEFAULT_BUDGET: u64 = 1 << 30;
+/// some three million files.
+pub const METADATA_BUDGET: u64 = 1 << 30;
 
 /// Takes the contents of files while layers are read.
 pub trait FileSink {
@@ -60,52 +64,68 @@ pub trait FileSink {
     }
 }
 
-/// Merges layers; see the module.
+/// Merges layers; see the module. `D` says where a sink put a content.
 #[derive(Debug)]
-pub struct Merger<S: FileSink> {
-    sink: S,
-    arena: Arena<S::Data>,
+pub struct Merger<D> {
+    arena: Arena<D>,
     /// The layer being applied, from 1; 0 has the root directory only.
     layer: u32,
 }
 
-impl<S: FileSink> Merger<S> {
+impl<D: Clone> Default for Merger<D> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<D: Clone> Merger<D> {
     /// Starts with an empty root directory: 0755, owned by root, dated 1970.
-    pub fn new(sink: S) -> Self {
-        Self::with_budget(sink, DEFAULT_BUDGET)
+    pub fn new() -> Self {
+        Self::with_budget(METADATA_BUDGET)
     }
 
     /// As [`Merger::new`], with a limit in bytes for what is kept in memory.
-    pub fn with_budget(sink: S, budget: u64) -> Self {
+    pub fn with_budget(budget: u64) -> Self {
         Self {
-            sink,
             arena: Arena::new(budget),
             layer: 0,
         }
     }
 
-    /// Applies the next layer: an uncompressed tar archive.
+    /// Applies the next layer while it is read: an uncompressed tar archive.
     ///
     /// `tar` is read to its end, past the archive's end marker, so that a hashing reader around
     /// it has seen everything. After an error the merger is good for nothing but being dropped.
     ///
     /// # Errors
     /// See [`MergeError`]; each names the layer, counted from 1.
-    pub fn apply_layer(&mut self, tar: &mut impl Read) -> Result<(), MergeError> {
+    pub fn apply_layer<S: FileSink<Data = D>>(
+        &mut self,
+        tar: &mut impl Read,
+        sink: &mut S,
+    ) -> Result<(), MergeError> {
         self.layer += 1;
-        let layer = self.layer;
-        let mut archive = Archive::new(tar);
-        let tar_error = |source| MergeError::Tar { layer, source };
-        while let Some(entry) = archive.next_entry().map_err(tar_error)? {
-            self.apply_entry(entry, &mut archive)?;
-        }
-        archive.drain().map_err(tar_error)?;
+        index::read_entries(self.layer, tar, sink, |entry| self.apply_entry(entry))?;
         self.arena.drop_aufs_metadata();
         Ok(())
     }
 
-    /// The merged tree, and the sink with all contents.
-    pub fn finish(self) -> (MergedTree<S::Data>, S) {
-        (self.arena.into_tree(), self.sink)
+    /// Applies the next layer, which was read before. The tree is the same as after
+    /// [`Merger::apply_layer`].
+    ///
+    /// # Errors
+    /// See [`MergeError`]. After an error the merger is good for nothing but being dropped.
+    pub fn apply_index(&mut self, index: LayerIndex<D>) -> Result<(), MergeError> {
+        self.layer += 1;
+        for entry in index.entries {
+            self.apply_entry(entry)?;
+        }
+        self.arena.drop_aufs_metadata();
+        Ok(())
+    }
+
+    /// The merged tree.
+    pub fn finish(self) -> MergedTree<D> {
+        self.arena.into_tree()
     }
 }

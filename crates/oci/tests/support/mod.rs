@@ -24,11 +24,11 @@ impl FileSink for Memory {
 
 /// Merges layers, the lowest first.
 pub fn merge(layers: &[Vec<u8>]) -> Result<MergedTree<Vec<u8>>, MergeError> {
-    let mut merger = Merger::new(Memory);
+    let mut merger = Merger::new();
     for layer in layers {
-        merger.apply_layer(&mut layer.as_slice())?;
+        merger.apply_layer(&mut layer.as_slice(), &mut Memory)?;
     }
-    Ok(merger.finish().0)
+    Ok(merger.finish())
 }
 
 /// An error with its causes.

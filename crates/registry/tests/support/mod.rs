@@ -17,6 +17,10 @@ pub fn client() -> Client {
 pub fn options(docker_config: Option<&Path>) -> ClientOptions {
     let mut options = ClientOptions::default();
     options.docker_config = docker_config.map(Path::to_owned);
+    // Nothing of the machine that the tests run on.
+    options.certificates = Vec::new();
+    options.settings = None;
+    options.proxies = registry::Proxies::default();
     options.stall_timeout = Duration::from_secs(5);
     options.response_timeout = Duration::from_secs(5);
     options.retry = RetryPolicy {

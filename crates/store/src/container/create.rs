@@ -43,6 +43,28 @@ pub fn create(root: &Root, spec: &Spec) -> Result<(Container, Lock), Error> {
     }
 }
 
+/// Makes what a supervisor takes for a container, and nobody else sees: the VM in which a volume's files are read and
+/// written. The caller removes its directory; when it dies, the next creation does.
+///
+/// # Errors
+/// What failed; nothing is left of it then.
+pub fn create_hidden(root: &Root, spec: &Spec) -> Result<(Container, Lock), Error> {
+    let new = root.containers().join(format!("{NEW}{}", spec.id));
+    let lock = {
+        let _containers_lock = Lock::acquire(&root.containers(), Mode::Exclusive)?;
+        file::make_dir(&new)?;
+        Lock::acquire(&new, Mode::Exclusive)?
+    };
+    match fill(&new, spec).and_then(|()| Container::from_dir(root, &new)) {
+        Ok(container) => Ok((container, lock)),
+        Err(error) => {
+            // Best effort, as above.
+            let _ = file::remove_tree(&new);
+            Err(error)
+        }
+    }
+}
+
 fn durability(spec: &Spec) -> Durability {
     if spec.remove {
         Durability::Unsynced

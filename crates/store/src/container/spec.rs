@@ -72,6 +72,9 @@ pub struct Spec {
     /// How it finds names.
     #[serde(default)]
     pub resolution: Resolution,
+    /// Volumes, in the order in which they were asked for.
+    #[serde(default)]
+    pub mounts: Vec<VolumeMount>,
 }
 
 /// A container's place on a network.
@@ -134,6 +137,27 @@ pub struct Resolution {
     /// Further lines of /etc/hosts: a name, and its address or `host-gateway`.
     #[serde(default)]
     pub hosts: Vec<(String, String)>,
+}
+
+/// A volume in a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeMount {
+    /// Its name.
+    pub volume: String,
+    /// Absolute path in the container, clean.
+    pub target: String,
+    /// It can't be written there.
+    pub read_only: bool,
+    /// It is not filled from the image.
+    pub no_copy: bool,
+    /// Its root directory has an owner of its own, which the image's does not replace.
+    #[serde(default)]
+    pub keep_root: bool,
+    /// It was made for this container, without a name.
+    pub anonymous: bool,
+    /// As `-v` had it, for `inspect`; absent: `--mount`, or the image.
+    #[serde(default)]
+    pub bind: Option<String>,
 }
 
 /// A memory file system in a container.
@@ -336,6 +360,8 @@ pub enum RootfsMode {
     Overlay,
     /// A private copy of the rootfs image.
     Clone,
+    /// None: it is no container but the VM in which a volume's files are read and written, and that volume is its root.
+    Volume,
 }
 
 /// ext4's journal, as mount(8)'s `data=`.

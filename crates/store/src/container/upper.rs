@@ -27,6 +27,7 @@ impl Container {
         let made = match self.spec().vm.rootfs {
             RootfsMode::Overlay => make_upper(&new, self.spec(), self.durability()),
             RootfsMode::Clone => self.make_clone(&new),
+            RootfsMode::Volume => return Ok(()),
         };
         let made = made.and_then(|()| {
             fault::point("disk.made");

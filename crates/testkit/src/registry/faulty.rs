@@ -1,10 +1,11 @@
 //! An HTTP server that answers whatever a test wants, broken answers included.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -13,12 +14,14 @@ use anyhow::Result;
 pub struct Request {
     /// `GET`, `POST`, …
     pub method: String,
-    /// The path and query.
+    /// The path and query; a proxy is asked for whole addresses.
     pub path: String,
     /// Header names in lower case, and values.
     pub headers: Vec<(String, String)>,
-    /// The body, if a length was given.
+    /// The body, if a length was given, as text.
     pub body: String,
+    /// The same as it came.
+    pub bytes: Vec<u8>,
     /// How many requests for this path came before.
     pub earlier: usize,
 }
@@ -29,6 +32,98 @@ impl Request {
         let found = self.headers.iter().find(|(n, _)| n == name);
         found.map_or("", |(_, value)| value)
     }
+
+    /// The first and, if it is named, the last byte that is asked for.
+    pub fn range(&self) -> Option<(u64, Option<u64>)> {
+        let (first, last) = self
+            .header("range")
+            .strip_prefix("bytes=")?
+            .split_once('-')?;
+        Some((first.parse().ok()?, last.parse().ok()))
+    }
+}
+
+/// What to send, byte for byte, and what to do then.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    bytes: Vec<u8>,
+    then: Then,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Then {
+    Close,
+    Reset,
+    Stall,
+    Trickle(Duration),
+}
+
+impl From<Vec<u8>> for Answer {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            then: Then::Close,
+        }
+    }
+}
+
+impl Answer {
+    /// The connection is reset after it.
+    #[must_use]
+    pub fn reset(mut self) -> Self {
+        self.then = Then::Reset;
+        self
+    }
+
+    /// The connection stays open after it, and nothing more comes.
+    #[must_use]
+    pub fn stall(mut self) -> Self {
+        self.then = Then::Stall;
+        self
+    }
+
+    /// A byte comes now and then, for as long as there is somebody.
+    #[must_use]
+    pub fn trickle(mut self, every: Duration) -> Self {
+        self.then = Then::Trickle(every);
+        self
+    }
+}
+
+/// An answer as it should be, for a test to bend.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// Without the length.
+    pub headers: Vec<(&'static str, String)>,
+    /// All of it.
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// The first line and the headers, with the body's length.
+    pub fn head(&self) -> Vec<u8> {
+        let headers: Vec<_> = self
+            .headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        let mut head = reply(self.status, &headers, &self.body);
+        head.truncate(head.len() - self.body.len());
+        head
+    }
+
+    /// As it should be.
+    pub fn whole(&self) -> Answer {
+        [self.head(), self.body.clone()].concat().into()
+    }
+
+    /// So many bytes of the body of which all were announced.
+    pub fn cut(&self, bytes: usize) -> Answer {
+        let bytes = bytes.min(self.body.len());
+        [&self.head()[..], &self.body[..bytes]].concat().into()
+    }
 }
 
 /// A server on a free loopback port. Dropping it ends it.
@@ -36,64 +131,83 @@ impl Request {
 pub struct Faulty {
     /// Where it listens.
     pub addr: SocketAddr,
-    log: Arc<Mutex<Vec<Request>>>,
-    stop: Arc<AtomicBool>,
+    shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
+#[derive(Debug, Default)]
+struct Shared {
+    log: Mutex<Vec<Request>>,
+    open: Mutex<Vec<TcpStream>>,
+    stop: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Faulty {
-    /// Starts one that sends what `answer` returns, byte for byte, and closes the connection.
+    /// Starts one that sends what `answer` returns, and closes the connection. Requests are answered side by side.
     ///
     /// # Errors
     /// If it cannot listen.
-    pub fn start(answer: impl Fn(&Request) -> Vec<u8> + Send + 'static) -> Result<Self> {
+    pub fn start<A: Into<Answer>>(
+        answer: impl Fn(&Request) -> A + Send + Sync + 'static,
+    ) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let addr = listener.local_addr()?;
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (thread_log, thread_stop) = (log.clone(), stop.clone());
+        let shared = Arc::new(Shared::default());
+        let own = shared.clone();
+        let answer = Arc::new(answer);
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
-                if thread_stop.load(Ordering::SeqCst) {
+                if own.stop.load(Ordering::SeqCst) {
                     return;
                 }
-                // A client that goes away is part of some tests.
-                let _ = stream.and_then(|s| serve(s, &thread_log, &answer));
+                let Ok(stream) = stream else { continue };
+                if let Ok(again) = stream.try_clone() {
+                    lock(&own.open).push(again);
+                }
+                let (shared, answer) = (own.clone(), answer.clone());
+                std::thread::spawn(move || {
+                    let answer = |request: &Request| answer(request).into();
+                    // A client that goes away is part of some tests.
+                    let _ = serve(stream, &shared, &answer);
+                });
             }
         });
         Ok(Self {
             addr,
-            log,
-            stop,
+            shared,
             thread: Some(thread),
         })
     }
 
     /// All requests so far.
     pub fn requests(&self) -> Vec<Request> {
-        self.log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.shared.log).clone()
     }
 }
 
 impl Drop for Faulty {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
+        self.shared.stop.store(true, Ordering::SeqCst);
         // Wakes the thread up.
         let _ = TcpStream::connect(self.addr);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+        for stream in lock(&self.shared.open).drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
         }
     }
 }
 
 fn serve(
     mut stream: TcpStream,
-    log: &Mutex<Vec<Request>>,
-    answer: &impl Fn(&Request) -> Vec<u8>,
-) -> std::io::Result<()> {
+    shared: &Shared,
+    answer: &dyn Fn(&Request) -> Answer,
+) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
     reader.read_line(&mut line)?;
@@ -113,23 +227,46 @@ fn serve(
     let length = length
         .and_then(|(_, value)| value.parse().ok())
         .unwrap_or(0);
-    let mut body = String::new();
-    reader.take(length).read_to_string(&mut body)?;
+    let mut bytes = Vec::new();
+    reader.take(length).read_to_end(&mut bytes)?;
     let request = {
-        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut log = lock(&shared.log);
         let earlier = log.iter().filter(|r| r.path == path).count();
         let request = Request {
             method,
             path,
             headers,
-            body,
+            body: String::from_utf8_lossy(&bytes).into_owned(),
+            bytes,
             earlier,
         };
         log.push(request.clone());
         request
     };
-    stream.write_all(&answer(&request))?;
-    stream.flush()
+    let answer = answer(&request);
+    stream.write_all(&answer.bytes)?;
+    stream.flush()?;
+    finish(stream, answer.then)
+}
+
+/// The connection's end, which nobody else may have a hand in.
+fn finish(mut stream: TcpStream, then: Then) -> io::Result<()> {
+    match then {
+        Then::Close => stream.shutdown(Shutdown::Write)?,
+        // SO_LINGER of nothing: what is left is thrown away, and the other side is told so.
+        Then::Reset => {
+            rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+            rustix::net::connect_unspec(&stream)?;
+        }
+        Then::Stall => {
+            io::copy(&mut stream, &mut io::sink())?;
+        }
+        Then::Trickle(every) => loop {
+            stream.write_all(b"x")?;
+            std::thread::sleep(every);
+        },
+    }
+    Ok(())
 }
 
 /// An answer with the right length; cut it off for a truncated one.

@@ -127,7 +127,7 @@ fn what_the_guest_is_told_at_its_boot() {
         options: "size=1m".to_owned(),
     }];
     spec.sysctls = [("net.ipv4.ip_forward".to_owned(), "1".to_owned())].into();
-    let told = boot_request(&spec, &[]);
+    let told = boot_request(&spec, &[], &[]);
     assert_eq!(
         (told.memory_limit, told.pids_limit, told.nano_cpus),
         (7, 9, 1_500_000_000)
@@ -141,7 +141,7 @@ fn what_the_guest_is_told_at_its_boot() {
         (&*rootfs.image_disk, &*rootfs.upper_options),
         ("rootfs", "data=writeback")
     );
-    let bare = maintenance_request(&spec);
+    let bare = maintenance_request(&spec, &[]);
     assert!(bare.mounts.is_empty() && bare.sysctls.is_empty() && bare.hosts.is_empty());
     assert!(!bare.read_only_rootfs);
 }
@@ -151,7 +151,7 @@ fn a_clone_is_one_disk() {
     let mut spec = spec(Main::default());
     spec.vm.rootfs = RootfsMode::Clone;
     spec.vm.journal = Journal::None;
-    let rootfs = boot_request(&spec, &[]).rootfs.unwrap();
+    let rootfs = boot_request(&spec, &[], &[]).rootfs.unwrap();
     assert_eq!(
         (
             &*rootfs.image_disk,
@@ -186,7 +186,7 @@ fn names_and_resolvers() {
         ("db".to_owned(), "192.0.2.7".to_owned()),
         ("me".to_owned(), "host-gateway".to_owned()),
     ];
-    let told = boot_request(&spec, std::slice::from_ref(&joined));
+    let told = boot_request(&spec, &[], std::slice::from_ref(&joined));
     let hosts = String::from_utf8(told.hosts.to_vec()).unwrap();
     assert!(
         hosts.ends_with("192.0.2.7\tdb\n10.219.0.1\tme\n10.219.0.5\tbox\n"),
@@ -197,7 +197,7 @@ fn names_and_resolvers() {
         "nameserver 10.219.0.1\nsearch lan example\n"
     );
     assert_eq!(told.networks[0].address, "10.219.0.5");
-    let alone = boot_request(&spec, &[]);
+    let alone = boot_request(&spec, &[], &[]);
     assert_eq!(
         alone.resolv_conf,
         "nameserver 192.0.2.1\nsearch lan example\n"
@@ -208,5 +208,69 @@ fn names_and_resolvers() {
         "{hosts}"
     );
     spec.resolution = store::container::Resolution::default();
-    assert!(boot_request(&spec, &[]).resolv_conf.is_empty());
+    assert!(boot_request(&spec, &[], &[]).resolv_conf.is_empty());
+}
+
+/// Which disk is where, in what order, and what of it the guest may do.
+#[test]
+fn volumes_are_disks() {
+    let mut spec = spec(Main::default());
+    let mount = |volume: &str, target: &str, read_only| VolumeMount {
+        volume: volume.to_owned(),
+        target: target.to_owned(),
+        read_only,
+        no_copy: read_only,
+        ..VolumeMount::default()
+    };
+    spec.mounts = vec![
+        mount("data", "/a/b/c", false),
+        mount("lib", "/usr/lib", true),
+        mount("data", "/a", true),
+        mount("lib", "/b", true),
+    ];
+    spec.tmpfs = vec![Tmpfs {
+        target: "/a/b".to_owned(),
+        options: String::new(),
+    }];
+    let volumes = all_volumes(&spec);
+    let shown: Vec<_> = volumes
+        .iter()
+        .map(|volume| (volume.name.as_str(), volume.read_only))
+        .collect();
+    assert_eq!(shown, [("data", false), ("lib", true)]);
+    let told = boot_request(&spec, &volumes, &[]);
+    let shown: Vec<_> = told
+        .mounts
+        .iter()
+        .map(|mount| (&*mount.source, &*mount.target, mount.read_only, mount.fill))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("volume-0", "/a", true, false),
+            ("volume-1", "/b", true, false),
+            ("", "/a/b", false, false),
+            ("volume-1", "/usr/lib", true, false),
+            ("volume-0", "/a/b/c", false, true),
+        ]
+    );
+    assert!(!told.maintenance);
+    // Those that nobody has a lease for are left out.
+    let kept = maintenance_request(&spec, &volumes[1..]);
+    let targets: Vec<_> = kept.mounts.iter().map(|mount| &*mount.target).collect();
+    assert_eq!(targets, ["/b", "/usr/lib"]);
+    assert!(kept.maintenance && kept.mounts[0].source == "volume-0");
+}
+
+#[test]
+fn a_volume_alone_is_the_root() {
+    let mut spec = spec(Main::default());
+    spec.vm.rootfs = RootfsMode::Volume;
+    spec.mounts = vec![VolumeMount {
+        volume: "data".to_owned(),
+        ..VolumeMount::default()
+    }];
+    let told = maintenance_request(&spec, &all_volumes(&spec));
+    assert!(told.bare && told.mounts.is_empty());
+    assert_eq!(told.rootfs.unwrap().upper_disk, "volume-0");
 }

@@ -1,8 +1,8 @@
-//! Flags of `run` and `create` by what they are about: limits, rights, health, the VM.
+//! Flags of `run` and `create` by what they are about: limits, rights, files, health, the VM.
 
 use clap::{ArgAction, Args, ValueEnum};
 
-use super::value as run_value;
+use super::{mount, value as run_value};
 use crate::args::value;
 
 /// How much a container may use.
@@ -61,6 +61,17 @@ pub struct Rights {
     /// Set a kernel parameter, for example net.core.somaxconn=1024
     #[arg(long = "sysctl", value_name = "NAME=VALUE", value_parser = run_value::sysctl, help_heading = "Rights")]
     pub sysctls: Vec<(String, String)>,
+}
+
+/// What a container has mounted.
+#[derive(Debug, Args)]
+pub struct Volumes {
+    /// Mount a volume, which is made when it does not exist: NAME:PATH[:ro]; PATH alone: one that goes with the container
+    #[arg(short = 'v', long = "volume", value_name = "[NAME:]PATH[:OPTIONS]", value_parser = mount::volume, help_heading = "Files")]
+    pub volumes: Vec<engine::MountRequest>,
+    /// Mount a volume or a memory file system: type=volume|tmpfs,source=NAME,target=PATH,readonly,volume-nocopy
+    #[arg(long = "mount", value_name = "KEY=VALUE,...", value_parser = mount::mount, help_heading = "Files")]
+    pub mounts: Vec<mount::Mounted>,
 }
 
 /// How a container is asked whether it is well.

@@ -6,6 +6,7 @@ mod files;
 mod flags;
 mod life;
 mod list;
+pub mod mount;
 mod observe;
 mod run;
 mod streams;

@@ -6,7 +6,7 @@ use crate::session::keys::{self, Keys};
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::connections::Connections;
-use super::flags::{Health, Limits, Machine, Rights};
+use super::flags::{Health, Limits, Machine, Rights, Volumes};
 use super::value as run_value;
 use crate::args::{signal, value};
 
@@ -93,6 +93,9 @@ pub struct Process {
     /// How it is reached, and what it reaches.
     #[command(flatten)]
     pub connections: Connections,
+    /// What it has mounted.
+    #[command(flatten)]
+    pub volumes: Volumes,
     /// How it is asked whether it is well.
     #[command(flatten)]
     pub health: Health,

@@ -19,6 +19,7 @@ pub struct Filters {
     statuses: Vec<String>,
     healths: Vec<String>,
     exited: Vec<String>,
+    volumes: Vec<String>,
     labels: Vec<(String, Option<String>)>,
 }
 
@@ -50,6 +51,7 @@ impl Filters {
                 "status" => filters.statuses.push(own()),
                 "health" => filters.healths.push(own()),
                 "exited" => filters.exited.push(own()),
+                "volume" => filters.volumes.push(own()),
                 _ => filters.labels.push(match value.split_once('=') {
                     Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
                     None => (own(), None),
@@ -85,6 +87,7 @@ impl Filters {
             && any(&self.exited, |wanted| {
                 state(container.status) == "exited" && code.as_ref() == Some(wanted)
             })
+            && any(&self.volumes, |volume| container.volumes.contains(volume))
             // Docker wants all labels.
             && self.labels.iter().all(has)
     }
@@ -156,6 +159,7 @@ mod tests {
         check(&[("id", "aaa")], (true, false));
         check(&[("exited", "7")], (false, true));
         check(&[("health", "healthy")], (true, false));
+        check(&[("volume", "data")], (false, false));
         check(&[("health", "none")], (false, true));
         check(&[("label", "tier")], (true, true));
         check(&[("label", "tier=db")], (false, false));

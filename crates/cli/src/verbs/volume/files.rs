@@ -1,0 +1,72 @@
+//! `gourd volume export`, `gourd volume import`.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+
+use engine::VolumeArchive;
+
+use crate::app::App;
+use crate::args::volume::{Export, Import};
+use crate::failure::Failure;
+use crate::render::out;
+use crate::terminal;
+use crate::verbs::save::Target;
+
+/// Writes all files of a volume into an archive. A file appears when it is whole.
+pub async fn export(app: &App, args: &Export) -> Result<u8, Failure> {
+    if args.output.is_none() && terminal::stdout_is_terminal() {
+        return Err(Failure::ArchiveToTerminal);
+    }
+    let engine = app.engine()?;
+    let Some(path) = &args.output else {
+        let archive = engine.volume_export(&args.volume).await?;
+        write_to(archive, io::stdout(), Failure::stdout).await?;
+        return Ok(0);
+    };
+    let target = Target::create(path)?;
+    let file = target.file()?;
+    let archive = engine.volume_export(&args.volume).await?;
+    let failed = |source| Failure::Create {
+        path: path.clone(),
+        source,
+    };
+    write_to(archive, file, failed).await?;
+    target.finish()?;
+    Ok(0)
+}
+
+/// Writes all of an archive, and waits until the volume is free again. The writer may block: nothing else goes on meanwhile
+/// that it could hold up.
+async fn write_to(
+    mut archive: VolumeArchive,
+    mut writer: impl Write,
+    failed: impl Fn(io::Error) -> Failure,
+) -> Result<(), Failure> {
+    let written = async {
+        while let Some(bytes) = archive.next().await? {
+            writer.write_all(&bytes).map_err(&failed)?;
+        }
+        writer.flush().map_err(&failed)
+    };
+    let written = written.await;
+    archive.end().await;
+    written
+}
+
+/// Unpacks an archive in a volume and prints the volume's name.
+pub async fn import(app: &App, args: &Import) -> Result<u8, Failure> {
+    let archive: Box<dyn Read + Send> = if args.file.as_os_str() == "-" {
+        if terminal::stdin_is_terminal() {
+            return Err(Failure::NoArchive);
+        }
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(&args.file).map_err(|source| Failure::Open {
+            path: args.file.clone(),
+            source,
+        })?)
+    };
+    app.engine()?.volume_import(&args.volume, archive).await?;
+    out::line(&args.volume)?;
+    Ok(0)
+}

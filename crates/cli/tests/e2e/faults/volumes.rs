@@ -1,0 +1,89 @@
+//! The fault matrix of volumes: made, cloned, removed.
+
+use super::matrix::{Monitors, Scenario};
+use super::stray;
+use crate::harness::{Home, assert_ext4_clean, names, tool};
+use crate::volumes::disk;
+
+const CREATE: [&str; 7] = [
+    "volume", "create", "--size", "64m", "--label", "a=b", "data",
+];
+
+fn exists(home: &Home, name: &str) -> bool {
+    home.gourd(&["volume", "inspect", name]).code == 0
+}
+
+/// Makes and removes one, which clears away what crashes left; and then nothing is there.
+fn assert_nothing_left(home: &Home) {
+    home.gourd(&["volume", "create", "broom"]).ok();
+    home.gourd(&["volume", "prune", "-af"]).ok();
+    assert_eq!(names(&home.root().join("volumes")), [".index"]);
+    let stray = stray(&home.root());
+    assert!(stray.is_empty(), "left behind: {stray:#?}");
+}
+
+fn create(home: &Home) {
+    home.gourd(&CREATE).ok();
+}
+
+#[test]
+fn volume_create_killed_anywhere() {
+    Scenario {
+        name: "volume create",
+        prepare: &|_| {},
+        act: &CREATE,
+        settle: &|_| {},
+        check: &|home, out| {
+            assert!(out.text().is_empty() || exists(home, "data"));
+            create(home);
+            let label = home.gourd(&["volume", "inspect", "-f", "{{.Labels.a}}", "data"]);
+            assert_eq!(label.ok().text(), "b");
+            assert_ext4_clean(&disk(home, "data"));
+            assert_nothing_left(home);
+        },
+        from: "",
+        monitors: Monitors::None,
+    }
+    .run();
+}
+
+#[test]
+fn volume_clone_killed_anywhere() {
+    Scenario {
+        name: "volume clone",
+        prepare: &create,
+        act: &["volume", "clone", "data", "copy"],
+        settle: &|_| {},
+        check: &|home, _| {
+            if !exists(home, "copy") {
+                home.gourd(&["volume", "clone", "data", "copy"]).ok();
+            }
+            tool("cmp", &[&disk(home, "data"), &disk(home, "copy")]).ok();
+            assert_nothing_left(home);
+        },
+        from: "",
+        monitors: Monitors::None,
+    }
+    .run();
+}
+
+#[test]
+fn volume_rm_killed_anywhere() {
+    Scenario {
+        name: "volume rm",
+        prepare: &create,
+        act: &["volume", "rm", "data"],
+        settle: &|_| {},
+        check: &|home, _| {
+            if exists(home, "data") {
+                assert_ext4_clean(&disk(home, "data"));
+                home.gourd(&["volume", "rm", "data"]).ok();
+            }
+            home.gourd(&["volume", "rm", "data"]).exits(125);
+            assert_nothing_left(home);
+        },
+        from: "",
+        monitors: Monitors::None,
+    }
+    .run();
+}

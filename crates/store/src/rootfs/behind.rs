@@ -1,0 +1,53 @@
+//! Writing behind: what was written goes to the disk while the rest is still on its way, so that the sync at the end finds
+//! little to do.
+
+use std::fs::File;
+use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// Bytes after which the disk is asked for.
+const STEP: u64 = 16 << 20;
+
+/// A file that is being written.
+pub(super) struct Behind<'a> {
+    file: &'a File,
+    since: u64,
+    wake: SyncSender<()>,
+}
+
+impl<'a> Behind<'a> {
+    /// The file, and what a thread of its own gives to [`sync`].
+    pub(super) fn new(file: &'a File) -> (Self, Receiver<()>) {
+        let (wake, woken) = sync_channel(1);
+        let behind = Self {
+            file,
+            since: 0,
+            wake,
+        };
+        (behind, woken)
+    }
+}
+
+/// Syncs whenever it is woken, until nobody writes any more.
+///
+/// The kernel reports that bytes could not be written to one sync only, so that this error must not be lost.
+pub(super) fn sync(file: &File, woken: &Receiver<()>) -> io::Result<()> {
+    woken.iter().try_for_each(|()| file.sync_data())
+}
+
+impl ext4::Disk for Behind<'_> {
+    fn write_at(&mut self, buf: &[u8], offset: u64) -> io::Result<()> {
+        ext4::Disk::write_at(&mut self.file, buf, offset)?;
+        self.since += buf.len() as u64;
+        if self.since >= STEP {
+            self.since = 0;
+            // One that waits already covers this one too; one that failed ended the thread.
+            let _ = self.wake.try_send(());
+        }
+        Ok(())
+    }
+
+    fn set_len(&mut self, len: u64) -> io::Result<()> {
+        ext4::Disk::set_len(&mut self.file, len)
+    }
+}

@@ -1,0 +1,282 @@
+//! Layers → rootfs image, against decompressing the same layers alone, and beside `mke2fs -d` and `umoci unpack`.
+
+use std::fs::{self, File};
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use oci::{Descriptor, Digest, Hasher, MediaType};
+use store::Root;
+use store::content::Ingest;
+use store::rootfs::{self, Layer, Options};
+use testkit::image::Image;
+
+use super::samples::{self, Packing};
+use super::{Row, Times, print};
+
+const BUDGET: f64 = 1.2;
+
+/// The large image, in bytes.
+const LARGE: u64 = 1 << 30;
+
+/// Memory that a pull of it may take, in MiB.
+const MEMORY: f64 = 150.0;
+
+/// Bytes that are decompressed at once.
+const CHUNK: usize = 256 << 10;
+
+/// Runs of the tools that are slow.
+const FEW: usize = 3;
+
+/// Layers on disk, and in a store.
+struct Sample {
+    dir: tempfile::TempDir,
+    root: Root,
+    blobs: Vec<PathBuf>,
+    layers: Vec<Layer>,
+    options: Options,
+}
+
+/// Every sample in turn.
+pub fn measure(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for packing in [Packing::Gzip, Packing::Zstd] {
+        let name = packing.name();
+        let debian = Sample::new(cache, samples::debian(cache, packing)?, packing)?;
+        rows.push(debian.against_decompression(format!("Debian, {name}"), pairs)?);
+        if packing == Packing::Gzip {
+            rows.extend(debian.beside_others(cache, "Debian", pairs)?);
+        }
+        let usr = samples::usr(cache, packing, LARGE, 1)?;
+        let large = Sample::new(cache, usr, packing)?;
+        rows.push(large.against_decompression(format!("1 GiB of /usr, {name}"), pairs)?);
+        rows.push(large.memory(format!("1 GiB of /usr, {name}: memory"))?);
+        let usr = samples::usr(cache, packing, LARGE, 8)?;
+        let layers = Sample::new(cache, usr, packing)?;
+        rows.push(layers.against_decompression(format!("the same, 8 layers, {name}"), pairs)?);
+        rows.push(layers.memory(format!("the same, 8 layers, {name}: memory"))?);
+    }
+    let million = Sample::new(cache, samples::million(cache)?, Packing::Gzip)?;
+    rows.push(million.against_decompression("a million empty files".to_owned(), FEW.min(pairs))?);
+    Ok(rows)
+}
+
+impl Sample {
+    fn new(cache: &Path, blobs: Vec<PathBuf>, packing: Packing) -> Result<Self> {
+        // Beside the cache: /tmp may be memory.
+        let dir = tempfile::tempdir_in(cache).context("make a folder")?;
+        let root = Root::open(&dir.path().join("root"))?;
+        let media_type = match packing {
+            Packing::Gzip => MediaType::OciLayerGzip,
+            Packing::Zstd => MediaType::OciLayerZstd,
+        };
+        let mut layers = Vec::new();
+        for path in &blobs {
+            let mut file = File::open(path)?;
+            let (digest, size) = Digest::of_reader(&mut file)?;
+            let blob = Descriptor::new(media_type.clone(), digest, size);
+            let mut ingest = Ingest::begin(&root, Some(&blob))?;
+            each_chunk(&mut File::open(path)?, |chunk| Ok(ingest.write(chunk)?))?;
+            ingest.finish()?;
+            let mut hasher = Hasher::new();
+            each_chunk(&mut decompressor(path)?, |chunk| {
+                hasher.update(chunk);
+                Ok(())
+            })?;
+            let diff_id = hasher.finish();
+            layers.push(Layer { blob, diff_id });
+        }
+        Ok(Self {
+            dir,
+            root,
+            blobs,
+            layers,
+            options: Options::default(),
+        })
+    }
+
+    /// Ours. The result goes, untimed.
+    fn build(&self) -> Result<Duration> {
+        let begun = Instant::now();
+        let image = rootfs::build_with(&self.root, &self.layers, &self.options)?;
+        let took = begun.elapsed();
+        fs::remove_dir_all(image.parent().context("a folder")?)?;
+        Ok(took)
+    }
+
+    /// The same layers decompressed by the same library, and by as many threads as the options allow.
+    fn decompress(&self) -> Result<Duration> {
+        let begun = Instant::now();
+        let queue = Mutex::new(self.blobs.clone());
+        let work = || -> Result<()> {
+            loop {
+                let next = queue.lock().map_err(|_| anyhow::anyhow!("a panic"))?.pop();
+                let Some(path) = next else {
+                    return Ok(());
+                };
+                each_chunk(&mut decompressor(&path)?, |chunk| {
+                    std::hint::black_box(chunk);
+                    Ok(())
+                })?;
+            }
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..self.options.threads)
+                .map(|_| scope.spawn(work))
+                .collect();
+            threads
+                .into_iter()
+                .try_for_each(|thread| thread.join().map_err(|_| anyhow::anyhow!("a panic"))?)
+        })?;
+        Ok(begun.elapsed())
+    }
+
+    fn against_decompression(&self, row: String, pairs: usize) -> Result<Row> {
+        let mut alone = Times::new(format!("{row}: decompressed alone"));
+        let mut ours = Times::new(row);
+        // The first pair fills the page cache.
+        for pair in 0..=pairs {
+            let (took, least) = (self.build()?, self.decompress()?);
+            if pair > 0 {
+                ours.add(took);
+                alone.add(least);
+            }
+        }
+        let row = ours.against(&alone, BUDGET);
+        print(&[&ours, &alone], std::slice::from_ref(&row));
+        Ok(row)
+    }
+
+    /// The most memory that this process has while it makes the image: that, and whatever the bench itself holds.
+    fn memory(&self, row: String) -> Result<Row> {
+        // Resets the peak (proc(5), "clear_refs").
+        fs::write("/proc/self/clear_refs", "5")?;
+        self.build()?;
+        let value = status("VmHWM:")? / 1024.0;
+        println!("\n{row}: {value:.0} MiB; the budget of a whole pull is {MEMORY:.0}\n");
+        Ok(Row {
+            row,
+            value,
+            unit: "MiB",
+            against: MEMORY,
+            ratio: value / MEMORY,
+            budget: 1.0,
+            runs: 1,
+        })
+    }
+
+    /// Ours beside what others do, who all make files of their own.
+    fn beside_others(&self, cache: &Path, name: &str, pairs: usize) -> Result<Vec<Row>> {
+        let layout = self.dir.path().join("layout");
+        self.layout(&layout)?;
+        let mut ours = Times::new(format!("{name}, gzip"));
+        let mut mke2fs = Times::new("tar -xz, mke2fs -d");
+        let mut umoci = Times::new("umoci unpack");
+        for _ in 0..FEW.min(pairs) {
+            ours.add(self.build()?);
+            mke2fs.add(self.untar_and_mke2fs(cache)?);
+            umoci.add(unpack(cache, &layout)?);
+        }
+        let rows = vec![ours.against(&mke2fs, 1.0), ours.against(&umoci, 1.0)];
+        print(&[&ours, &mke2fs, &umoci], &rows);
+        Ok(rows)
+    }
+
+    fn untar_and_mke2fs(&self, cache: &Path) -> Result<Duration> {
+        let dir = tempfile::tempdir_in(cache)?;
+        let tree = dir.path().join("tree");
+        fs::create_dir(&tree)?;
+        let begun = Instant::now();
+        for blob in &self.blobs {
+            samples::run(
+                Command::new("tar")
+                    .arg("-xzf")
+                    .arg(blob)
+                    .arg("-C")
+                    .arg(&tree),
+            )?;
+        }
+        let image = dir.path().join("image");
+        samples::run(
+            Command::new("mke2fs")
+                .args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"])
+                .args([&tree, &image])
+                .arg("4G"),
+        )?;
+        File::open(&image)?.sync_all()?;
+        Ok(begun.elapsed())
+    }
+
+    fn layout(&self, dir: &Path) -> Result<()> {
+        let config = serde_json::json!({
+            "architecture": oci::Platform::host().architecture,
+            "os": "linux",
+            "config": {},
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": self.layers.iter().map(|layer| layer.diff_id).collect::<Vec<_>>(),
+            },
+        });
+        let config = serde_json::to_vec(&config)?;
+        let descriptors: Vec<_> = self.layers.iter().map(|layer| layer.blob.clone()).collect();
+        let manifest = oci::Manifest::new(
+            Descriptor::of(MediaType::OciConfig, &config),
+            descriptors.clone(),
+        );
+        let bytes = serde_json::to_vec(&manifest)?;
+        let mut image = Image {
+            manifest: Descriptor::of(MediaType::OciManifest, &bytes),
+            config: manifest.config.clone(),
+            layers: descriptors,
+            diff_ids: Vec::new(),
+            blobs: Default::default(),
+        };
+        image.blobs.insert(image.config.digest, config);
+        image.blobs.insert(image.manifest.digest, bytes);
+        for (layer, path) in self.layers.iter().zip(&self.blobs) {
+            image.blobs.insert(layer.blob.digest, fs::read(path)?);
+        }
+        testkit::image::write_layout(dir, &[("x", &image)])
+    }
+}
+
+fn unpack(cache: &Path, layout: &Path) -> Result<Duration> {
+    let dir = tempfile::tempdir_in(cache)?;
+    let begun = Instant::now();
+    let mut command = Command::new("umoci");
+    command.arg("unpack");
+    if !rustix::process::geteuid().is_root() {
+        command.arg("--rootless");
+    }
+    command
+        .arg("--image")
+        .arg(format!("{}:x", layout.display()));
+    samples::run(command.arg(dir.path().join("bundle")))?;
+    Ok(begun.elapsed())
+}
+
+fn decompressor(path: &Path) -> Result<impl Read> {
+    let file = BufReader::with_capacity(CHUNK, File::open(path)?);
+    Ok(rootfs::decompress(file)?)
+}
+
+fn each_chunk(reader: &mut impl Read, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match reader.read(&mut buffer)? {
+            0 => return Ok(()),
+            length => take(&buffer[..length])?,
+        }
+    }
+}
+
+/// A line of `/proc/self/status`, in KiB.
+fn status(key: &str) -> Result<f64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    Ok(number.context("a number")?.parse()?)
+}
