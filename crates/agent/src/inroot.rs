@@ -29,10 +29,16 @@ const MOST_LINKS: u32 = 40;
 /// Opens the directory `path`, making it and its parents where they are missing (mode 0755). A link whose target is missing
 /// gets the target.
 pub(crate) fn directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
-    directory_within(root, path, MOST_LINKS)
+    directory_within(root, path, Some(MOST_LINKS))
 }
 
-fn directory_within(root: BorrowedFd<'_>, path: &Path, links: u32) -> Result<OwnedFd> {
+/// As [`directory`], but a link whose target is missing is an error (`EEXIST`): for archives, whose links make nothing.
+pub(crate) fn directory_of_archive(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    directory_within(root, path, None)
+}
+
+/// `links`: how many links to nowhere may be followed yet; none at all where there is no number.
+fn directory_within(root: BorrowedFd<'_>, path: &Path, links: Option<u32>) -> Result<OwnedFd> {
     const FLAGS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
     match open(root, path, FLAGS, 0) {
         Err(Errno::NOENT) => {}
@@ -49,15 +55,16 @@ fn directory_within(root: BorrowedFd<'_>, path: &Path, links: u32) -> Result<Own
         walked.push(name);
         current = match open(root, &walked, FLAGS, 0) {
             Err(Errno::NOENT) => {
-                match rustix::fs::mkdirat(&current, name, Mode::from_raw_mode(0o755)) {
-                    Err(Errno::EXIST) if links == 0 => return Err(Errno::LOOP),
-                    Err(Errno::EXIST) => {
+                let made = rustix::fs::mkdirat(&current, name, Mode::from_raw_mode(0o755));
+                match (made, links) {
+                    (Err(Errno::EXIST), Some(0)) => return Err(Errno::LOOP),
+                    (Err(Errno::EXIST), Some(links)) => {
                         let target = rustix::fs::readlinkat(&current, name, Vec::new())?;
                         let parent = walked.parent().unwrap_or(Path::new("/"));
                         let target = parent.join(std::ffi::OsStr::from_bytes(target.as_bytes()));
-                        directory_within(root, &target, links - 1)?;
+                        directory_within(root, &target, Some(links - 1))?;
                     }
-                    made => made?,
+                    (made, _) => made?,
                 }
                 open(root, &walked, FLAGS, 0)?
             }

@@ -100,7 +100,8 @@ impl Unpacker<'_> {
             return Ok(Rc::clone(fd));
         }
         let full = self.full(path);
-        let fd = inroot::directory(self.root, &full).step("make directory", full.display())?;
+        let fd = inroot::directory_of_archive(self.root, &full)
+            .step("make directory", full.display())?;
         let stat = rustix::fs::fstat(&fd).step("stat", full.display())?;
         if let Vacant(vacant) = self.file_systems.entry(stat.st_dev) {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
