@@ -169,7 +169,7 @@ fn bash_functions_answer_without_a_terminal() {
         .env("GOURD_ROOT", home.root())
         .output()
         .expect("bash starts");
-    assert_eq!(String::from_utf8_lossy(&out.stdout), "prune\npull\n");
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "prune\npull\npush\n");
 }
 
 /// Oracle: man, where there is one; else the format's first letters.
