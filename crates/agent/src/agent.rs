@@ -16,6 +16,7 @@ mod container;
 mod control;
 mod disks;
 mod mounts;
+mod network;
 mod process;
 mod service;
 mod spawn;

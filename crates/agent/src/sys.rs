@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::process::Pid;
@@ -83,23 +84,102 @@ pub(crate) fn vsock_connect(port: u32, source_port: Option<u32>) -> io::Result<O
 
 /// Brings the network namespace's `lo` up.
 pub(crate) fn loopback_up() -> io::Result<()> {
-    // SAFETY: no pointers; a returned descriptor is new and owned by nobody else.
-    let socket = unsafe {
-        OwnedFd::from_raw_fd(check(libc::socket(
-            libc::AF_INET,
-            libc::SOCK_DGRAM | libc::SOCK_CLOEXEC,
-            0,
-        ))?)
-    };
-    // SAFETY: ifreq is integers and bytes, for which all zeros is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = *from as c_char;
+    Interfaces::open()?.up("lo")
+}
+
+/// Network interfaces, as netdevice(7) has them.
+pub(crate) struct Interfaces(OwnedFd);
+
+impl Interfaces {
+    /// Of the network namespace that this process is in.
+    pub(crate) fn open() -> io::Result<Interfaces> {
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+        // SAFETY: no pointers; a returned descriptor is new and owned by nobody else.
+        let fd = unsafe { OwnedFd::from_raw_fd(check(libc::socket(libc::AF_INET, kind, 0))?) };
+        Ok(Interfaces(fd))
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    // SAFETY: SIOCSIFFLAGS reads one ifreq, which lives for the call.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })?;
-    Ok(())
+
+    fn request(name: &str) -> libc::ifreq {
+        // SAFETY: ifreq is integers, bytes and a pointer, for which all zeros is a value.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        // The last byte stays zero.
+        let room = libc::IFNAMSIZ - 1;
+        for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
+            *to = from as c_char;
+        }
+        request
+    }
+
+    fn call(&self, call: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
+        // SAFETY: the calls of this type read or write one ifreq, which lives for the call.
+        check(unsafe { libc::ioctl(self.0.as_raw_fd(), call, &raw mut *request) })?;
+        Ok(())
+    }
+
+    /// Its Ethernet address.
+    pub(crate) fn mac(&self, name: &str) -> io::Result<[u8; 6]> {
+        let mut request = Self::request(name);
+        self.call(libc::SIOCGIFHWADDR, &mut request)?;
+        // SAFETY: the call has written a sockaddr.
+        let address = unsafe { request.ifr_ifru.ifru_hwaddr };
+        let mut mac = [0; 6];
+        for (to, from) in mac.iter_mut().zip(address.sa_data) {
+            *to = from as u8;
+        }
+        Ok(mac)
+    }
+
+    /// Gives it an address and its subnet's mask.
+    pub(crate) fn set_address(
+        &self,
+        name: &str,
+        address: Ipv4Addr,
+        mask: Ipv4Addr,
+    ) -> io::Result<()> {
+        let mut request = Self::request(name);
+        request.ifr_ifru.ifru_addr = socket_address(address);
+        self.call(libc::SIOCSIFADDR, &mut request)?;
+        request.ifr_ifru.ifru_netmask = socket_address(mask);
+        self.call(libc::SIOCSIFNETMASK, &mut request)
+    }
+
+    /// Bytes of its largest packet.
+    pub(crate) fn set_mtu(&self, name: &str, mtu: u32) -> io::Result<()> {
+        let mut request = Self::request(name);
+        request.ifr_ifru.ifru_mtu = c_int::try_from(mtu).unwrap_or(c_int::MAX);
+        self.call(libc::SIOCSIFMTU, &mut request)
+    }
+
+    /// Brings it up.
+    pub(crate) fn up(&self, name: &str) -> io::Result<()> {
+        let mut request = Self::request(name);
+        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        self.call(libc::SIOCSIFFLAGS, &mut request)
+    }
+
+    /// Sends everything that has no way of its own to `gateway`.
+    pub(crate) fn set_default_route(&self, gateway: Ipv4Addr) -> io::Result<()> {
+        // SAFETY: rtentry is integers and a pointer, for which all zeros is a value.
+        let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+        route.rt_dst = socket_address(Ipv4Addr::UNSPECIFIED);
+        route.rt_genmask = socket_address(Ipv4Addr::UNSPECIFIED);
+        route.rt_gateway = socket_address(gateway);
+        route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
+        // SAFETY: SIOCADDRT reads one rtentry, whose device pointer is null; it lives for the call.
+        check(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SIOCADDRT, &raw const route) })?;
+        Ok(())
+    }
+}
+
+/// A `sockaddr_in` in the shape of a `sockaddr`: port, then the address in network order.
+fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
+    // SAFETY: sockaddr is integers, for which all zeros is a value.
+    let mut socket: libc::sockaddr = unsafe { std::mem::zeroed() };
+    socket.sa_family = libc::AF_INET as libc::sa_family_t;
+    for (to, from) in socket.sa_data[2..6].iter_mut().zip(address.octets()) {
+        *to = from as c_char;
+    }
+    socket
 }
 
 /// `_IOW('f', 16, __u64)` of `fs/ext4/ext4.h`.

@@ -181,6 +181,7 @@ async fn verb(app: &App, verb: Verb) -> Result<u8, Failure> {
         }
         Verb::Rmi(args) | Verb::Image(image::Group::Rm(args)) => verbs::rmi::rmi(app, &args),
         Verb::Image(image::Group::Inspect(args)) => verbs::inspect::images(app, &args),
+        Verb::Network(verb) => verbs::network::network(app, &verb).await,
         Verb::Volume(verb) => verbs::volume::volume(app, verb).await,
         Verb::System(system::Group::Info(args)) => verbs::info::info(app, &args).await,
         Verb::System(system::Group::Df(args)) => verbs::df::df(app, &args).await,
@@ -219,6 +220,7 @@ async fn containers(app: &App, verb: container::Verb) -> Result<u8, Failure> {
         container::Verb::Attach(args) => verbs::attach::attach(app, &args).await,
         container::Verb::Pause(args) => verbs::pause::pause(app, &args).await,
         container::Verb::Unpause(args) => verbs::pause::unpause(app, &args).await,
+        container::Verb::Port(args) => verbs::port::port(app, &args).await,
         container::Verb::Stats(args) => verbs::stats::stats(app, &args).await,
         container::Verb::Top(args) => verbs::top::top(app, &args).await,
         container::Verb::Cp(args) => verbs::cp::cp(app, &args).await,

@@ -87,6 +87,17 @@ pub enum Failure {
         /// As asked for.
         name: String,
     },
+    /// Flags that contradict each other.
+    #[error("{0}")]
+    Flags(String),
+    /// `port` of one that nothing leads to.
+    #[error("no public port for {port} of {container}")]
+    NotPublished {
+        /// As `80/tcp`.
+        port: String,
+        /// As asked for.
+        container: String,
+    },
     /// `update` without a flag.
     #[error("nothing to update: no flag says what is to change")]
     NothingToUpdate,

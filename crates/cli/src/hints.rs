@@ -64,6 +64,9 @@ pub fn engine(error: &Error) -> Option<String> {
             "unless it was run with --rm, `gourd logs {name}` shows what it wrote and `gourd start {name}` starts it again \
              with its disk"
         ),
+        Error::Network(error) if error_is_about_a_network(error) => {
+            "`gourd network ls` lists the networks and their subnets; `gourd network create` makes one".to_owned()
+        }
         Error::Invalid { what, .. } => return Some(invalid(what).to_owned()),
         Error::Start { failure, step, .. } => start(*failure, step).to_owned(),
         Error::Reference { .. } => REFERENCE.to_owned(),
@@ -100,6 +103,12 @@ pub fn engine(error: &Error) -> Option<String> {
         }
     };
     Some(hint)
+}
+
+/// Not about files.
+fn error_is_about_a_network(error: &engine::NetworkError) -> bool {
+    use engine::NetworkError as Error;
+    !matches!(error, Error::Json(_) | Error::Lock(_) | Error::File(_))
 }
 
 /// Why the process did not start; `step` is what the guest or the supervisor was doing.
@@ -186,6 +195,10 @@ fn invalid(what: &str) -> &'static str {
         "number of cpus" => "give it fewer with --cpus, for example --cpus 1.5",
         "sysctl" => "write NAME=VALUE, for example --sysctl net.core.somaxconn=1024",
         "tmpfs" => "write PATH[:OPTIONS], for example --tmpfs /run:size=64m,mode=1777,exec",
+        "subnet" | "network" => "`gourd network ls` lists the networks and their subnets",
+        "address" => "`gourd network ls` shows the subnet of each network",
+        "port" => "leave out -p, or join a network",
+        "exposed port" => "write for example --expose 80 or --expose 53/udp",
         "mount" => "write -v NAME:/path[:ro], each with a path of its own",
         "restart policy" => "leave out --rm, or --restart",
         "driver" => "`gourd system doctor` shows the drivers that work here",
@@ -302,6 +315,8 @@ pub fn command(failure: &Failure) -> Option<String> {
                 "`gourd ps -a` lists the containers, `gourd images` the images, `gourd volume ls` the volumes"
             }
             Failure::NoSuchContainer { .. } => "`gourd ps -a` lists the containers",
+            Failure::Flags(_) => "`gourd run --help` says what each flag takes",
+            Failure::NotPublished { .. } => "`gourd port CONTAINER` lists those that there are; `gourd run -p` publishes them",
             Failure::NothingToUpdate => "give one of --memory, --cpus, --pids-limit, --restart",
             Failure::Unit { .. } => "check the path, and that you may write there",
             Failure::NoUnitPlace => "set HOME",

@@ -160,7 +160,7 @@ fn nothing_is_listed_as_headings() {
     check(
         &["ps"],
         0,
-        "CONTAINER ID   IMAGE     COMMAND   CREATED   STATUS    NAMES\n",
+        "CONTAINER ID   IMAGE     COMMAND   CREATED   STATUS    PORTS     NAMES\n",
         &[],
     );
     check(&["ps", "-aq"], 0, "", &[]);

@@ -3,6 +3,7 @@
 mod attach;
 mod change;
 mod config;
+mod connections;
 mod create;
 mod files;
 mod follow;
@@ -22,11 +23,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::Serialize;
-use store::container::HealthStatus;
+use store::container::{HealthStatus, Port};
 
 pub use attach::{AttachInput, AttachOutput, Attachment};
 pub use change::StartedOnBoot;
-pub(crate) use create::{id, platform};
+pub(crate) use connections::mac;
+pub use connections::{Networks, port_words};
+pub(crate) use create::{new_id, platform};
 pub use files::{Change, ChangeKind, Files, PathStat, TarStream, UnpackOptions, Unpacking};
 pub use follow::Follow;
 pub use logs::{Logs, LogsOptions};
@@ -192,6 +195,12 @@ pub struct ContainerSummary {
     pub health: Option<HealthStatus>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Ports of the host that lead to it now.
+    pub ports: Vec<Port>,
+    /// Ports that it says it serves: `80/tcp`.
+    pub exposed: Vec<String>,
+    /// The networks that it is on.
+    pub networks: Vec<String>,
     /// Its volumes, each once.
     pub volumes: Vec<String>,
 }

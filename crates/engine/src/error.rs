@@ -110,6 +110,9 @@ pub enum Error {
     /// Logs.
     #[error(transparent)]
     Logs(#[from] logs::Error),
+    /// Networks.
+    #[error(transparent)]
+    Network(#[from] store::network::Error),
     /// Kernels.
     #[error(transparent)]
     Kernel(#[from] kernels::Error),
@@ -364,6 +367,7 @@ impl Error {
             Self::Copy(error) => copy_kind(error),
             Self::Logs(logs::Error::Corrupt { .. }) => ErrorKind::Corrupt,
             Self::Logs(logs::Error::File(error)) | Self::File(error) => file_kind(error),
+            Self::Network(error) => network_kind(error),
             Self::Kernel(error) => kernel_kind(error),
             Self::Program(missing) => ErrorKind::MissingProgram(missing.name),
             Self::Lock(error) => lock_kind(error),
@@ -564,6 +568,19 @@ fn io_within(error: &(dyn std::error::Error + 'static)) -> ErrorKind {
         cause = error.source();
     }
     ErrorKind::Io
+}
+
+fn network_kind(error: &store::network::Error) -> ErrorKind {
+    use store::network::Error;
+    match error {
+        Error::NotFound(_) => ErrorKind::NotFound,
+        Error::Exists(_) | Error::Overlaps { .. } | Error::NoSubnet => ErrorKind::Conflict,
+        Error::InUse(_) => ErrorKind::InUse,
+        Error::InvalidName(_) | Error::InvalidSubnet { .. } => ErrorKind::Invalid,
+        Error::Json(error) => json_kind(error),
+        Error::Lock(error) => lock_kind(error),
+        Error::File(error) => file_kind(error),
+    }
 }
 
 fn kernel_kind(error: &kernels::Error) -> ErrorKind {

@@ -20,6 +20,7 @@ mod error;
 mod events;
 mod image;
 mod login;
+mod network;
 mod supervisor;
 #[allow(unsafe_code)]
 mod sys;
@@ -30,8 +31,8 @@ mod volume;
 pub use container::{
     AttachInput, AttachOptions, AttachOutput, Attachment, Container, ContainerFilter,
     ContainerSize, ContainerSummary, CreateRequest, Event, ExecRequest, Exit, Follow,
-    HealthRequest, Logs, LogsOptions, Phase, Pruned, Pull, Running, StartMode, StartedOnBoot,
-    Status, TerminalSize, UpdateRequest, capability,
+    HealthRequest, Logs, LogsOptions, Networks, Phase, Pruned, Pull, Running, StartMode,
+    StartedOnBoot, Status, TerminalSize, UpdateRequest, capability, port_words,
 };
 pub use container::{
     Change, ChangeKind, Files, PathStat, ProcessInfo, Stats, TarStream, UnpackOptions, Unpacking,
@@ -44,9 +45,11 @@ pub use image::{
     LoadedImage, PrunedImages, PullEvent, PushEvent, PushRequest, PushedImage, Removed,
 };
 pub use login::{LoggedIn, LoggedOut};
+pub use network::{NetworkRequest, NetworkSummary};
 pub use store::TimeRange;
 pub use store::container::{
-    Attach, HealthStatus, Journal, Restart, RestartPolicy, RootfsMode, Tmpfs, Ulimit,
+    Attach, Endpoint, HealthStatus, Journal, Port, Protocol, Resolution, Restart, RestartPolicy,
+    RootfsMode, Tmpfs, Ulimit,
 };
 pub use store::disk::{
     Backing, Compression, Converted as ConvertedDisk, Description as DiskDescription,
@@ -56,6 +59,7 @@ pub use store::disk::{
 pub use store::events::{Event as SystemEvent, Kind as EventKind};
 pub use store::ext4::check::{Finding, Place, Report as CheckReport};
 pub use store::logs::{Record as LogRecord, Stream};
+pub use store::network::Error as NetworkError;
 pub use system::{
     Check, CheckError, CheckFailure, ContainerName, ContainerUsage, Counts, DiskUsage, ImageUsage,
     Info, KernelInfo, KernelUsage, Outcome, PrunedAll, Remains, check_file_system, convert_disk,

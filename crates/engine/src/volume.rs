@@ -22,7 +22,7 @@ pub use list::VolumeFilter;
 pub(crate) use plan::{Planned, plan};
 pub use remove::PrunedVolumes;
 
-use crate::container::id;
+use crate::container::new_id;
 use crate::{Engine, Error, blocking};
 
 /// Docker's mark of a volume that nobody gave a name.
@@ -124,7 +124,7 @@ fn spec(request: &VolumeRequest) -> Result<volume::Spec, Error> {
         }
         None => {
             labels.insert(ANONYMOUS.to_owned(), String::new());
-            id()?
+            new_id()?
         }
     };
     Ok(volume::Spec {

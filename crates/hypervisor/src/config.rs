@@ -126,14 +126,13 @@ pub struct Disk {
     pub volatile: bool,
 }
 
-/// A network device (virtio-net) whose Ethernet frames run over a unix socket.
+/// A network device (virtio-net) whose Ethernet frames run over a socket of datagrams, a frame each: see
+/// [`StartOptions::links`](crate::StartOptions::links).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
     /// Names the device for attaching and detaching; unique in the VM.
     pub id: String,
-    /// The network process's socket.
-    pub socket: PathBuf,
     /// The device's address.
     pub mac: [u8; 6],
     /// The largest packet in bytes, 1280 to 65535.

@@ -81,6 +81,14 @@ pub enum Error {
         /// The component, as `VmConfig` names it.
         component: &'static str,
     },
+    /// There are not as many links as networks.
+    #[error("the VM has {networks} network devices and got {links} links")]
+    Links {
+        /// Network devices.
+        networks: usize,
+        /// Links.
+        links: usize,
+    },
     /// The port is in use.
     #[error("something listens on the host's port {port} already")]
     PortInUse {
@@ -111,9 +119,24 @@ pub struct Programs {
 pub struct StartOptions {
     /// Leases. Every monitor process that could write inherits them, so that a lease is free only when all are dead.
     pub held: Vec<OwnedFd>,
+    /// One connected `SOCK_DGRAM` unix socket for each of [`VmConfig::networks`], in its order: a datagram is an Ethernet frame
+    /// without its check sequence.
+    pub links: Vec<OwnedFd>,
     /// Host ports to listen on before the guest's first instruction. [`Started::listeners`] has the same order.
     /// A guest's connection to a port that nobody listens on is refused.
     pub listen: Vec<u32>,
+}
+
+impl StartOptions {
+    /// Each network device has its link.
+    pub(crate) fn check_links(&self, config: &VmConfig) -> Result<(), Error> {
+        let (networks, links) = (config.networks.len(), self.links.len());
+        if networks == links {
+            Ok(())
+        } else {
+            Err(Error::Links { networks, links })
+        }
+    }
 }
 
 /// A VM that runs, and the listeners that were asked for.

@@ -48,7 +48,7 @@ struct Handed {
 }
 
 impl Handed {
-    fn open(config: &VmConfig) -> Result<Handed, Error> {
+    fn open(config: &VmConfig, links: Vec<OwnedFd>) -> Result<Handed, Error> {
         let mut keep = Vec::new();
         let mut number = |fd: OwnedFd| {
             keep.push(fd);
@@ -76,6 +76,7 @@ impl Handed {
             initramfs,
             command_line: command_line.clone(),
             disks: Vec::new(),
+            networks: Vec::new(),
             vsock: config.vsock.as_ref().map(|vsock| vsock.cid),
             consoles: Vec::new(),
             entropy: config.entropy,
@@ -85,6 +86,13 @@ impl Handed {
             power_button: config.power_button,
             virtualization: config.virtualization,
         };
+        for (network, link) in config.networks.iter().zip(links) {
+            machine.networks.push(machine::Network {
+                fd: number(link),
+                mac: network.mac,
+                mtu: network.mtu,
+            });
+        }
         for disk in &config.disks {
             machine.disks.push(machine::Disk {
                 fd: number(open(&disk.path, !disk.read_only)?),
@@ -127,12 +135,13 @@ impl Driver for Kvm {
         DriverKind::Kvm
     }
 
-    async fn start(&self, config: &VmConfig, options: StartOptions) -> Result<Started, Error> {
+    async fn start(&self, config: &VmConfig, mut options: StartOptions) -> Result<Started, Error> {
         self.validate(config).map_err(Error::Config)?;
         if config.vsock.is_none() && !options.listen.is_empty() {
             return Err(Error::Absent { component: "vsock" });
         }
-        let handed = Handed::open(config)?;
+        options.check_links(config)?;
+        let handed = Handed::open(config, std::mem::take(&mut options.links))?;
         let (control, their_control) = Control::pair().map_err(system("socketpair"))?;
         let description = serde_json::to_vec(&handed.machine)
             .map_err(|error| system("describe the machine")(error.into()))?;

@@ -8,6 +8,10 @@
 //! wrote them) and nothing that a monitor says: a confined monitor may have fallen to its guest.
 
 pub mod config;
+pub mod confine {
+    //! Confinement for a process that is no monitor and reads what guests say.
+    pub use vmm::confine::{ConfineError, Prepared, Rules, for_spawn};
+}
 mod driver;
 pub mod kvm;
 pub mod probe;

@@ -212,7 +212,9 @@ impl Driver for Qemu {
 
     async fn start(&self, config: &VmConfig, options: StartOptions) -> Result<Started, Error> {
         self.validate(config).map_err(Error::Config)?;
+        options.check_links(config)?;
         let mut handed = Handed::open(config)?;
+        handed.fds.links = options.links.iter().map(AsRawFd::as_raw_fd).collect();
         let beside = self.start_vmm(config, &options.listen)?;
         if let Some(beside) = &beside {
             handed.fds.vsock = Some(beside.socket.as_raw_fd());
@@ -224,6 +226,7 @@ impl Driver for Qemu {
         command.args(arguments::arguments(config, self.acceleration, &handed.fds));
         let mut keep: Vec<BorrowedFd<'_>> = handed.keep.iter().map(AsFd::as_fd).collect();
         keep.extend(options.held.iter().map(AsFd::as_fd));
+        keep.extend(options.links.iter().map(AsFd::as_fd));
         keep.extend(beside.iter().map(|beside| beside.socket.as_fd()));
         let qemu = Process::spawn("QEMU", command, &keep, Some(confinement))
             .map_err(spawn_error(&self.program))?;

@@ -32,6 +32,9 @@ const MAX_TAG: usize = 36;
 /// Disks and networks each take a PCI slot of one bus with 32, less the fixed devices.
 const MAX_DISKS: usize = 20;
 
+/// Slots that are left beside disks and the fixed devices.
+const MAX_NETWORKS: usize = 4;
+
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}; {remedy}")]
@@ -200,6 +203,13 @@ impl Check {
     }
 
     fn networks(&mut self, networks: &[Network]) {
+        if networks.len() > MAX_NETWORKS {
+            self.wrong(
+                "networks",
+                format!("{} network devices", networks.len()),
+                format!("use at most {MAX_NETWORKS}"),
+            );
+        }
         let mut ids = BTreeSet::new();
         for (index, network) in networks.iter().enumerate() {
             let field = format!("networks[{index}]");
@@ -279,9 +289,6 @@ impl Check {
             );
             return;
         }
-        if !config.networks.is_empty() {
-            self.lacks("networks", "network device");
-        }
         if !config.shares.is_empty() {
             self.lacks("shares", "shared folders");
         }
@@ -314,7 +321,7 @@ impl Check {
         let others = usize::from(config.vsock.is_some())
             + usize::from(config.entropy)
             + usize::from(config.balloon.is_some());
-        let most = vmm::machine::MAX_DEVICES - others;
+        let most = vmm::machine::MAX_DEVICES.saturating_sub(others + config.networks.len());
         if config.disks.len() > most {
             let problem = format!(
                 "the driver kvm has no room for {} disks",

@@ -2,10 +2,12 @@
 //!
 //! [`agent`]: supervisor → guest, on the vsock connection that the agent dialled.
 //! [`supervisor`]: engine → `gourd-vm`, on a unix socket. Each begins with a version exchange (`Hello`).
+//! [`network`]: supervisors and engines → `gourd-net`, on a unix socket, and without gRPC.
 //! The crate holds no policy: messages, the versions, the ports, and [`connect`]: gRPC on a connection that
 //! exists already, once.
 
 pub mod connect;
+pub mod network;
 
 /// Supervisor → guest. See `proto/agent.proto`.
 #[allow(missing_docs, clippy::all, rust_2018_idioms)]

@@ -10,6 +10,7 @@
 //! refs/      references to images                 → [`refs`]
 //! rootfs/    layers merged into one ext4 file     → [`rootfs`]
 //! containers/                                     → [`container`], [`logs`]
+//! networks/                                       → [`network`]
 //! volumes/                                        → [`volume`]
 //! kernels/   kernels and their initramfs          → [`kernels`]
 //! events/    what happened                        → [`events`]
@@ -32,6 +33,7 @@ pub mod kernels;
 pub mod locate;
 pub mod lock;
 pub mod logs;
+pub mod network;
 pub mod refs;
 mod root;
 pub mod rootfs;

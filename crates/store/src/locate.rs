@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 pub const VM: &str = "gourd-vm";
 /// The monitor of gourd's own, and vhost-user back-end.
 pub const VMM: &str = "gourd-vmm";
+/// The process of a network.
+pub const NET: &str = "gourd-net";
 /// PID 1 of a container's VM.
 pub const INIT: &str = "gourd-init";
 

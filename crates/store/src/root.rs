@@ -160,6 +160,12 @@ impl Root {
         self.inner.path.join("containers")
     }
 
+    /// `networks/`. Made by the first network.
+    #[must_use]
+    pub fn networks(&self) -> PathBuf {
+        self.inner.path.join("networks")
+    }
+
     /// `volumes/`. Made by the first volume.
     #[must_use]
     pub fn volumes(&self) -> PathBuf {

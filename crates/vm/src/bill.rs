@@ -1,16 +1,17 @@
 //! From a container's spec to the VM's bill of materials, and to what its guest is told.
 
 use hypervisor::config::{
-    Balloon, BootLoader, Console, ConsoleDevice, ConsoleOutput, Disk, VmConfig, Vsock,
+    Balloon, BootLoader, Console, ConsoleDevice, ConsoleOutput, Disk, Network, VmConfig, Vsock,
 };
 use proto::agent::{BootRequest, Mount, Process, Rlimit, RootFs, Sysctl, mount};
+use proto::network::Joined;
 use proto::supervisor::Failure;
 use store::container::{Container, Journal, RootfsMode, Spec, Ulimit, VolumeMount};
 use store::kernels;
 use store::locate::{self, Programs};
 
 use crate::args::Volume;
-use crate::{capabilities, failure};
+use crate::{capabilities, failure, network};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -32,6 +33,9 @@ const UPPER_DISK: &str = "upper";
 /// on a handful of processors.
 const COMMAND_LINE: &str =
     "console=ttyS0 quiet panic=-1 random.trust_cpu=on rcupdate.rcu_expedited=1";
+
+/// Docker's word for the host in `--add-host`.
+const HOST_GATEWAY: &str = "host-gateway";
 
 /// Open files: a soft limit that old programs can bear, a hard one that new ones can raise it to.
 const NOFILE: (u64, u64) = (1024, 524_288);
@@ -68,7 +72,7 @@ pub fn vm_config(
             command_line,
         },
         disks: disks(container, volumes),
-        networks: Vec::new(),
+        networks: networks(spec),
         shares: Vec::new(),
         vsock: Some(Vsock::default()),
         consoles: vec![Console {
@@ -101,6 +105,7 @@ pub fn maintenance_config(
     let config = vm_config(container, volumes, programs)?;
     Ok(VmConfig {
         vcpus: 1,
+        networks: Vec::new(),
         memory: memory(container.spec().vm.memory.min(MAINTENANCE_MEMORY)),
         virtualization: false,
         ..config
@@ -183,8 +188,18 @@ fn root_disks(container: &Container) -> Vec<Disk> {
     }
 }
 
-/// What the agent is told once per boot.
-pub fn boot_request(spec: &Spec, volumes: &[Volume]) -> BootRequest {
+/// The container's network devices: as many as it has networks.
+fn networks(spec: &Spec) -> Vec<Network> {
+    let device = |endpoint: &store::container::Endpoint| Network {
+        id: endpoint.network.clone(),
+        mac: network::mac(&spec.id),
+        mtu: network::MTU,
+    };
+    spec.networks.iter().map(device).collect()
+}
+
+/// What the agent is told once per boot. `joined`: where the container is on its networks.
+pub fn boot_request(spec: &Spec, volumes: &[Volume], joined: &[Joined]) -> BootRequest {
     let bare = maintenance_request(spec, volumes);
     let mut mounts: Vec<Mount> = spec
         .tmpfs
@@ -201,7 +216,18 @@ pub fn boot_request(spec: &Spec, volumes: &[Volume]) -> BootRequest {
     BootRequest {
         maintenance: false,
         hostname: spec.hostname.clone(),
-        hosts: hosts(&spec.hostname).into(),
+        hosts: hosts(spec, joined).into(),
+        resolv_conf: resolv_conf(spec, joined).into(),
+        networks: joined
+            .iter()
+            .map(|joined| proto::agent::Network {
+                mac: network::mac(&spec.id).to_vec().into(),
+                address: joined.address.to_string(),
+                prefix: joined.prefix.into(),
+                gateway: joined.gateway.to_string(),
+                mtu: joined.mtu.into(),
+            })
+            .collect(),
         memory_limit: spec.vm.memory,
         pids_limit: spec.vm.pids_limit,
         nano_cpus: spec.vm.nano_cpus,
@@ -383,11 +409,42 @@ fn rlimits(ulimits: &[Ulimit]) -> Vec<Rlimit> {
         .collect()
 }
 
-fn hosts(hostname: &str) -> String {
-    format!(
+/// /etc/hosts: what every host has, what was asked for, and the container's own name at its address.
+fn hosts(spec: &Spec, joined: &[Joined]) -> String {
+    let mut lines =
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
-         ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n127.0.1.1\t{hostname}\n"
-    )
+         ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+            .to_owned();
+    let gateway = joined.first().map(|joined| joined.gateway.to_string());
+    for (name, address) in &spec.resolution.hosts {
+        let address = match address.as_str() {
+            HOST_GATEWAY => gateway.as_deref().unwrap_or("127.0.0.1"),
+            address => address,
+        };
+        lines.push_str(&format!("{address}\t{name}\n"));
+    }
+    let own = joined.first().map(|joined| joined.address.to_string());
+    let own = own.as_deref().unwrap_or("127.0.1.1");
+    lines.push_str(&format!("{own}\t{}\n", spec.hostname));
+    lines
+}
+
+/// /etc/resolv.conf: the gateway answers for containers' names, and asks others for the rest. Empty, and the image's stays, when
+/// there is neither a network nor a wish.
+fn resolv_conf(spec: &Spec, joined: &[Joined]) -> String {
+    let mut lines = String::new();
+    match joined.first() {
+        Some(joined) => lines.push_str(&format!("nameserver {}\n", joined.gateway)),
+        None => {
+            for server in &spec.resolution.servers {
+                lines.push_str(&format!("nameserver {server}\n"));
+            }
+        }
+    }
+    if !spec.resolution.search.is_empty() {
+        lines.push_str(&format!("search {}\n", spec.resolution.search.join(" ")));
+    }
+    lines
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use hypervisor::{StartOptions, Started, Vm, VmConfig};
 use proto::agent::WaitReply;
+use proto::network::Joined;
 use proto::supervisor::{Exited, Failure, failure::Kind, output};
 use store::container::Container;
 use store::fault;
@@ -31,8 +32,9 @@ use tokio::net::UnixStream;
 pub use shared::Shared;
 
 use crate::guest::Guest;
+use crate::network::Membership;
 use crate::supervision::Supervision;
-use crate::{bill, drivers, failure, health, process};
+use crate::{bill, drivers, failure, health, network, process};
 
 /// The agent's name for the container's first process.
 pub const MAIN: &str = "main";
@@ -103,7 +105,9 @@ impl Life<'_> {
     /// Lives it, to the point where the VM is gone.
     pub async fn live(self) -> Outcome {
         let outcome = match self.start().await {
-            Ok((started, lasting)) => self.with_vm(started, lasting).await,
+            Ok((started, lasting, memberships)) => {
+                self.with_vm(started, lasting, memberships).await
+            }
             Err(failure) => self.write_end(never_ran(failure)),
         };
         if !outcome.ran {
@@ -119,7 +123,7 @@ impl Life<'_> {
             let volumes = &self.supervision.volumes;
             let programs = Programs::new(None);
             let config = bill::maintenance_config(&self.container, volumes, &programs)?;
-            let Started { vm, mut listeners } = self.start_vm(&config).await?;
+            let Started { vm, mut listeners } = self.start_vm(&config, Vec::new()).await?;
             let Some(agent) = self.listen(&*vm, &mut listeners) else {
                 return Err(no_listeners());
             };
@@ -166,15 +170,32 @@ impl Life<'_> {
         }
     }
 
-    /// The VM, and what of it lasts.
-    async fn start(&self) -> Result<(Started, Lasting), Failure> {
-        self.supervision.write_begin(&self.shared.spec)?;
+    /// The VM, what of it lasts, and its networks.
+    async fn start(&self) -> Result<(Started, Lasting, Vec<Membership>), Failure> {
+        let spec = &self.shared.spec;
+        self.supervision.write_begin(spec)?;
         let volumes = &self.supervision.volumes;
         let config = bill::vm_config(&self.container, volumes, &Programs::new(None))?;
-        Ok((self.start_vm(&config).await?, Lasting::of(&config)))
+        let links = spec.networks.iter().map(|_| network::link());
+        let links = links.collect::<Result<Vec<_>, _>>();
+        let links = links.map_err(|error| failure::from_error("make a link", "", &error))?;
+        let (guest, net): (Vec<_>, Vec<_>) = links.into_iter().unzip();
+        let started = self.start_vm(&config, guest).await?;
+        // After the monitor: the guest's boot takes longer than anything here.
+        let memberships = spec.networks.iter().zip(net).map(|(endpoint, link)| {
+            let state = &self.supervision.record;
+            let wish = state.edit(|state| {
+                let mut before = state.networks.iter();
+                let before = before.find(|before| before.network == endpoint.network);
+                before.map(|before| before.address)
+            });
+            Membership::begin(self.container.root(), spec, endpoint, wish, link)
+        });
+        let memberships = memberships.collect();
+        Ok((started, Lasting::of(&config), memberships))
     }
 
-    async fn start_vm(&self, config: &VmConfig) -> Result<Started, Failure> {
+    async fn start_vm(&self, config: &VmConfig, links: Vec<OwnedFd>) -> Result<Started, Failure> {
         let spec = &self.shared.spec;
         let programs = Programs::new(None);
         let driver = drivers::choose(self.container.root(), &spec.vm.driver, &programs)?;
@@ -190,6 +211,7 @@ impl Life<'_> {
             .map_err(|error| failure::from_error("hand the leases over", "", &error))?;
         let options = StartOptions {
             held,
+            links,
             listen: vec![proto::AGENT_PORT, proto::STDIO_PORT],
         };
         fault::point("vm.monitor-start");
@@ -219,14 +241,20 @@ impl Life<'_> {
         Some(agent)
     }
 
-    async fn with_vm(&self, started: Started, lasting: Lasting) -> Outcome {
+    async fn with_vm(
+        &self,
+        started: Started,
+        lasting: Lasting,
+        memberships: Vec<Membership>,
+    ) -> Outcome {
         let Started { vm, mut listeners } = started;
         let Some(agent) = self.listen(&*vm, &mut listeners) else {
             vm.stop(Duration::ZERO).await;
             return self.write_end(never_ran(no_listeners()));
         };
         let outcome = tokio::select! {
-            outcome = self.converse(agent) => outcome,
+            outcome = self.converse(agent, &memberships) => outcome,
+            failure = network::first_failure(&memberships) => Ok(never_ran(failure)),
             exit = vm.wait() => Err(failure::lost(exit.to_string())),
         };
         let outcome = match outcome {
@@ -235,7 +263,9 @@ impl Life<'_> {
         };
         let outcome = self.write_end(outcome);
         self.shared.timeline.mark("status written");
-        self.power_off(&*vm, lasting).await;
+        // The network is left while the monitor ends.
+        let leave = futures_util::future::join_all(memberships.into_iter().map(Membership::leave));
+        tokio::join!(self.power_off(&*vm, lasting), leave);
         self.shared.timeline.mark("monitor gone");
         outcome
     }
@@ -257,13 +287,19 @@ impl Life<'_> {
     }
 
     /// Everything up to the drained streams of a process that ended. An error means that the VM is of no use any more.
-    async fn converse(&self, listener: hypervisor::Listener) -> Result<Outcome, Failure> {
+    async fn converse(
+        &self,
+        listener: hypervisor::Listener,
+        memberships: &[Membership],
+    ) -> Result<Outcome, Failure> {
         let shared = &self.shared;
         let guest = self.greet(listener).await?;
-        if let Err(failure) = guest
-            .boot(bill::boot_request(&shared.spec, &self.supervision.volumes))
-            .await
-        {
+        let joined = match self.joined(memberships).await {
+            Ok(joined) => joined,
+            Err(failure) => return Ok(never_ran(failure)),
+        };
+        let request = bill::boot_request(&shared.spec, &self.supervision.volumes, &joined);
+        if let Err(failure) = guest.boot(request).await {
             return give_up(failure);
         }
         shared.timeline.mark("guest mounted");
@@ -305,6 +341,23 @@ impl Life<'_> {
         shared.timeline.mark("process exited");
         fault::point("vm.process-exited");
         Ok(ended(&reply))
+    }
+
+    /// Where the container is on its networks; the state says it, too.
+    async fn joined(&self, memberships: &[Membership]) -> Result<Vec<Joined>, Failure> {
+        let spec = &self.shared.spec;
+        let mut all = Vec::new();
+        for membership in memberships {
+            all.push(membership.joined().await?);
+        }
+        let attached = spec.networks.iter().zip(&all).map(|(endpoint, joined)| {
+            network::attached(&endpoint.network, network::mac(&spec.id), joined)
+        });
+        let attached = attached.collect();
+        let record = &self.supervision.record;
+        record.edit(|state| state.networks = attached);
+        self.shared.timeline.mark("network joined");
+        Ok(all)
     }
 
     /// The process runs: readers of the state see it, then clients are told, then it goes to the disk.

@@ -15,6 +15,7 @@ mod guest;
 mod health;
 mod hub;
 mod life;
+mod network;
 mod policy;
 mod presence;
 mod process;

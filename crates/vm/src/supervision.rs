@@ -109,7 +109,7 @@ impl Supervision {
         Ok(Supervision {
             maintenance,
             volumes,
-            record: Record::new(container.clone(), State::created()),
+            record: Record::new(container.clone(), before(container)),
             started: first.started.subscribe(),
             ended: watch::Sender::default(),
             told,
@@ -215,6 +215,7 @@ impl Supervision {
         let restarts = lock(&self.restarts).count();
         self.record.edit(|state| {
             let log = state.health.take().map(|health| health.log);
+            let networks = std::mem::take(&mut state.networks);
             *state = State {
                 status: Status::Running,
                 pid: Some(std::process::id()),
@@ -225,6 +226,7 @@ impl Supervision {
                     log: log.unwrap_or_default(),
                     ..Health::default()
                 }),
+                networks,
                 ..State::created()
             };
         });
@@ -307,6 +309,21 @@ impl Supervision {
         };
         let asked = !HARMLESS.contains(&signal) && at.elapsed() < REACTION;
         outcome.ran && !outcome.lost() && (asked || outcome.exit.exit_code == 128 + signal)
+    }
+}
+
+/// What a new life keeps of the last one: where it was on its networks.
+fn before(container: &Container) -> State {
+    let networks = match container.spec().networks.is_empty() {
+        true => Vec::new(),
+        false => container
+            .state()
+            .map(|state| state.networks)
+            .unwrap_or_default(),
+    };
+    State {
+        networks,
+        ..State::created()
     }
 }
 

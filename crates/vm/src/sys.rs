@@ -1,8 +1,12 @@
-//! Descriptors that the engine handed over by number; memory that is given back.
+//! Descriptors that the engine handed over by number; memory that is given back; a confined child that outlives us.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+use hypervisor::confine::Prepared;
 
 /// Takes a descriptor that this process inherited, and keeps it from further children.
 ///
@@ -31,4 +35,14 @@ pub fn give_memory_back() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Starts `command` confined. Unlike a monitor it does not die with us.
+///
+/// # Errors
+/// The system's.
+pub fn spawn_confined(mut command: Command, confinement: Prepared) -> io::Result<Child> {
+    // SAFETY: `apply` makes system calls only, and does not allocate.
+    unsafe { command.pre_exec(move || confinement.apply()) };
+    command.spawn()
 }

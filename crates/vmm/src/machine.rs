@@ -35,6 +35,9 @@ pub struct Machine {
     pub command_line: String,
     /// Block devices, in the guest's order.
     pub disks: Vec<Disk>,
+    /// Network devices, in the guest's order.
+    #[serde(default)]
+    pub networks: Vec<Network>,
     /// The guest's CID.
     pub vsock: Option<u32>,
     /// Serial ports, `ttyS0` first.
@@ -63,6 +66,18 @@ pub struct Disk {
     pub discard: bool,
     /// Flushes are answered and not passed on.
     pub volatile: bool,
+}
+
+/// A network device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// A connected unix socket of datagrams: one is a frame.
+    pub fd: Fd,
+    /// The device's address.
+    pub mac: [u8; 6],
+    /// Bytes of the largest packet.
+    pub mtu: u16,
 }
 
 /// A serial port.
@@ -102,6 +117,11 @@ mod tests {
                 read_only: true,
                 discard: false,
                 volatile: false,
+            }],
+            networks: vec![Network {
+                fd: 9,
+                mac: [2, 0, 0, 0, 0, 1],
+                mtu: 65520,
             }],
             vsock: Some(3),
             consoles: vec![Console::Log(7), Console::Stream(8)],

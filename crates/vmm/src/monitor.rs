@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   thread      does                                          waits in
-//!   devices     control socket, vsock, entropy, balloon,      epoll
-//!               console input; the process's main thread
+//!   devices     control socket, networks, vsock, entropy,     epoll
+//!               balloon, console input; the main thread
 //!   block-N     disk N                                        read of its kick
 //!   cpu-N       processor N: the guest, serial ports,         KVM_RUN
 //!               registers of devices
@@ -42,6 +42,7 @@ use crate::virtio::balloon::Balloon;
 use crate::virtio::block::{self, Block};
 use crate::virtio::entropy::Entropy;
 use crate::virtio::mmio::{self, Registers, Slot};
+use crate::virtio::net::Net;
 use crate::virtio::vsock::Vsock;
 use crate::vsock::Memory;
 
@@ -90,6 +91,7 @@ fn system<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> MonitorError 
 
 /// The devices that the main thread looks after.
 struct Devices {
+    networks: Vec<Arc<Slot<Net>>>,
     vsock: Option<Arc<Slot<Vsock>>>,
     entropy: Option<Arc<Slot<Entropy>>>,
     balloon: Option<Arc<Slot<Balloon>>>,
@@ -366,6 +368,16 @@ fn build(
             .map_err(system("make a kick block"))?;
         disks.push(slot);
     }
+    let mut networks = Vec::new();
+    if machine.networks.len() > events::MAX_NETWORKS {
+        let wrong = format!("more than {} network devices", events::MAX_NETWORKS);
+        return Err(MonitorError::Wrong(wrong));
+    }
+    for network in &machine.networks {
+        let link = OwnedFd::from(taken.file(network.fd)?);
+        rustix::io::ioctl_fionbio(&link, true).map_err(system("make a link not block"))?;
+        networks.push(builder.slot(Net::new(link, network.mac, network.mtu))?);
+    }
     let vsock = match machine.vsock {
         Some(cid) => {
             let device = Vsock::new(u64::from(cid)).map_err(system("vsock device"))?;
@@ -393,6 +405,7 @@ fn build(
         end: Arc::new(End::new().map_err(system("eventfd"))?),
     };
     let devices = Devices {
+        networks,
         vsock,
         entropy,
         balloon,

@@ -12,6 +12,7 @@ pub mod block;
 mod buffers;
 pub mod entropy;
 pub mod mmio;
+pub mod net;
 pub mod vsock;
 
 #[cfg(test)]

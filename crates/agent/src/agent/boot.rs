@@ -67,6 +67,7 @@ pub(super) fn boot(request: &BootRequest, mounts: &mut Mounts) -> Result<Booted,
         clock::set_wall_clock(request.wall_clock_ns).step("set", "the wall clock")?;
     }
     sys::loopback_up().step("bring up", "lo")?;
+    super::network::set_up(&request.networks)?;
     let rootfs = Path::new(BASE).join("rootfs");
     let disks = request.rootfs.clone().unwrap_or_default();
     if request.bare {

@@ -11,6 +11,7 @@ pub mod image;
 pub mod lines;
 pub mod login;
 pub mod moment;
+pub mod network;
 pub mod signal;
 pub mod system;
 pub mod value;
@@ -84,6 +85,9 @@ pub enum Verb {
     /// Manage images
     #[command(subcommand)]
     Image(image::Group),
+    /// Manage networks
+    #[command(subcommand)]
+    Network(network::Group),
     /// Manage volumes
     #[command(subcommand)]
     Volume(volume::Group),

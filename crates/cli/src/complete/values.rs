@@ -92,6 +92,7 @@ impl Known {
                 nospace: true,
                 ..plain(words(filters(path)))
             },
+            "NETWORK" => plain(self.networks()),
             "NAME|PATH" => Answer {
                 files: Files::Any,
                 ..plain(self.kernels())
@@ -116,6 +117,15 @@ impl Known {
             .candidates
             .retain(|(value, _)| !given.contains(value));
         answer
+    }
+
+    fn networks(&self) -> Candidates {
+        let names = self.engine.as_ref().map(Engine::network_names);
+        names
+            .unwrap_or_default()
+            .into_iter()
+            .map(|name| (name, String::new()))
+            .collect()
     }
 
     /// Names; ids when it is one of these that is typed.
@@ -192,7 +202,9 @@ fn words(words: &[&str]) -> Candidates {
 
 fn which(path: &[&str]) -> Which {
     match path.last().copied().unwrap_or_default() {
-        "stop" | "kill" | "exec" | "attach" | "pause" | "top" | "stats" | "wait" => Which::Alive,
+        "stop" | "kill" | "exec" | "attach" | "pause" | "top" | "stats" | "wait" | "port" => {
+            Which::Alive
+        }
         "unpause" => Which::Paused,
         "start" => Which::Still,
         _ => Which::All,

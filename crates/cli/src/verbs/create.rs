@@ -132,11 +132,13 @@ fn request(args: Process) -> Result<CreateRequest, Failure> {
     let env = with_terminal(environment(&args.env_file, &args.env)?, args.tty);
     let labels = labels(&args.label_file, args.labels.clone())?;
     let attach = args.attached();
+    let networks = args.connections.networks().map_err(Failure::Flags)?;
     let Process {
         limits,
         rights,
         health,
         machine,
+        connections,
         volumes,
         ..
     } = args;
@@ -176,6 +178,11 @@ fn request(args: Process) -> Result<CreateRequest, Failure> {
         read_only: rights.read_only,
         tmpfs: rights.tmpfs,
         sysctls: rights.sysctls.into_iter().collect(),
+        networks,
+        ports: connections.ports(),
+        resolution: connections.resolution(),
+        publish_all: connections.publish_all,
+        expose: connections.expose,
         driver: machine.driver,
         kernel: machine.kernel,
         kernel_args: machine.kernel_args,

@@ -87,7 +87,7 @@ pub fn images(app: &App, args: &image::Inspect) -> Result<u8, Failure> {
 }
 
 /// A JSON list for people, a line each for `json` and templates.
-pub(super) fn show(found: &[Value], format: Option<&str>) -> Result<(), Failure> {
+pub fn show(found: &[Value], format: Option<&str>) -> Result<(), Failure> {
     match format {
         None | Some("") => {
             // serde_json's own values always become text.

@@ -13,9 +13,9 @@ use crate::failure::Failure;
 use crate::render::listing::Columns;
 use crate::render::{human, out};
 
-/// Docker's, but for the ports.
+/// Docker's.
 const COLUMNS: Columns = Columns {
-    default: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}",
+    default: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}",
     headings: &[
         ("ID", "CONTAINER ID"),
         ("RunningFor", "CREATED"),
@@ -26,7 +26,7 @@ const COLUMNS: Columns = Columns {
 
 /// With `-s`.
 const WITH_SIZE: Columns = Columns {
-    default: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}\t{{.Size}}",
+    default: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}\t{{.Size}}",
     ..COLUMNS
 };
 
@@ -166,11 +166,10 @@ pub fn row(container: &ContainerSummary, now_ns: u64, whole: bool) -> Value {
         "Names": container.name,
         "Labels": labels.join(","),
         "Size": "",
+        "Ports": engine::port_words(&container.ports, &container.exposed).join(", "),
         "Mounts": mounts.join(","),
         "LocalVolumes": container.volumes.len().to_string(),
-        // There are none yet.
-        "Ports": "",
-        "Networks": "",
+        "Networks": container.networks.join(","),
     })
 }
 
@@ -247,11 +246,17 @@ mod tests {
             error: None,
             health: None,
             labels: BTreeMap::from([("tier".to_owned(), "web".to_owned())]),
+            ports: Vec::new(),
+            exposed: match status.is_alive() {
+                true => vec!["80/tcp".to_owned()],
+                false => Vec::new(),
+            },
+            networks: vec!["default".to_owned()],
             volumes: Vec::new(),
         }
     }
 
-    /// Oracle: `docker ps -a` of Docker 28, without its PORTS.
+    /// Oracle: `docker ps -a` of Docker 28.
     #[test]
     fn table() {
         let mut lost = container("c", Status::Exited);
@@ -269,10 +274,10 @@ mod tests {
         assert_eq!(
             COLUMNS.render(&rows, None).as_deref(),
             Ok("\
-CONTAINER ID   IMAGE            COMMAND          CREATED              STATUS                                             NAMES
-aaaaaaaaaaaa   busybox:latest   \"sh -c exit 7\"   About a minute ago   Up About a minute                                  name-a
-bbbbbbbbbbbb   busybox:latest   \"sh -c exit 7\"   About a minute ago   Exited (7) 3 seconds ago                           name-b
-cccccccccccc   busybox:latest   \"sh -c exit 7\"   About a minute ago   Exited (255) 3 seconds ago (the supervisor died)   name-c
+CONTAINER ID   IMAGE            COMMAND          CREATED              STATUS                                             PORTS     NAMES
+aaaaaaaaaaaa   busybox:latest   \"sh -c exit 7\"   About a minute ago   Up About a minute                                  80/tcp    name-a
+bbbbbbbbbbbb   busybox:latest   \"sh -c exit 7\"   About a minute ago   Exited (7) 3 seconds ago                                     name-b
+cccccccccccc   busybox:latest   \"sh -c exit 7\"   About a minute ago   Exited (255) 3 seconds ago (the supervisor died)             name-c
 ")
         );
         let mut healthy = container("a", Status::Running);

@@ -21,6 +21,7 @@ mod life;
 mod login;
 mod logs;
 mod names;
+mod network;
 mod overhead;
 mod processes;
 mod races;

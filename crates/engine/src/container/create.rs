@@ -7,7 +7,7 @@ use store::container::{self, Image, LogLimits, Restart, RootfsMode, SCHEMA, Spec
 use store::{kernels, now_ns};
 
 use super::change::emit;
-use super::{Container, CreateRequest, config, health, names, rights};
+use super::{Container, CreateRequest, config, connections, health, names, rights};
 use crate::image::Resolved;
 use crate::{Engine, Error, PullEvent, volume};
 
@@ -59,7 +59,7 @@ impl Engine {
         let image = self
             .resolve(&request.image, &platform, request.pull, progress)
             .await?;
-        let spec = spec(&image, &request, vm)?;
+        let spec = spec(&self.root, &image, &request, vm)?;
         let volumes = volume::plan(&image.config.config.volumes, &request.mounts, &spec.tmpfs)?;
         // At once: a few files and one flush are less than a thread costs. The image's lease is held until the container,
         // which names it, is there: nobody collects it before that.
@@ -201,7 +201,12 @@ pub(crate) fn platform(wanted: Option<&str>) -> Result<Platform, Error> {
     Ok(wanted)
 }
 
-fn spec(image: &Resolved, request: &CreateRequest, vm: Vm) -> Result<Spec, Error> {
+fn spec(
+    root: &store::Root,
+    image: &Resolved,
+    request: &CreateRequest,
+    vm: Vm,
+) -> Result<Spec, Error> {
     let host = Platform::host();
     if !host.accepts(&image.record.platform) {
         return Err(Error::Platform {
@@ -220,7 +225,8 @@ fn spec(image: &Resolved, request: &CreateRequest, vm: Vm) -> Result<Spec, Error
     let stop_signal = config::signal(signal).ok_or_else(|| {
         Error::invalid("stop signal", format!("{signal:?} is no signal of Linux"))
     })?;
-    let id = id()?;
+    let connected = connections::connections(root, request, &defaults.exposed_ports)?;
+    let id = new_id()?;
     let hostname = match &request.hostname {
         Some(hostname) => check_hostname(hostname)?,
         None => id[..12].to_owned(),
@@ -252,6 +258,10 @@ fn spec(image: &Resolved, request: &CreateRequest, vm: Vm) -> Result<Spec, Error
         restart: request.restart,
         health: health::check(defaults, &request.health)?,
         logs: log_limits(request)?,
+        networks: connected.networks,
+        ports: connected.ports,
+        exposed: connected.exposed,
+        resolution: connected.resolution,
         mounts: Vec::new(),
     })
 }
@@ -314,7 +324,7 @@ fn publish(root: &store::Root, mut spec: Spec, unnamed: bool) -> Result<Containe
 }
 
 /// 64 hexadecimal digits that nobody has.
-pub(crate) fn id() -> Result<String, Error> {
+pub(crate) fn new_id() -> Result<String, Error> {
     Ok(oci::Digest::from_bytes(random()?).hex())
 }
 
@@ -363,7 +373,7 @@ mod tests {
 
     #[test]
     fn ids_are_ids() {
-        let (a, b) = (id().unwrap(), id().unwrap());
+        let (a, b) = (new_id().unwrap(), new_id().unwrap());
         assert!(container::is_id(&a));
         assert_ne!(a, b);
     }

@@ -8,9 +8,9 @@ use store::container::{
     Status, Ulimit, VolumeMount,
 };
 
-use super::config;
 use super::create::NANO;
 use super::list::current;
+use super::{config, connections};
 use crate::{Engine, Error, time};
 
 /// Bytes of /dev/shm when nobody says.
@@ -57,7 +57,7 @@ fn describe(container: &container::Container, state: &State) -> Value {
         "Mounts": describe_mounts(container),
         "Config": describe_config(spec),
         "HostConfig": describe_host(spec),
-        "NetworkSettings": { "Ports": {}, "Networks": {} },
+        "NetworkSettings": connections::settings(container.root(), spec, state),
         // Beyond Docker's: what the VM is, and where the files are.
         "Vm": {
             "Driver": spec.vm.driver,
@@ -127,6 +127,7 @@ fn describe_config(spec: &Spec) -> Value {
         "Entrypoint": or_null(&process.entrypoint),
         "Image": spec.image.reference,
         "WorkingDir": process.cwd,
+        "ExposedPorts": exposed(spec),
         "Labels": spec.labels,
         "StopSignal": config::signal_name(spec.stop_signal),
         "StopTimeout": spec.stop_timeout_ms / 1000,
@@ -135,6 +136,12 @@ fn describe_config(spec: &Spec) -> Value {
         config["Healthcheck"] = describe_check(check);
     }
     config
+}
+
+/// Docker's set: a map to nothing.
+fn exposed(spec: &Spec) -> Value {
+    let ports = spec.exposed.iter().map(|port| (port.clone(), json!({})));
+    Value::Object(ports.collect())
 }
 
 fn describe_check(check: &HealthCheck) -> Value {
@@ -181,10 +188,13 @@ fn describe_host(spec: &Spec) -> Value {
         },
         "Memory": vm.memory,
         "NanoCpus": nano_cpus,
-        "NetworkMode": "none",
+        "NetworkMode": connections::mode(spec),
         "OomScoreAdj": process.oom_score_adj,
         "PidsLimit": (vm.pids_limit != 0).then_some(vm.pids_limit),
-        "PortBindings": {},
+        "PortBindings": connections::bindings(spec),
+        "Dns": spec.resolution.servers,
+        "DnsSearch": spec.resolution.search,
+        "ExtraHosts": extra_hosts(spec),
         "Privileged": process.privileged,
         "ReadonlyRootfs": spec.read_only,
         "RestartPolicy": { "Name": policy, "MaximumRetryCount": spec.restart.maximum },
@@ -195,6 +205,14 @@ fn describe_host(spec: &Spec) -> Value {
         "Tmpfs": tmpfs,
         "Ulimits": process.ulimits.iter().map(describe_ulimit).collect::<Vec<_>>(),
     })
+}
+
+/// As on the command line.
+fn extra_hosts(spec: &Spec) -> Vec<String> {
+    let lines = spec.resolution.hosts.iter();
+    lines
+        .map(|(name, address)| format!("{name}:{address}"))
+        .collect()
 }
 
 /// As on the command line.

@@ -85,6 +85,23 @@ async fn summarize(container: &container::Container) -> Result<Option<ContainerS
         error: state.error,
         health: state.health.map(|health| health.status),
         labels: spec.labels.clone(),
+        ports: match state.status.is_alive() {
+            true => state
+                .networks
+                .into_iter()
+                .flat_map(|there| there.ports)
+                .collect(),
+            false => Vec::new(),
+        },
+        exposed: match state.status.is_alive() {
+            true => spec.exposed.clone(),
+            false => Vec::new(),
+        },
+        networks: spec
+            .networks
+            .iter()
+            .map(|there| there.network.clone())
+            .collect(),
         volumes: volumes(spec),
     }))
 }
@@ -158,6 +175,9 @@ fn dead(id: &str, error: &Error) -> ContainerSummary {
         error: Some(chain(error)),
         health: None,
         labels: std::collections::BTreeMap::new(),
+        ports: Vec::new(),
+        exposed: Vec::new(),
+        networks: Vec::new(),
         volumes: Vec::new(),
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use store::container::{Attach, Journal, Restart, RootfsMode, Tmpfs, Ulimit};
+use store::container::{Attach, Journal, Port, Resolution, Restart, RootfsMode, Tmpfs, Ulimit};
 
-use super::{Pull, TerminalSize};
+use super::{Networks, Pull, TerminalSize};
 use crate::MountRequest;
 
 /// What to make a container of.
@@ -69,6 +69,16 @@ pub struct CreateRequest {
     pub mounts: Vec<MountRequest>,
     /// Kernel parameters of the container's own namespaces: net.*, fs.mqueue.*, some of kernel.*.
     pub sysctls: BTreeMap<String, String>,
+    /// Which networks it joins.
+    pub networks: Networks,
+    /// Ports of the host that lead to it.
+    pub ports: Vec<Port>,
+    /// All that are exposed, on any port of the host that is free.
+    pub publish_all: bool,
+    /// Ports that it serves, beside the image's: `80`, `53/udp`, `8000-8010`.
+    pub expose: Vec<String>,
+    /// How it finds names.
+    pub resolution: Resolution,
     /// `auto` when absent.
     pub driver: Option<String>,
     /// A kernel's name or path; the default one when absent.

@@ -17,7 +17,7 @@ impl Engine {
     /// Whether containers can start here, and what to do when they can't.
     pub async fn doctor(&self) -> Vec<Check> {
         let mut checks = vec![self.check_space()];
-        for program in [locate::VM, locate::VMM, locate::INIT] {
+        for program in [locate::VM, locate::VMM, locate::NET, locate::INIT] {
             checks.push(self.check_program(program));
         }
         checks.push(self.check_kernel());

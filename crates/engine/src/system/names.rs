@@ -1,6 +1,6 @@
 //! Names for shells to complete, read at once: nothing is repaired, nobody is asked, nothing is waited for.
 
-use store::{container, kernels, refs};
+use store::{container, kernels, network, refs};
 
 use crate::Engine;
 
@@ -52,6 +52,18 @@ impl Engine {
             .map(|entry| entry.reference.familiar())
             .collect();
         names.sort_unstable();
+        names
+    }
+
+    /// The networks, by name.
+    #[must_use]
+    pub fn network_names(&self) -> Vec<String> {
+        let networks = network::list(&self.root).unwrap_or_default();
+        let names = networks.iter().map(|network| network.spec().name.clone());
+        let mut names: Vec<String> = names.collect();
+        if !names.iter().any(|name| name == network::DEFAULT) {
+            names.push(network::DEFAULT.to_owned());
+        }
         names
     }
 

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::attach::{Attached, lease};
 use super::emit;
-use crate::container::{Files, TarStream, UnpackOptions, id};
+use crate::container::{Files, TarStream, UnpackOptions, new_id};
 use crate::image::unpack;
 use crate::supervisor::{self, Client, How};
 use crate::{Engine, Error};
@@ -244,7 +244,7 @@ fn clear(folder: &Container) {
 fn spec(volume: &Volume, read_only: bool) -> Result<Spec, Error> {
     Ok(Spec {
         schema: SCHEMA,
-        id: id()?,
+        id: new_id()?,
         name: format!("of volume {}", volume.name()),
         created_ns: now_ns(),
         vm: Vm {

@@ -21,6 +21,8 @@ pub(super) struct Fds {
     pub firmware: Option<RawFd>,
     /// One for each disk, opened as the disk says.
     pub disks: Vec<RawFd>,
+    /// A connected socket of datagrams for each network device.
+    pub links: Vec<RawFd>,
     /// A connected stream socket for each console.
     pub consoles: Vec<RawFd>,
     /// A connected stream socket to `gourd-vmm`: the vsock device's vhost-user protocol.
@@ -58,6 +60,7 @@ pub(super) fn arguments(config: &VmConfig, accel: Acceleration, fds: &Fds) -> Ve
         words.option("-serial", format!("chardev:console{index}"));
     }
     disks(&mut words, config, fds);
+    networks(&mut words, config, fds);
     if let Some(fd) = fds.vsock {
         // The guest's context identifier is gourd-vmm's to say: it serves the device's configuration space.
         words.option("-chardev", format!("socket,id=vsock,fd={fd}"));
@@ -160,6 +163,31 @@ fn disks(words: &mut Words, config: &VmConfig, fds: &Fds) {
     }
 }
 
+/// What goes over a control queue. Linux refuses a card that offers any of it without the queue.
+const NO_CONTROL: &str = "ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,\
+    ctrl_guest_offloads=off,guest_announce=off";
+
+fn networks(words: &mut Words, config: &VmConfig, fds: &Fds) {
+    for (index, (network, fd)) in config.networks.iter().zip(&fds.links).enumerate() {
+        // A frame is a datagram: nothing is left half said when the process at the other end dies, and QEMU does not see
+        // that it is another one.
+        words.option(
+            "-netdev",
+            format!("dgram,id=net{index},local.type=fd,local.str={fd}"),
+        );
+        let [a, b, c, d, e, f] = network.mac;
+        // No ROM to boot from, and no control queue: nobody has anything to control. The link has no offloads.
+        words.option(
+            "-device",
+            format!(
+                "virtio-net-pci,netdev=net{index},mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x},\
+                 host_mtu={},{NO_CONTROL},romfile=",
+                network.mtu
+            ),
+        );
+    }
+}
+
 fn on(yes: bool) -> &'static str {
     if yes { "on" } else { "off" }
 }
@@ -227,6 +255,11 @@ mod tests {
             volatile: !read_only,
         };
         config.disks = vec![disk("rootfs", true), disk("upper", false)];
+        config.networks = vec![Network {
+            id: "default".into(),
+            mac: [2, 1, 2, 3, 4, 0xff],
+            mtu: 65520,
+        }];
         config.vsock = Some(Vsock::default());
         config.consoles = vec![Console {
             device: ConsoleDevice::Serial,
@@ -242,6 +275,7 @@ mod tests {
             initramfs: Some(7),
             firmware: Some(12),
             disks: vec![8, 9],
+            links: vec![13],
             consoles: vec![10],
             vsock: Some(11),
         };
@@ -303,6 +337,8 @@ mod tests {
 -add-fd fd=9,set=2
 -blockdev driver=file,node-name=file1,filename=/dev/fdset/2,read-only=off,auto-read-only=off,discard=unmap,locking=off,aio=threads,cache.direct=off,cache.no-flush=on
 -device virtio-blk-pci,drive=file1,serial=upper,write-cache=on,discard=on,write-zeroes=on,werror=report,rerror=report
+-netdev dgram,id=net0,local.type=fd,local.str=13
+-device virtio-net-pci,netdev=net0,mac=02:01:02:03:04:ff,host_mtu=65520,ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,ctrl_guest_offloads=off,guest_announce=off,romfile=
 -chardev socket,id=vsock,fd=11
 -device vhost-user-vsock-pci,chardev=vsock
 -object rng-random,id=entropy,filename=/dev/urandom

@@ -211,7 +211,6 @@ fn what_qemu_has_not_got_is_refused_by_name() {
         |right, config| {
             config.networks = vec![Network {
                 id: "net".into(),
-                socket: "s".into(),
                 mac: [1, 2, 3, 4, 5, 6],
                 mtu: 576,
             }];
@@ -232,7 +231,6 @@ fn what_qemu_has_not_got_is_refused_by_name() {
         "networks[0].mac: is a multicast address; clear the lowest bit of the first byte\n\
          networks[0].mtu: 576 bytes; use 1280 to 65535 (IPv6 needs 1280)\n\
          shares[0].path: @/disk is no folder; share the folder that holds it\n\
-         networks: the driver qemu has no network device; leave it out\n\
          shares: the driver qemu has no shared folders; leave it out\n\
          consoles[0].device: the driver qemu has no virtio console; leave it out\n\
          graphics: the driver qemu has no display; leave it out\n\

@@ -5,6 +5,7 @@
 //! supervisor while it runs.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -59,9 +60,83 @@ pub struct Spec {
     /// How much of its output is kept.
     #[serde(default)]
     pub logs: LogLimits,
+    /// The networks that it is on; none: it has nothing but lo.
+    #[serde(default)]
+    pub networks: Vec<Endpoint>,
+    /// Ports of the host that lead to it.
+    #[serde(default)]
+    pub ports: Vec<Port>,
+    /// Ports that its image or its maker says that it serves: `80/tcp`.
+    #[serde(default)]
+    pub exposed: Vec<String>,
+    /// How it finds names.
+    #[serde(default)]
+    pub resolution: Resolution,
     /// Volumes, in the order in which they were asked for.
     #[serde(default)]
     pub mounts: Vec<VolumeMount>,
+}
+
+/// A container's place on a network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The network's name.
+    pub network: String,
+    /// What others on it call the container, beside its name and the first digits of its id.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Its address, where it must have that one.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
+    /// The gateway's address reaches the host's loopback.
+    #[serde(default)]
+    pub host: bool,
+}
+
+/// TCP or UDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// A port of the host that leads to one of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The host's address; absent: all of them.
+    pub address: Option<IpAddr>,
+    /// The host's port; 0: any that is free.
+    pub host: u16,
+    /// The container's port.
+    pub container: u16,
+}
+
+/// How a container finds names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resolution {
+    /// Who is asked for names that are no container's; empty: the host's resolvers.
+    #[serde(default)]
+    pub servers: Vec<IpAddr>,
+    /// Domains in which short names are looked for.
+    #[serde(default)]
+    pub search: Vec<String>,
+    /// Further lines of /etc/hosts: a name, and its address or `host-gateway`.
+    #[serde(default)]
+    pub hosts: Vec<(String, String)>,
 }
 
 /// A volume in a container.
@@ -350,6 +425,26 @@ pub struct State {
     /// Of a container with a health check that was started.
     #[serde(default)]
     pub health: Option<Health>,
+    /// Where it is on its networks, or was when it last ran: it gets the same addresses when they are free.
+    #[serde(default)]
+    pub networks: Vec<Attached>,
+}
+
+/// Where a container is on a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// The network's name.
+    pub network: String,
+    /// Its own address.
+    pub address: Ipv4Addr,
+    /// Bits of the subnet.
+    pub prefix: u8,
+    /// The gateway's address.
+    pub gateway: Ipv4Addr,
+    /// Its Ethernet address.
+    pub mac: [u8; 6],
+    /// Its ports, with addresses and numbers that they have now.
+    pub ports: Vec<Port>,
 }
 
 impl Status {
@@ -377,6 +472,7 @@ impl State {
             restarts: 0,
             stopped: false,
             health: None,
+            networks: Vec::new(),
         }
     }
 }

@@ -127,7 +127,7 @@ fn what_the_guest_is_told_at_its_boot() {
         options: "size=1m".to_owned(),
     }];
     spec.sysctls = [("net.ipv4.ip_forward".to_owned(), "1".to_owned())].into();
-    let told = boot_request(&spec, &[]);
+    let told = boot_request(&spec, &[], &[]);
     assert_eq!(
         (told.memory_limit, told.pids_limit, told.nano_cpus),
         (7, 9, 1_500_000_000)
@@ -151,7 +151,7 @@ fn a_clone_is_one_disk() {
     let mut spec = spec(Main::default());
     spec.vm.rootfs = RootfsMode::Clone;
     spec.vm.journal = Journal::None;
-    let rootfs = boot_request(&spec, &[]).rootfs.unwrap();
+    let rootfs = boot_request(&spec, &[], &[]).rootfs.unwrap();
     assert_eq!(
         (
             &*rootfs.image_disk,
@@ -167,6 +167,48 @@ fn the_memory_of_a_vm() {
     assert_eq!(memory(0), 96 * MIB);
     assert_eq!(memory(64 * MIB), (64 + 1 + 96) * MIB);
     assert_eq!(memory(64 * MIB + 1), (64 + 1 + 96 + 1) * MIB);
+}
+
+/// Each row: what is asked for, where the container is, and the lines that the guest gets.
+#[test]
+fn names_and_resolvers() {
+    let joined = Joined {
+        address: "10.219.0.5".parse().unwrap(),
+        prefix: 16,
+        gateway: "10.219.0.1".parse().unwrap(),
+        mtu: 65520,
+        published: Vec::new(),
+    };
+    let mut spec = spec(Main::default());
+    spec.resolution.servers = vec!["192.0.2.1".parse().unwrap()];
+    spec.resolution.search = vec!["lan".to_owned(), "example".to_owned()];
+    spec.resolution.hosts = vec![
+        ("db".to_owned(), "192.0.2.7".to_owned()),
+        ("me".to_owned(), "host-gateway".to_owned()),
+    ];
+    let told = boot_request(&spec, &[], std::slice::from_ref(&joined));
+    let hosts = String::from_utf8(told.hosts.to_vec()).unwrap();
+    assert!(
+        hosts.ends_with("192.0.2.7\tdb\n10.219.0.1\tme\n10.219.0.5\tbox\n"),
+        "{hosts}"
+    );
+    assert_eq!(
+        told.resolv_conf,
+        "nameserver 10.219.0.1\nsearch lan example\n"
+    );
+    assert_eq!(told.networks[0].address, "10.219.0.5");
+    let alone = boot_request(&spec, &[], &[]);
+    assert_eq!(
+        alone.resolv_conf,
+        "nameserver 192.0.2.1\nsearch lan example\n"
+    );
+    let hosts = String::from_utf8(alone.hosts.to_vec()).unwrap();
+    assert!(
+        hosts.ends_with("127.0.0.1\tme\n127.0.1.1\tbox\n"),
+        "{hosts}"
+    );
+    spec.resolution = store::container::Resolution::default();
+    assert!(boot_request(&spec, &[], &[]).resolv_conf.is_empty());
 }
 
 /// Which disk is where, in what order, and what of it the guest may do.
@@ -196,7 +238,7 @@ fn volumes_are_disks() {
         .map(|volume| (volume.name.as_str(), volume.read_only))
         .collect();
     assert_eq!(shown, [("data", false), ("lib", true)]);
-    let told = boot_request(&spec, &volumes);
+    let told = boot_request(&spec, &volumes, &[]);
     let shown: Vec<_> = told
         .mounts
         .iter()

@@ -30,23 +30,26 @@ pub fn kernel_abi() -> u32 {
     u32::try_from(abi).unwrap_or(0)
 }
 
-fn ruleset() -> Result<RulesetCreated, landlock::RulesetError> {
-    Ruleset::default()
+fn ruleset(network: bool) -> Result<RulesetCreated, landlock::RulesetError> {
+    let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(WANTED))?
-        .handle_access(AccessNet::from_all(WANTED))?
-        .scope(Scope::from_all(WANTED))?
-        .create()
+        .handle_access(AccessFs::from_all(WANTED))?;
+    if !network {
+        ruleset = ruleset.handle_access(AccessNet::from_all(WANTED))?;
+    }
+    ruleset.scope(Scope::from_all(WANTED))?.create()
 }
 
 /// A ruleset that allows nothing; `None` without Landlock.
 pub fn deny_all() -> Result<Option<OwnedFd>, ConfineError> {
-    ruleset().map(Option::from).map_err(ConfineError::Landlock)
+    ruleset(false)
+        .map(Option::from)
+        .map_err(ConfineError::Landlock)
 }
 
 /// A ruleset that allows what the rules say. Paths that do not exist are left out.
 pub fn allow(rules: &Rules) -> Result<Option<OwnedFd>, ConfineError> {
-    let mut created = ruleset().map_err(ConfineError::Landlock)?;
+    let mut created = ruleset(rules.network).map_err(ConfineError::Landlock)?;
     let read = AccessFs::from_read(WANTED);
     let write = AccessFs::from_all(WANTED);
     // Character devices (ioctl), but neither made nor removed.

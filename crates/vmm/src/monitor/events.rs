@@ -22,6 +22,10 @@ const GATE: u64 = 3;
 const VSOCK: u64 = 4;
 const ENTROPY: u64 = 5;
 const BALLOON: u64 = 6;
+/// One for each network device.
+const NETWORK: u64 = 8;
+/// The most network devices: tokens that are theirs.
+pub const MAX_NETWORKS: usize = 8;
 const STREAM: u64 = 16;
 /// The guest has read all that it was given of the stream of the same number.
 const EMPTIED: u64 = 24;
@@ -84,6 +88,13 @@ impl Events {
         }
         if let Some(slot) = &devices.balloon {
             kicks(slot.kicks(), BALLOON)?;
+        }
+        for (index, slot) in devices.networks.iter().enumerate() {
+            let token = NETWORK + index as u64;
+            kicks(slot.kicks(), token)?;
+            // Room for a frame wakes as well as a frame.
+            let either = edge | epoll::EventFlags::OUT;
+            add(slot.lock().device.link(), token, either)?;
         }
         for (index, (port, stream)) in devices.streams.iter().enumerate() {
             // One look at a time: while the guest has no room, the rest waits in the socket.
@@ -174,7 +185,15 @@ impl Events {
             }
         }
         let mem = &self.bus.mem;
-        turn(&self.devices.vsock, mem, woken, VSOCK)
+        let mut again = 0;
+        for (index, slot) in self.devices.networks.iter().enumerate() {
+            let token = 1 << (NETWORK + index as u64);
+            if woken & token != 0 && slot.serve(mem) {
+                again |= token;
+            }
+        }
+        again
+            | turn(&self.devices.vsock, mem, woken, VSOCK)
             | turn(&self.devices.entropy, mem, woken, ENTROPY)
             | turn(&self.devices.balloon, mem, woken, BALLOON)
     }

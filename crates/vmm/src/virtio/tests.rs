@@ -6,6 +6,7 @@ use super::balloon::Balloon;
 use super::block::{Block, Disk};
 use super::driver::{DATA, Driver, hostile, readable, wild_registers, writable};
 use super::entropy::Entropy;
+use super::net::Net;
 
 const DISK: u64 = 64 * 1024;
 
@@ -16,12 +17,24 @@ fn block() -> (Block, std::fs::File) {
     (Block::new(disk, "disk", true, true), file)
 }
 
+/// A network device, and the other end of its link with some frames in it.
+fn net() -> (Net, std::os::unix::net::UnixDatagram) {
+    let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    for frame in [&[1; 60][..], &[2; 9000]] {
+        ours.send(frame).unwrap();
+    }
+    (Net::new(theirs.into(), [2, 0, 0, 0, 0, 1], 9000), ours)
+}
+
 fn all(bytes: &[u8]) {
     let (device, file) = block();
     hostile(device, bytes);
     assert_eq!(file.metadata().unwrap().len(), DISK);
     hostile(Balloon::new(true), bytes);
     hostile(Entropy::default(), bytes);
+    let (device, _link) = net();
+    hostile(device, bytes);
 }
 
 /// `tests/corpus/virtio`: the bytes of a descriptor table and an available ring, here put under every queue, then those

@@ -1,6 +1,7 @@
 //! `gourd run IMG true` against its floor: the same VM, whose init powers off at once. On KVM beside other monitors that
 //! boot the same kernel.
 
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -206,7 +207,13 @@ impl Floor {
     fn power_off(&self) -> Result<Duration> {
         self.runtime.block_on(async {
             let started = Instant::now();
-            let options = StartOptions::default();
+            // Links to nobody.
+            let links = self.config.networks.iter();
+            let links = links.map(|_| UnixDatagram::pair().map(|(link, _)| link.into()));
+            let options = StartOptions {
+                links: links.collect::<Result<_, _>>()?,
+                ..StartOptions::default()
+            };
             let vm = self.driver.start(&self.config, options).await?.vm;
             let exit = vm.wait().await;
             let took = started.elapsed();

@@ -1,6 +1,7 @@
 //! The verbs of containers and their flags, in files by topic.
 
 mod commit;
+mod connections;
 mod files;
 mod flags;
 mod life;
@@ -14,6 +15,7 @@ pub mod value;
 use clap::Subcommand;
 
 pub use commit::Commit;
+pub use connections::PortList;
 pub use files::{Copy, Diff, Export};
 pub use flags::{Health, Rootfs};
 pub use life::{Kill, Prune, Remove, Rename, Restart, Start, Stop, Update, Wait};
@@ -58,6 +60,8 @@ pub enum Verb {
     Pause(Pause),
     /// Let the programs of paused containers go on
     Unpause(Pause),
+    /// Show where a container's ports can be reached
+    Port(PortList),
     /// Show what containers use, live
     Stats(Stats),
     /// Show the programs of a container

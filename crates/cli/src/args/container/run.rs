@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::session::keys::{self, Keys};
 use clap::{ArgAction, Args, ValueEnum};
 
+use super::connections::Connections;
 use super::flags::{Health, Limits, Machine, Rights, Volumes};
 use super::value as run_value;
 use crate::args::{signal, value};
@@ -89,6 +90,9 @@ pub struct Process {
     /// What it may do.
     #[command(flatten)]
     pub rights: Rights,
+    /// How it is reached, and what it reaches.
+    #[command(flatten)]
+    pub connections: Connections,
     /// What it has mounted.
     #[command(flatten)]
     pub volumes: Volumes,

@@ -1,0 +1,348 @@
+//! Flags of `run` and `create` about networks, ports and names; `gourd port`.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use clap::Args;
+use engine::{Endpoint, Networks, Port, Protocol, Resolution};
+
+/// How a container is reached, and what it reaches.
+#[derive(Debug, Args)]
+pub struct Connections {
+    /// Network to join: NAME[,alias=NAME][,ip=ADDRESS][,host=allow], or none [default: default]
+    #[arg(long, visible_alias = "net", value_name = "NETWORK", value_parser = network, help_heading = "Network")]
+    pub network: Option<Choice>,
+    /// Further name of the container on its network
+    #[arg(long, value_name = "ALIAS", help_heading = "Network")]
+    pub network_alias: Vec<String>,
+    /// Address of the container on its network
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    pub ip: Option<Ipv4Addr>,
+    /// Publish a port: [ADDRESS:][HOST_PORT:]PORT[/tcp|udp]; ranges as 8000-8010; without HOST_PORT, or with 0: any
+    #[arg(short, long, value_name = "PORT", value_parser = publish, help_heading = "Network")]
+    pub publish: Vec<Ports>,
+    /// Publish all ports that the image or --expose names, on any ports of the host that are free
+    #[arg(short = 'P', long, help_heading = "Network")]
+    pub publish_all: bool,
+    /// Name a port that the container serves: PORT[-PORT][/tcp|udp]
+    #[arg(long, value_name = "PORT", help_heading = "Network")]
+    pub expose: Vec<String>,
+    /// Server to ask for names that are no container's [default: the host's]
+    #[arg(long, value_name = "SERVER", help_heading = "Network")]
+    pub dns: Vec<IpAddr>,
+    /// Domain in which short names are looked for
+    #[arg(long, value_name = "DOMAIN", value_parser = domain, help_heading = "Network")]
+    pub dns_search: Vec<String>,
+    /// Add a line to /etc/hosts: NAME:ADDRESS, where host-gateway is the host
+    #[arg(long, value_name = "NAME:ADDRESS", value_parser = add_host, help_heading = "Network")]
+    pub add_host: Vec<(String, String)>,
+}
+
+/// `gourd port`.
+#[derive(Debug, Args)]
+pub struct PortList {
+    /// Name or id
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+    /// Only where this port of the container's can be reached: PORT[/tcp|udp]
+    #[arg(value_name = "PORT", value_parser = private_port)]
+    pub port: Option<(u16, Protocol)>,
+}
+
+/// What `--network` can say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    /// No network.
+    None,
+    /// This one.
+    Named(Endpoint),
+}
+
+/// The ports of one `-p`: a range is several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ports(pub Vec<Port>);
+
+impl Connections {
+    /// The networks that are asked for; an error when flags contradict each other.
+    pub fn networks(&self) -> Result<Networks, String> {
+        let plain = self.network_alias.is_empty() && self.ip.is_none();
+        let mut endpoint = match &self.network {
+            None if plain => return Ok(Networks::Default),
+            None => Endpoint {
+                network: DEFAULT.to_owned(),
+                ..Endpoint::default()
+            },
+            Some(Choice::None) if plain => return Ok(Networks::None),
+            Some(Choice::None) => {
+                return Err("--network-alias and --ip need a network".to_owned());
+            }
+            Some(Choice::Named(endpoint)) => endpoint.clone(),
+        };
+        endpoint.aliases.extend(self.network_alias.iter().cloned());
+        endpoint.address = self.ip.or(endpoint.address);
+        Ok(Networks::Named(vec![endpoint]))
+    }
+
+    /// How it finds names.
+    pub fn resolution(&self) -> Resolution {
+        Resolution {
+            servers: self.dns.clone(),
+            search: self.dns_search.clone(),
+            hosts: self.add_host.clone(),
+        }
+    }
+
+    /// All ports that are to be published.
+    pub fn ports(&self) -> Vec<Port> {
+        let all = self.publish.iter().flat_map(|ports| &ports.0);
+        all.copied().collect()
+    }
+}
+
+/// Docker calls its own `bridge`.
+const DEFAULT: &str = "default";
+
+fn network(text: &str) -> Result<Choice, String> {
+    let mut endpoint = Endpoint::default();
+    for (index, part) in text.split(',').enumerate() {
+        let (key, value) = match part.split_once('=') {
+            Some(pair) => pair,
+            None if index == 0 => ("name", part),
+            None => return Err(format!("{part:?} is no option: write KEY=VALUE")),
+        };
+        match (key, value) {
+            (_, "") => return Err(format!("{key} is empty in {text:?}")),
+            ("name", "bridge") => endpoint.network = DEFAULT.to_owned(),
+            ("name", name) => endpoint.network = name.to_owned(),
+            ("alias", alias) => endpoint.aliases.push(alias.to_owned()),
+            ("ip", address) => {
+                let parsed = address.parse();
+                let wrong = |_| format!("{address:?} is no IPv4 address");
+                endpoint.address = Some(parsed.map_err(wrong)?);
+            }
+            ("host", "allow") => endpoint.host = true,
+            ("host", "deny") => endpoint.host = false,
+            ("host", other) => return Err(format!("host is allow or deny, not {other:?}")),
+            (other, _) => {
+                return Err(format!(
+                    "there is no option {other:?}; there are alias, ip, host"
+                ));
+            }
+        }
+    }
+    match endpoint.network.as_str() {
+        "none" if endpoint == named("none") => Ok(Choice::None),
+        "none" => Err("the network none has no options".to_owned()),
+        "host" => Err(
+            "a VM can't have the host's own network: -p publishes ports, and --network default,host=allow lets the \
+             container reach the host's at host.gourd.internal"
+                .to_owned(),
+        ),
+        name if name.starts_with("container:") => {
+            Err("a container can't have another one's network: put both on one, they find each other by name".to_owned())
+        }
+        "" => Err("the network has no name".to_owned()),
+        _ => Ok(Choice::Named(endpoint)),
+    }
+}
+
+fn named(name: &str) -> Endpoint {
+    Endpoint {
+        network: name.to_owned(),
+        ..Endpoint::default()
+    }
+}
+
+/// `80`, `8080:80`, `127.0.0.1:8080:80/udp`, `[::1]:8000-8010:9000-9010`, `127.0.0.1::80`.
+fn publish(text: &str) -> Result<Ports, String> {
+    let wrong = || {
+        format!(
+            "{text:?} is no port to publish: write [ADDRESS:][HOST_PORT:]PORT[/tcp|udp], for example 8080:80"
+        )
+    };
+    let (ports, protocol) = protocol(text).ok_or_else(wrong)?;
+    let (rest, container) = match ports.rsplit_once(':') {
+        Some((rest, container)) => (Some(rest), container),
+        None => (None, ports),
+    };
+    let container = range(container)
+        .filter(|(first, _)| *first > 0)
+        .ok_or_else(wrong)?;
+    let (address, host) = match rest {
+        None => (None, ""),
+        Some(rest) => match rest.rsplit_once(':') {
+            Some((address, host)) => (Some(address), host),
+            None => (None, rest),
+        },
+    };
+    let address = match address {
+        None | Some("") => None,
+        Some(address) => {
+            let bare = address
+                .strip_prefix('[')
+                .and_then(|it| it.strip_suffix(']'));
+            let parsed = bare.unwrap_or(address).parse::<IpAddr>();
+            // Docker takes 0.0.0.0 for IPv4 alone, and so do we.
+            Some(parsed.map_err(|_| {
+                format!("{address:?} is no address of the host's; IPv6 stands in [ ]")
+            })?)
+        }
+    };
+    let host = match host {
+        "" => (0, 0),
+        host => range(host).ok_or_else(wrong)?,
+    };
+    let count = container.1 - container.0;
+    let any = host == (0, 0);
+    if !any && host.1 - host.0 != count {
+        return Err(format!(
+            "both ranges of {text:?} must be as long as each other"
+        ));
+    }
+    let port = |offset: u16| Port {
+        protocol,
+        address,
+        host: if any { 0 } else { host.0 + offset },
+        container: container.0 + offset,
+    };
+    Ok(Ports((0..=count).map(port).collect()))
+}
+
+fn protocol(text: &str) -> Option<(&str, Protocol)> {
+    match text.split_once('/') {
+        None => Some((text, Protocol::Tcp)),
+        Some((rest, "tcp")) => Some((rest, Protocol::Tcp)),
+        Some((rest, "udp")) => Some((rest, Protocol::Udp)),
+        Some(_) => None,
+    }
+}
+
+fn range(text: &str) -> Option<(u16, u16)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let range = (first.parse().ok()?, last.parse().ok()?);
+    (range.0 <= range.1).then_some(range)
+}
+
+fn private_port(text: &str) -> Result<(u16, Protocol), String> {
+    let parsed = protocol(text).and_then(|(port, protocol)| Some((port.parse().ok()?, protocol)));
+    parsed.ok_or_else(|| format!("{text:?} is no port: write for example 80 or 53/udp"))
+}
+
+/// One word of `search` in resolv.conf(5).
+fn domain(text: &str) -> Result<String, String> {
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if !text.is_empty() && text.len() <= 253 && text.bytes().all(fine) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is no domain"))
+    }
+}
+
+/// `NAME:ADDRESS`, as Docker also `NAME=ADDRESS`.
+fn add_host(text: &str) -> Result<(String, String), String> {
+    let wrong = || {
+        format!(
+            "{text:?} is no host: write NAME:ADDRESS, for example db:192.0.2.7 or me:host-gateway"
+        )
+    };
+    let (name, address) = text.split_once(['=', ':']).ok_or_else(wrong)?;
+    domain(name)?;
+    let bare = address
+        .strip_prefix('[')
+        .and_then(|it| it.strip_suffix(']'));
+    let address = bare.unwrap_or(address);
+    if address != "host-gateway" && address.parse::<IpAddr>().is_err() {
+        return Err(wrong());
+    }
+    Ok((name.to_owned(), address.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str) -> String {
+        match publish(text) {
+            Ok(ports) => {
+                let shown = ports.0.iter().map(|port| {
+                    let address = port.address.map_or("*".to_owned(), |it| it.to_string());
+                    format!(
+                        "{address} {} {}/{}",
+                        port.host, port.container, port.protocol
+                    )
+                });
+                shown.collect::<Vec<_>>().join(", ")
+            }
+            Err(error) => error,
+        }
+    }
+
+    /// Oracle: go-connections' nat.ParsePortSpec, which Docker's `-p` uses.
+    #[test]
+    fn ports_in_dockers_forms() {
+        let check = |text: &str, expect: &str| assert_eq!(shown(text), expect, "{text}");
+        check("80", "* 0 80/tcp");
+        check("8080:80", "* 8080 80/tcp");
+        check("8080:80/udp", "* 8080 80/udp");
+        check("0:80", "* 0 80/tcp");
+        check("127.0.0.1:8080:80", "127.0.0.1 8080 80/tcp");
+        check("127.0.0.1::80", "127.0.0.1 0 80/tcp");
+        check("[::1]:8080:80", "::1 8080 80/tcp");
+        check("8000-8001:80-81", "* 8000 80/tcp, * 8001 81/tcp");
+        check("80-81", "* 0 80/tcp, * 0 81/tcp");
+        check(
+            "8000-8002:80-81",
+            "both ranges of \"8000-8002:80-81\" must be as long as each other",
+        );
+        for wrong in [
+            "",
+            "x",
+            "80/sctp",
+            "0",
+            "81-80",
+            "8080:",
+            "70000:80",
+            "a.b:80:80",
+            "1:2:3:4",
+        ] {
+            assert!(publish(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn networks() {
+        let check = |text: &str, expect: Result<Choice, &str>| match (network(text), expect) {
+            (Ok(found), Ok(expect)) => assert_eq!(found, expect, "{text}"),
+            (Err(found), Err(expect)) => assert!(found.contains(expect), "{text}: {found}"),
+            (found, _) => panic!("{text}: {found:?}"),
+        };
+        check("none", Ok(Choice::None));
+        check("mine", Ok(Choice::Named(named("mine"))));
+        check("bridge", Ok(Choice::Named(named("default"))));
+        let endpoint = Endpoint {
+            network: "mine".to_owned(),
+            aliases: vec!["a".to_owned(), "b".to_owned()],
+            address: Some(Ipv4Addr::new(10, 1, 2, 3)),
+            host: true,
+        };
+        let text = "name=mine,alias=a,alias=b,ip=10.1.2.3,host=allow";
+        check(text, Ok(Choice::Named(endpoint)));
+        check("none,alias=a", Err("no options"));
+        check("host", Err("-p publishes ports"));
+        check("container:x", Err("another one's network"));
+        check("a,ip=x", Err("no IPv4 address"));
+        check("a,speed=1", Err("there is no option"));
+        check("", Err("is empty"));
+    }
+
+    #[test]
+    fn hosts() {
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(add_host("db:192.0.2.7"), Ok(pair("db", "192.0.2.7")));
+        assert_eq!(add_host("db=host-gateway"), Ok(pair("db", "host-gateway")));
+        assert_eq!(add_host("db:[::1]"), Ok(pair("db", "::1")));
+        assert_eq!(add_host("db:::1"), Ok(pair("db", "::1")));
+        for wrong in ["db", "db:", "db:x", ":1.1.1.1", "a b:1.1.1.1"] {
+            assert!(add_host(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The verbs of networks and their flags.
+
+use clap::{Args, Subcommand};
+
+use super::value;
+
+/// `gourd network …`.
+#[derive(Debug, Subcommand)]
+pub enum Group {
+    /// Make a network
+    Create(Create),
+    /// List networks
+    #[command(visible_alias = "list")]
+    Ls(List),
+    /// Show all that is known about networks, as JSON
+    Inspect(Inspect),
+    /// Remove networks that no running container is on
+    #[command(visible_alias = "remove")]
+    Rm(Remove),
+    /// Remove all networks that no container is on
+    Prune(Prune),
+}
+
+/// `gourd network create`.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// Addresses of the network, for example 10.1.2.0/24 [default: one that is free]
+    #[arg(long, value_name = "SUBNET")]
+    pub subnet: Option<String>,
+    /// Let nobody on it reach anything outside of it
+    #[arg(long)]
+    pub internal: bool,
+    /// Attach a label
+    #[arg(long = "label", value_name = "KEY[=VALUE]", value_parser = value::label)]
+    pub labels: Vec<(String, String)>,
+    /// Its name
+    #[arg(value_name = "NETWORK")]
+    pub name: String,
+}
+
+/// `gourd network ls`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Print names only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Whole ids
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Print this: `json`, `table`, `table TEMPLATE` or a template such as '{{.Name}} {{.Subnet}}'
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+/// `gourd network inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// Print this instead: `json`, or a template such as '{{.Internal}}'
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Names or ids
+    #[arg(required = true, value_name = "NETWORK")]
+    pub names: Vec<String>,
+}
+
+/// `gourd network rm`.
+#[derive(Debug, Args)]
+pub struct Remove {
+    /// One that is not there is no failure
+    #[arg(short, long)]
+    pub force: bool,
+    /// Names or ids
+    #[arg(required = true, value_name = "NETWORK")]
+    pub names: Vec<String>,
+}
+
+/// `gourd network prune`.
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Ask nothing
+    #[arg(short, long)]
+    pub force: bool,
+}

@@ -1,0 +1,121 @@
+//! `gourd network …`.
+
+use engine::{ErrorKind, NetworkRequest, NetworkSummary};
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::args::network::{Create, Group, Inspect, List, Prune, Remove};
+use crate::confirm::confirm;
+use crate::failure::{Failure, Tally};
+use crate::render::listing::Columns;
+use crate::render::{human, out};
+use crate::verbs::inspect::show;
+
+/// Docker's, and the subnet, which people want to see.
+const COLUMNS: Columns = Columns {
+    default: "{{.ID}}\t{{.Name}}\t{{.Subnet}}\t{{.Internal}}",
+    headings: &[("ID", "NETWORK ID"), ("CreatedAt", "CREATED AT")],
+};
+
+/// All of them.
+pub async fn network(app: &App, verb: &Group) -> Result<u8, Failure> {
+    match verb {
+        Group::Create(args) => create(app, args),
+        Group::Ls(args) => list(app, args),
+        Group::Inspect(args) => inspect(app, args).await,
+        Group::Rm(args) => remove(app, args),
+        Group::Prune(args) => prune(app, args),
+    }
+}
+
+fn create(app: &App, args: &Create) -> Result<u8, Failure> {
+    let id = app.engine()?.create_network(NetworkRequest {
+        name: args.name.clone(),
+        subnet: args.subnet.clone(),
+        internal: args.internal,
+        labels: args.labels.iter().cloned().collect(),
+    })?;
+    out::line(&id)?;
+    Ok(0)
+}
+
+fn list(app: &App, args: &List) -> Result<u8, Failure> {
+    let networks = app.engine()?.networks()?;
+    if args.quiet {
+        let names = networks.iter().map(|network| format!("{}\n", network.name));
+        out::print(&names.collect::<String>())?;
+        return Ok(0);
+    }
+    let rows: Vec<Value> = networks
+        .iter()
+        .map(|network| row(network, args.no_trunc))
+        .collect();
+    let format = args.format.as_deref();
+    out::print(&COLUMNS.render_fitting(&rows, format, args.no_trunc)?)?;
+    Ok(0)
+}
+
+/// Docker's field names.
+fn row(network: &NetworkSummary, whole: bool) -> Value {
+    let id = match whole {
+        true => &network.id,
+        false => human::short_id(&network.id),
+    };
+    let labels: Vec<String> = network
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    json!({
+        "ID": id,
+        "Name": network.name,
+        "Driver": "gourd",
+        "Scope": "local",
+        "Subnet": network.subnet,
+        "Internal": network.internal.to_string(),
+        "IPv4": "true",
+        "IPv6": "false",
+        "Labels": labels.join(","),
+        "CreatedAt": human::created_at(network.created_ns),
+    })
+}
+
+async fn inspect(app: &App, args: &Inspect) -> Result<u8, Failure> {
+    let engine = app.engine()?;
+    let mut found = Vec::new();
+    let mut tally = Tally::default();
+    for name in &args.names {
+        match engine.inspect_network(name).await {
+            Ok(value) => found.push(value),
+            Err(error) => tally.failed(error),
+        }
+    }
+    show(&found, args.format.as_deref())?;
+    tally.end()
+}
+
+fn remove(app: &App, args: &Remove) -> Result<u8, Failure> {
+    let engine = app.engine()?;
+    let mut tally = Tally::default();
+    for name in &args.names {
+        match engine.remove_network(name) {
+            Ok(name) => out::line(&name)?,
+            Err(error) if args.force && error.kind() == ErrorKind::NotFound => {}
+            Err(error) => tally.failed(error),
+        }
+    }
+    tally.end()
+}
+
+fn prune(app: &App, args: &Prune) -> Result<u8, Failure> {
+    let warning = "WARNING! This will remove all networks that no container is on.";
+    if !args.force && !confirm(warning)? {
+        return Ok(0);
+    }
+    let removed = app.engine()?.prune_networks()?;
+    if !removed.is_empty() {
+        let names: String = removed.iter().map(|name| format!("{name}\n")).collect();
+        out::print(&format!("Deleted Networks:\n{names}\n"))?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,244 @@
+//! Networks: containers and each other, ports, the host, and a network whose process dies. Nothing leaves the host's loopback.
+//!
+//! The other ends are busybox's `httpd`, `wget`, `nc`, `nslookup` and `tftp`, and this test's own sockets.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use crate::harness::{Home, eventually, kill};
+
+/// A container that serves `hello` at `/hello`.
+fn server(home: &Home, name: &str, flags: &[&str]) -> String {
+    let script = "mkdir /www && echo hello >/www/hello && exec httpd -f -p 80 -h /www";
+    let mut line = vec!["run", "-d", "--name", name];
+    line.extend(flags);
+    line.extend(["busybox", "sh", "-c", script]);
+    home.gourd(&line).ok().text()
+}
+
+/// What a server says; `None` when it can't be reached, or resets.
+fn get(address: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    let patience = Some(Duration::from_secs(60));
+    stream.set_read_timeout(patience).expect("a time-out");
+    stream.write_all(b"GET /hello HTTP/1.0\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer
+        .split_once("\r\n\r\n")
+        .map(|(_, body)| body.to_owned())
+}
+
+fn gourd_net(home: &Home) -> Vec<u32> {
+    let all = home.leftovers().into_iter();
+    let own = all.filter(|process| process.ends_with(" gourd-net"));
+    own.map(|process| {
+        process
+            .split(' ')
+            .next()
+            .and_then(|pid| pid.parse().ok())
+            .expect("a pid")
+    })
+    .collect()
+}
+
+#[test]
+fn containers_find_each_other_and_networks_do_not() {
+    let home = Home::new();
+    server(&home, "web", &["--network-alias", "www"]);
+    let address = home.inspect("web", "{{.NetworkSettings.IPAddress}}");
+    assert_eq!(address, "10.219.0.2");
+    let script = format!(
+        "wget -qO- http://web/hello && wget -qO- http://www/hello && wget -qO- http://{address}/hello && \
+         nslookup web | tail -n 4; nslookup {address} | grep name; cat /etc/resolv.conf; hostname -i; \
+         ip route; ping -c 1 -W 5 gateway.gourd.internal | grep received"
+    );
+    let said = home.gourd(&[
+        "run",
+        "--rm",
+        "--hostname",
+        "client",
+        "busybox",
+        "sh",
+        "-c",
+        &script,
+    ]);
+    let said = said.ok().text();
+    assert!(said.starts_with("hello\nhello\nhello\n"), "{said}");
+    for line in [
+        "Address: 10.219.0.2",
+        "name = web",
+        "nameserver 10.219.0.1",
+        "10.219.0.3",
+        "default via 10.219.0.1 dev eth0",
+        "1 packets transmitted, 1 packets received",
+    ] {
+        assert!(said.contains(line), "{line:?} is not in: {said}");
+    }
+    // An address of another network, a name of its, and an address outside: nothing of it from an internal one.
+    home.gourd(&[
+        "network",
+        "create",
+        "--internal",
+        "--subnet",
+        "10.77.0.0/24",
+        "apart",
+    ])
+    .ok();
+    let script = format!(
+        "ip -4 -o address show eth0; for there in web {address} 198.51.100.7; do \
+         nc -w 30 $there 80 </dev/null 2>&1; done"
+    );
+    let flags = [
+        "run",
+        "--rm",
+        "--network",
+        "apart,ip=10.77.0.9",
+        "busybox",
+        "sh",
+        "-c",
+    ];
+    let said = home.gourd(&[&flags[..], &[&script]].concat()).ok().text();
+    assert!(said.contains("inet 10.77.0.9/24"), "{said}");
+    let refused = format!("{address}:80");
+    for line in ["bad address 'web'", &refused, "198.51.100.7:80"] {
+        assert!(said.contains(line), "{line:?} is not in: {said}");
+    }
+    assert_eq!(said.matches("Connection refused").count(), 2, "{said}");
+    let alone = home.gourd(&[
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "busybox",
+        "ls",
+        "/sys/class/net",
+    ]);
+    assert!(!alone.ok().text().contains("eth0"));
+    home.gourd(&["network", "rm", "apart"]).ok();
+    home.gourd(&["rm", "-f", "web"]).ok();
+    home.assert_nothing_left();
+}
+
+#[test]
+fn ports_lead_in_and_the_networks_process_may_die() {
+    let home = Home::new();
+    server(&home, "web", &["-p", "127.0.0.1:0:80"]);
+    let address = home.gourd(&["port", "web", "80"]).ok().text();
+    eventually("the server answers", || {
+        get(&address).as_deref() == Some("hello\n")
+    });
+    let shown = home
+        .gourd(&["ps", "--format", "{{.Ports}} {{.Networks}}"])
+        .ok()
+        .text();
+    assert_eq!(shown, format!("{address}->80/tcp default"));
+    let members = home.gourd(&[
+        "network",
+        "inspect",
+        "-f",
+        "{{json .Containers}}",
+        "default",
+    ]);
+    assert!(members.ok().text().contains("\"Name\":\"web\""));
+    // Taken, and named.
+    let port = address.rsplit(':').next().expect("a port");
+    let taken = format!("127.0.0.1:{port}:81");
+    home.gourd(&["run", "--rm", "-p", &taken, "busybox", "true"])
+        .exits(125)
+        .says(&[&address, "the port is taken", "hint: choose another port"]);
+
+    // A connection that stands is reset; the port is there again, and so is the network, with the same address.
+    let mut standing = TcpStream::connect(&*address).expect("connects");
+    let [before] = gourd_net(&home)[..] else {
+        panic!("one process of a network: {:?}", home.leftovers());
+    };
+    kill(before, "-9");
+    let mut bytes = [0; 1];
+    let patience = Some(Duration::from_secs(60));
+    standing.set_read_timeout(patience).expect("a time-out");
+    assert!(!matches!(standing.read(&mut bytes), Ok(1..)));
+    eventually("the server answers again", || {
+        get(&address).as_deref() == Some("hello\n")
+    });
+    let inside = "wget -qO- http://web/hello";
+    let said = home
+        .gourd(&["run", "--rm", "busybox", "sh", "-c", inside])
+        .ok();
+    assert_eq!(said.text(), "hello");
+    // Whole, both ways at once: what is sent in comes back.
+    home.gourd(&["rm", "-f", "web"]).ok();
+    assert_eq!(get(&address), None, "the port outlived its container");
+    home.assert_nothing_left();
+}
+
+#[test]
+fn the_host_is_reached_where_that_is_allowed() {
+    let home = Home::new();
+    let server = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = server.local_addr().expect("an address").port();
+    let host = std::thread::spawn(move || {
+        let (mut stream, _) = server.accept().expect("a connection");
+        let mut all = Vec::new();
+        // The guest ends its half first, and still gets the answer.
+        stream.read_to_end(&mut all).expect("all of it");
+        stream.write_all(&all).expect("an answer");
+        all.len()
+    });
+    let names = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let tftp = names.local_addr().expect("an address").port();
+    let served = std::thread::spawn(move || {
+        let mut bytes = [0; 1024];
+        let (count, peer) = names.recv_from(&mut bytes).expect("a request");
+        assert!(
+            bytes[..count].starts_with(b"\0\x01file\0"),
+            "{:?}",
+            &bytes[..count]
+        );
+        // One block, which is the last: shorter than 512 bytes (RFC 1350).
+        names
+            .send_to(b"\0\x03\0\x01datagrams\n", peer)
+            .expect("sent");
+        let (count, _) = names.recv_from(&mut bytes).expect("an acknowledgement");
+        assert_eq!(bytes[..count], [0, 4, 0, 1]);
+    });
+    let script = format!(
+        "head -c 5000000 /dev/urandom >/tmp/a && nc host.gourd.internal {port} </tmp/a >/tmp/b && cmp /tmp/a /tmp/b && \
+         echo whole; tftp -g -r file -l /tmp/c host.gourd.internal {tftp} && cat /tmp/c; cat /etc/hosts | tail -n 2"
+    );
+    let flags = [
+        "run",
+        "--rm",
+        "--network",
+        "default,host=allow",
+        "--add-host",
+        "me:host-gateway",
+    ];
+    let said = home.gourd(
+        &[
+            &flags[..],
+            &["--hostname", "box", "busybox", "sh", "-c", &script],
+        ]
+        .concat(),
+    );
+    let expect = "whole\ndatagrams\n10.219.0.1\tme\n10.219.0.2\tbox";
+    assert_eq!(said.ok().text(), expect);
+    assert_eq!(host.join().expect("the server ends"), 5_000_000);
+    served.join().expect("the other server ends");
+    // Not allowed: refused at once, whatever listens there.
+    let server = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = server.local_addr().expect("an address").port().to_string();
+    let refused = home.gourd(&[
+        "run",
+        "--rm",
+        "busybox",
+        "nc",
+        "-w",
+        "30",
+        "host.gourd.internal",
+        &port,
+    ]);
+    refused.exits(1).says(&["Connection refused"]);
+    home.assert_nothing_left();
+}

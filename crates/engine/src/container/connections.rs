@@ -1,0 +1,312 @@
+//! A container's networks and ports: what a request may ask for, and what `inspect` says, in Docker's shape.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde_json::{Map, Value, json};
+use store::container::{Attached, Endpoint, Port, Protocol, Resolution, Spec, State};
+use store::network;
+
+use super::CreateRequest;
+use crate::Error;
+
+/// Which networks a container joins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Networks {
+    /// The network `default`.
+    #[default]
+    Default,
+    /// None: it has nothing but lo.
+    None,
+    /// These, one for now.
+    Named(Vec<Endpoint>),
+}
+
+/// The parts of a spec that a request's networks come to.
+pub(super) struct Connections {
+    pub(super) networks: Vec<Endpoint>,
+    pub(super) ports: Vec<Port>,
+    pub(super) exposed: Vec<String>,
+    pub(super) resolution: Resolution,
+}
+
+/// Checks what is asked for; the networks are there.
+pub(super) fn connections(
+    root: &store::Root,
+    request: &CreateRequest,
+    image: &[String],
+) -> Result<Connections, Error> {
+    let networks = match &request.networks {
+        Networks::None => Vec::new(),
+        // Made by the first one that joins it.
+        Networks::Default => vec![Endpoint {
+            network: network::DEFAULT.to_owned(),
+            ..Endpoint::default()
+        }],
+        Networks::Named(named) => named.clone(),
+    };
+    if networks.len() > 1 {
+        let reason = "a container is on one network for now".to_owned();
+        return Err(Error::invalid("network", reason));
+    }
+    for endpoint in &networks {
+        check(root, endpoint)?;
+    }
+    let exposed = exposed(image, &request.expose)?;
+    let mut ports = request.ports.clone();
+    if request.publish_all {
+        let asked = |port: &(u16, Protocol)| {
+            let known = ports.iter().map(|port| (port.container, port.protocol));
+            known.clone().any(|known| known == *port)
+        };
+        let more: Vec<Port> = exposed
+            .iter()
+            .copied()
+            .filter(|port| !asked(port))
+            .map(|(container, protocol)| Port {
+                protocol,
+                address: None,
+                host: 0,
+                container,
+            })
+            .collect();
+        ports.extend(more);
+    }
+    if networks.is_empty() && !ports.is_empty() {
+        let reason = "a container on no network has none to publish".to_owned();
+        return Err(Error::invalid("port", reason));
+    }
+    Ok(Connections {
+        networks,
+        ports,
+        exposed: exposed
+            .iter()
+            .map(|(port, protocol)| format!("{port}/{protocol}"))
+            .collect(),
+        resolution: request.resolution.clone(),
+    })
+}
+
+fn check(root: &store::Root, endpoint: &Endpoint) -> Result<(), Error> {
+    if endpoint.network == network::DEFAULT && endpoint.address.is_none() {
+        return Ok(());
+    }
+    let network = network::open(root, &endpoint.network)?;
+    let subnet = network.spec().subnet;
+    if let Some(address) = endpoint
+        .address
+        .filter(|address| !subnet.contains(*address))
+    {
+        let name = &endpoint.network;
+        let reason = format!("{address} is none of the network {name}, whose subnet is {subnet}");
+        return Err(Error::invalid("address", reason));
+    }
+    Ok(())
+}
+
+/// `80`, `80/tcp`, `53/udp`, `8000-8010` of an image or a line; those of an image that make no sense are left out, as they are
+/// documentation only.
+fn exposed(image: &[String], own: &[String]) -> Result<Vec<(u16, Protocol)>, Error> {
+    let mut ports: Vec<(u16, Protocol)> = image
+        .iter()
+        .filter_map(|text| expose(text))
+        .flatten()
+        .collect();
+    for text in own {
+        let port = expose(text).ok_or_else(|| {
+            let reason = format!("{text:?} is none: write 80, 80/tcp or 8000-8010/udp");
+            Error::invalid("exposed port", reason)
+        })?;
+        ports.extend(port);
+    }
+    ports.sort_unstable();
+    ports.dedup();
+    Ok(ports)
+}
+
+fn expose(text: &str) -> Option<Vec<(u16, Protocol)>> {
+    let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = match protocol {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => return None,
+    };
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+    (first > 0 && first <= last).then(|| (first..=last).map(|port| (port, protocol)).collect())
+}
+
+/// Docker's `HostConfig.NetworkMode`.
+pub(super) fn mode(spec: &Spec) -> &str {
+    spec.networks
+        .first()
+        .map_or("none", |endpoint| &endpoint.network)
+}
+
+/// Docker's map of ports: `"80/tcp": [{"HostIp": …, "HostPort": …}]`.
+fn ports<'a>(ports: impl IntoIterator<Item = &'a Port>, any: &str) -> BTreeMap<String, Value> {
+    let mut map: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for port in ports {
+        let address = port
+            .address
+            .map_or(any.to_owned(), |address| address.to_string());
+        let number = match port.host {
+            0 => String::new(),
+            number => number.to_string(),
+        };
+        let bindings = map.entry(format!("{}/{}", port.container, port.protocol));
+        let binding = json!({ "HostIp": address, "HostPort": number });
+        bindings.or_default().push(binding);
+    }
+    map.into_iter()
+        .map(|(port, bindings)| (port, bindings.into()))
+        .collect()
+}
+
+/// `HostConfig.PortBindings`: what was asked for.
+pub(super) fn bindings(spec: &Spec) -> Value {
+    json!(ports(&spec.ports, ""))
+}
+
+/// `NetworkSettings`: what it has now.
+pub(super) fn settings(root: &store::Root, spec: &Spec, state: &State) -> Value {
+    let there = |endpoint: &Endpoint| {
+        let mut attached = state.networks.iter().filter(|_| state.status.is_alive());
+        attached.find(|attached| attached.network == endpoint.network)
+    };
+    let mut networks = Map::new();
+    let mut bound: BTreeMap<String, Value> = BTreeMap::new();
+    for endpoint in &spec.networks {
+        let attached = there(endpoint);
+        networks.insert(
+            endpoint.network.clone(),
+            described(root, spec, endpoint, attached),
+        );
+        if let Some(attached) = attached {
+            bound.extend(ports(&attached.ports, "0.0.0.0"));
+        }
+    }
+    for port in &spec.exposed {
+        bound.entry(port.clone()).or_insert(Value::Null);
+    }
+    let first = spec.networks.first().and_then(there);
+    let text = |address: Option<Ipv4Addr>| address.map(|it| it.to_string()).unwrap_or_default();
+    json!({
+        "Ports": bound,
+        "IPAddress": text(first.map(|first| first.address)),
+        "IPPrefixLen": first.map_or(0, |first| first.prefix),
+        "Gateway": text(first.map(|first| first.gateway)),
+        "MacAddress": first.map(|first| mac(first.mac)).unwrap_or_default(),
+        "Networks": networks,
+    })
+}
+
+fn described(
+    root: &store::Root,
+    spec: &Spec,
+    endpoint: &Endpoint,
+    attached: Option<&Attached>,
+) -> Value {
+    let id = network::open(root, &endpoint.network).map(|network| network.spec().id.clone());
+    let text = |address: Option<Ipv4Addr>| address.map(|it| it.to_string()).unwrap_or_default();
+    let fixed = endpoint
+        .address
+        .map(|address| json!({ "IPv4Address": address }));
+    let mut names = vec![
+        spec.name.clone(),
+        spec.id[..spec.id.len().min(12)].to_owned(),
+    ];
+    names.extend(endpoint.aliases.iter().cloned());
+    json!({
+        "IPAMConfig": fixed,
+        "Aliases": endpoint.aliases,
+        "DNSNames": names,
+        "NetworkID": id.unwrap_or_default(),
+        "MacAddress": attached.map(|there| mac(there.mac)).unwrap_or_default(),
+        "IPAddress": text(attached.map(|there| there.address)),
+        "IPPrefixLen": attached.map_or(0, |there| there.prefix),
+        "Gateway": text(attached.map(|there| there.gateway)),
+        // Beyond Docker's.
+        "HostAllowed": endpoint.host,
+    })
+}
+
+/// `02:01:…`
+pub(crate) fn mac(bytes: [u8; 6]) -> String {
+    let digits: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.join(":")
+}
+
+/// Docker's words for ports that are open, in a row of `ps`: `0.0.0.0:8080->80/tcp`. Those that nothing leads to are only named.
+#[must_use]
+pub fn port_words(open: &[Port], exposed: &[String]) -> Vec<String> {
+    let mut words: Vec<String> = open
+        .iter()
+        .map(|port| {
+            let address = match port.address {
+                Some(IpAddr::V6(address)) => format!("[{address}]"),
+                Some(address) => address.to_string(),
+                None => "0.0.0.0".to_owned(),
+            };
+            format!(
+                "{address}:{}->{}/{}",
+                port.host, port.container, port.protocol
+            )
+        })
+        .collect();
+    let open: Vec<String> = open
+        .iter()
+        .map(|port| format!("{}/{}", port.container, port.protocol))
+        .collect();
+    words.extend(exposed.iter().filter(|port| !open.contains(port)).cloned());
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(address: &str, host: u16, container: u16) -> Port {
+        Port {
+            protocol: Protocol::Tcp,
+            address: Some(address.parse().unwrap()),
+            host,
+            container,
+        }
+    }
+
+    #[test]
+    fn what_is_exposed() {
+        let all = exposed(
+            &[
+                "80/tcp".to_owned(),
+                "x/tcp".to_owned(),
+                "53/sctp".to_owned(),
+            ],
+            &["53/udp".to_owned(), "80".to_owned(), "8000-8001".to_owned()],
+        );
+        let tcp = Protocol::Tcp;
+        let expect = [(53, Protocol::Udp), (80, tcp), (8000, tcp), (8001, tcp)];
+        assert_eq!(all.unwrap(), expect);
+        for wrong in ["0", "9-8", "80/sctp", "a", "70000", ""] {
+            assert!(exposed(&[], &[wrong.to_owned()]).is_err(), "{wrong}");
+        }
+    }
+
+    /// Oracle: `docker ps` and `docker inspect` of Docker 28.
+    #[test]
+    fn ports_in_words_and_as_json() {
+        let open = [port("0.0.0.0", 8080, 80), port("::", 8080, 80)];
+        let words = port_words(&open, &["80/tcp".to_owned(), "443/tcp".to_owned()]);
+        assert_eq!(
+            words,
+            ["0.0.0.0:8080->80/tcp", "[::]:8080->80/tcp", "443/tcp"]
+        );
+        let map = json!(ports(&open, ""));
+        let expect = json!({"80/tcp": [
+            {"HostIp": "0.0.0.0", "HostPort": "8080"},
+            {"HostIp": "::", "HostPort": "8080"},
+        ]});
+        assert_eq!(map, expect);
+    }
+}

@@ -1,0 +1,215 @@
+//! Networks: make, list, look at, remove. What runs on one is the supervisors' affair ([`store::network`] says where).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use proto::network::{self as wire, Member, PROTOCOL, Reply, Request};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use serde_json::{Map, Value, json};
+use store::network::{self, Network, Spec};
+
+use crate::container::mac;
+use crate::{Engine, Error, blocking, time};
+
+/// What to make a network of.
+#[derive(Debug, Clone, Default)]
+pub struct NetworkRequest {
+    /// Unique among networks.
+    pub name: String,
+    /// `10.1.2.0/24`; one that is free when absent.
+    pub subnet: Option<String>,
+    /// Nothing outside of it can be reached.
+    pub internal: bool,
+    /// The user's.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A row of `network ls`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkSummary {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its addresses.
+    pub subnet: String,
+    /// Nothing outside of it can be reached.
+    pub internal: bool,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Nanoseconds since 1970.
+    pub created_ns: u64,
+}
+
+impl Engine {
+    /// Makes a network; its id.
+    ///
+    /// # Errors
+    /// The name is taken, the subnet overlaps with another network's.
+    pub fn create_network(&self, request: NetworkRequest) -> Result<String, Error> {
+        let subnet = request.subnet.map(|subnet| subnet.parse()).transpose()?;
+        // `default` exists, whether it was used or not.
+        if request.name == network::DEFAULT {
+            return Err(network::Error::Exists(request.name).into());
+        }
+        let made = network::create(
+            &self.root,
+            network::Request {
+                name: request.name,
+                id: crate::container::new_id()?,
+                subnet,
+                internal: request.internal,
+                labels: request.labels,
+            },
+        )?;
+        Ok(made.spec().id.clone())
+    }
+
+    /// All networks, by name; `default` is always among them.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn networks(&self) -> Result<Vec<NetworkSummary>, Error> {
+        network::open(&self.root, network::DEFAULT)?;
+        let summary = |network: Network| {
+            let Spec {
+                id,
+                name,
+                subnet,
+                internal,
+                labels,
+                created_ns,
+                ..
+            } = network.spec().clone();
+            NetworkSummary {
+                id,
+                name,
+                subnet: subnet.to_string(),
+                internal,
+                labels,
+                created_ns,
+            }
+        };
+        let all = network::list(&self.root)?;
+        Ok(all.into_iter().map(summary).collect())
+    }
+
+    /// All about a network, in Docker's shape, with the containers that are on it now.
+    ///
+    /// # Errors
+    /// No such network.
+    pub async fn inspect_network(&self, name: &str) -> Result<Value, Error> {
+        let network = self.network(name)?;
+        let asked = network.clone();
+        let members = blocking(move || report(&asked)).await?;
+        Ok(describe(network.spec(), &members))
+    }
+
+    /// By name, or by the first digits of its id.
+    fn network(&self, name: &str) -> Result<Network, Error> {
+        match network::open(&self.root, name) {
+            Err(network::Error::NotFound(_) | network::Error::InvalidName(_)) => {}
+            other => return Ok(other?),
+        }
+        let all = network::list(&self.root)?.into_iter();
+        let mut fitting =
+            all.filter(|network| name.len() >= 4 && network.spec().id.starts_with(name));
+        match (fitting.next(), fitting.next()) {
+            (Some(network), None) => Ok(network),
+            _ => Err(network::Error::NotFound(name.to_owned()).into()),
+        }
+    }
+
+    /// Removes a network that no running container is on; its name.
+    ///
+    /// # Errors
+    /// It is in use, or is `default`, which is always there.
+    pub fn remove_network(&self, name: &str) -> Result<String, Error> {
+        let network = self.network(name)?;
+        let name = network.spec().name.clone();
+        if name == network::DEFAULT {
+            let reason = "default is always there".to_owned();
+            return Err(Error::invalid("network", reason));
+        }
+        network.remove(&self.root)?;
+        Ok(name)
+    }
+
+    /// Removes the networks that no container is on, whether it runs or not; their names.
+    ///
+    /// # Errors
+    /// The networks or containers cannot be read.
+    pub fn prune_networks(&self) -> Result<Vec<String>, Error> {
+        let mut wanted = std::collections::BTreeSet::new();
+        for container in store::container::list(&self.root)? {
+            // One that can't be read may be on any: nothing is removed then.
+            let container = container.map_err(|(_, error)| error)?;
+            let endpoints = container.spec().networks.iter();
+            wanted.extend(endpoints.map(|endpoint| endpoint.network.clone()));
+        }
+        let mut removed = Vec::new();
+        for network in network::list(&self.root)? {
+            let name = network.spec().name.clone();
+            if name == network::DEFAULT || wanted.contains(&name) {
+                continue;
+            }
+            match network.remove(&self.root) {
+                Ok(()) => removed.push(name),
+                Err(network::Error::InUse(_) | network::Error::NotFound(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// Who is on a network now; nobody when it has no process.
+fn report(network: &Network) -> Result<Vec<Member>, network::Error> {
+    let (_dir, path) = network.socket()?;
+    // One that ends meanwhile has nobody on it.
+    Ok(ask(&path).unwrap_or_default())
+}
+
+fn ask(path: &std::path::Path) -> io::Result<Vec<Member>> {
+    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+    let socket: OwnedFd = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let question = Request::Report { protocol: PROTOCOL };
+    wire::send(socket.as_fd(), &question, None)?;
+    match wire::expect::<Reply>(&socket)?.0 {
+        Reply::Report(members) => Ok(members),
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn describe(spec: &Spec, members: &[Member]) -> Value {
+    let containers: Map<String, Value> = members
+        .iter()
+        .map(|member| {
+            let described = json!({
+                "Name": member.name,
+                "MacAddress": mac(member.mac),
+                "IPv4Address": format!("{}/{}", member.address, spec.subnet.prefix),
+                "IPv6Address": "",
+            });
+            (member.container.clone(), described)
+        })
+        .collect();
+    json!({
+        "Name": spec.name,
+        "Id": spec.id,
+        "Created": time::format(spec.created_ns),
+        "Scope": "local",
+        "Driver": "gourd",
+        "EnableIPv4": true,
+        "EnableIPv6": false,
+        "IPAM": {
+            "Driver": "default",
+            "Config": [{ "Subnet": spec.subnet, "Gateway": spec.subnet.gateway() }],
+        },
+        "Internal": spec.internal,
+        "Containers": containers,
+        "Labels": spec.labels,
+    })
+}

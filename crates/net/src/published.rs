@@ -1,0 +1,186 @@
+//! Ports of the host that lead to guests.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+
+use proto::network::{Protocol, Publish, Refused};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, SocketType, sockopt};
+
+use crate::poll::{Poll, Token};
+use crate::streams::socket;
+
+/// Connections that may wait for us.
+const BACKLOG: i32 = 4096;
+
+/// Times that another free port is tried when the one of IPv4 is taken for IPv6.
+const TRIES: usize = 16;
+
+/// A socket of a published port.
+#[derive(Debug)]
+pub struct Published {
+    /// The guest that it leads to.
+    pub member: u32,
+    /// As it was asked for, with the address and port that it got.
+    pub port: Publish,
+    /// The socket.
+    pub fd: OwnedFd,
+}
+
+/// All of them, by number.
+#[derive(Debug, Default)]
+pub struct Ports {
+    last: u64,
+    all: HashMap<u64, Published>,
+}
+
+impl Ports {
+    /// Publishes all that a guest asks for, or nothing. The ports as they are now.
+    pub fn publish(
+        &mut self,
+        poll: &Poll,
+        member: u32,
+        wanted: &[Publish],
+    ) -> Result<Vec<Publish>, Refused> {
+        let mut bound = Vec::new();
+        for port in wanted {
+            bound.extend(open(port)?);
+        }
+        let mut published = Vec::new();
+        for (port, fd) in bound {
+            self.last += 1;
+            poll.watch_input(fd.as_fd(), Token::Published(self.last))
+                .map_err(|error| refused(&port, &error))?;
+            published.push(port);
+            self.all.insert(self.last, Published { member, port, fd });
+        }
+        Ok(published)
+    }
+
+    /// The port of this number.
+    pub fn get(&self, id: u64) -> Option<&Published> {
+        self.all.get(&id)
+    }
+
+    /// Takes a guest's ports away.
+    pub fn withdraw(&mut self, member: u32) {
+        self.all.retain(|_, published| published.member != member);
+    }
+
+    /// The next connection to a port, and the client.
+    pub fn accept(published: &Published) -> Option<(OwnedFd, SocketAddr)> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        loop {
+            match rustix::net::acceptfrom_with(&published.fd, flags) {
+                Ok((fd, Some(address))) => return Some((fd, address.try_into().ok()?)),
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                _ => return None,
+            }
+        }
+    }
+}
+
+fn refused(port: &Publish, error: &io::Error) -> Refused {
+    let address = port.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+    let object = SocketAddr::new(address, port.host_port);
+    let message = match error.kind() {
+        io::ErrorKind::AddrInUse => "the port is taken".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "the host has no such address".to_owned(),
+        io::ErrorKind::PermissionDenied => "the system keeps low ports for root".to_owned(),
+        _ => error.to_string(),
+    };
+    Refused {
+        step: "publish".to_owned(),
+        object: format!("{object}/{}", port.protocol),
+        errno: error.raw_os_error().unwrap_or(0),
+        message,
+    }
+}
+
+/// The sockets of one port: one for an address, two for all.
+fn open(wanted: &Publish) -> Result<Vec<(Publish, OwnedFd)>, Refused> {
+    if let Some(address) = wanted.address {
+        let bound = bind(wanted, address, wanted.host_port);
+        return bound
+            .map(|bound| vec![bound])
+            .map_err(|error| refused(wanted, &error));
+    }
+    for _ in 0..TRIES {
+        let first = bind(wanted, Ipv4Addr::UNSPECIFIED.into(), wanted.host_port)
+            .map_err(|error| refused(wanted, &error))?;
+        let port = first.0.host_port;
+        match bind(wanted, Ipv6Addr::UNSPECIFIED.into(), port) {
+            Ok(second) => return Ok(vec![first, second]),
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Ok(vec![first]),
+            Err(_) if wanted.host_port == 0 => {}
+            Err(error) => return Err(refused(wanted, &error)),
+        }
+    }
+    let error = io::Error::from(io::ErrorKind::AddrInUse);
+    Err(refused(wanted, &error))
+}
+
+fn bind(wanted: &Publish, address: IpAddr, port: u16) -> io::Result<(Publish, OwnedFd)> {
+    let address = SocketAddr::new(address, port);
+    let fd = match wanted.protocol {
+        Protocol::Tcp => {
+            let fd = socket(address, SocketType::STREAM)?;
+            // Connections of the last one that had it may still be on their way out.
+            sockopt::set_socket_reuseaddr(&fd, true)?;
+            fd
+        }
+        Protocol::Udp => socket(address, SocketType::DGRAM)?,
+    };
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&fd, true)?;
+    }
+    rustix::net::bind(&fd, &address)?;
+    if wanted.protocol == Protocol::Tcp {
+        rustix::net::listen(&fd, BACKLOG)?;
+    }
+    let bound = SocketAddr::try_from(rustix::net::getsockname(&fd)?)?;
+    let port = Publish {
+        address: Some(bound.ip()),
+        host_port: bound.port(),
+        ..*wanted
+    };
+    Ok((port, fd))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(address: Option<&str>, host_port: u16) -> Publish {
+        Publish {
+            protocol: Protocol::Tcp,
+            address: address.map(|address| address.parse().unwrap()),
+            host_port,
+            guest_port: 80,
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_named() {
+        let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = holder.local_addr().unwrap().port();
+        let refused = open(&wanted(Some("127.0.0.1"), port)).unwrap_err();
+        assert_eq!(refused.object, format!("127.0.0.1:{port}/tcp"));
+        assert_eq!(refused.message, "the port is taken");
+        let refused = open(&wanted(Some("192.0.2.77"), 0)).unwrap_err();
+        assert_eq!(refused.message, "the host has no such address");
+    }
+
+    #[test]
+    fn any_port_is_the_same_for_both_families() {
+        let bound = open(&wanted(None, 0)).unwrap();
+        assert_ne!(bound[0].0.host_port, 0);
+        assert!(
+            bound
+                .iter()
+                .all(|(port, _)| port.host_port == bound[0].0.host_port)
+        );
+    }
+}

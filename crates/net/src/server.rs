@@ -1,0 +1,383 @@
+//! The loop: frames, sockets, supervisors, timers.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use netstack::{Config, Event, FlowId, Stack, Target};
+use proto::network::{self, PROTOCOL, Protocol, Reply, Request};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, SocketFlags};
+use thiserror::Error;
+
+use crate::datagrams::{Datagrams, LARGEST};
+use crate::members::{self, Clients};
+use crate::poll::{Poll, Ready, Token};
+use crate::published::Ports;
+use crate::resolvers::Resolvers;
+use crate::streams::Streams;
+
+/// Frames of one guest before others have their turn.
+const FRAMES: usize = 64;
+
+/// Datagrams of one published port, and connections to one, before others have their turn.
+const TURN: usize = 64;
+
+/// The host's resolvers are named here.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Why a network can't go on.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The system refused.
+    #[error("{0}: {1}")]
+    System(&'static str, io::Error),
+}
+
+fn system<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> Error {
+    move |error| Error::System(step, error.into())
+}
+
+/// The process.
+pub struct Server {
+    poll: Poll,
+    listener: OwnedFd,
+    /// Held for as long as the process lives.
+    lock: Option<OwnedFd>,
+    stack: Stack,
+    clients: Clients,
+    ports: Ports,
+    streams: Streams,
+    datagrams: Datagrams,
+    resolvers: Resolvers,
+    start: Instant,
+    /// Somebody was here.
+    used: bool,
+    buffer: Vec<u8>,
+}
+
+/// Whether to go on.
+enum Next {
+    On,
+    End,
+}
+
+impl Server {
+    /// The listening socket is standard input, the network's lock is standard output.
+    pub fn new(config: Config) -> Result<Server, Error> {
+        let duplicate = |fd: std::os::fd::BorrowedFd<'_>| {
+            let fd = fd.try_clone_to_owned();
+            fd.map_err(system("the standard streams"))
+        };
+        let listener = duplicate(io::stdin().as_fd())?;
+        let lock = duplicate(io::stdout().as_fd())?;
+        Server::with(config, listener, Some(lock), RESOLV_CONF.into())
+    }
+
+    fn with(
+        config: Config,
+        listener: OwnedFd,
+        lock: Option<OwnedFd>,
+        resolv_conf: PathBuf,
+    ) -> Result<Server, Error> {
+        let poll = Poll::new().map_err(system("epoll instance"))?;
+        rustix::io::ioctl_fionbio(&listener, true).map_err(system("listening socket"))?;
+        poll.watch_input(listener.as_fd(), Token::Listener)
+            .map_err(system("listening socket"))?;
+        Ok(Server {
+            poll,
+            listener,
+            lock,
+            stack: Stack::new(config),
+            clients: Clients::default(),
+            ports: Ports::default(),
+            streams: Streams::default(),
+            datagrams: Datagrams::default(),
+            resolvers: Resolvers::new(resolv_conf),
+            start: Instant::now(),
+            used: false,
+            buffer: vec![0; LARGEST + 64],
+        })
+    }
+
+    /// Runs until the last guest has left.
+    pub fn run(mut self) -> Result<(), Error> {
+        /// Who started this is about to join. One that died in between must not leave this behind for ever.
+        const PATIENCE: Duration = Duration::from_secs(20);
+        loop {
+            let now = self.now();
+            let mut limit = self.stack.deadline().saturating_sub(now);
+            if let Some(deadline) = self.datagrams.deadline() {
+                limit = limit.min(deadline.saturating_sub(now));
+            }
+            if !self.streams.again.is_empty() {
+                limit = Duration::ZERO;
+            }
+            if !self.used {
+                limit = limit.min(PATIENCE.saturating_sub(now));
+            }
+            let ready = self.poll.wait(limit).map_err(system("wait for events"))?;
+            let now = self.now();
+            for ready in ready {
+                if let Next::End = self.on_ready(ready, now) {
+                    // The lock first: whoever sees the end of a connection finds it free.
+                    if let Some(lock) = &self.lock {
+                        let _ = rustix::fs::flock(lock, rustix::fs::FlockOperation::Unlock);
+                    }
+                    return Ok(());
+                }
+            }
+            for flow in std::mem::take(&mut self.streams.again) {
+                self.streams.look(&mut self.stack, flow, now);
+            }
+            if self.stack.deadline() <= now {
+                self.stack.on_time(now);
+            }
+            self.datagrams.on_time(&self.poll, &mut self.stack, now);
+            self.settle(now);
+            if !self.used && now >= PATIENCE {
+                return Ok(());
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn on_ready(&mut self, ready: Ready, now: Duration) -> Next {
+        match ready.token {
+            Token::Listener => self.accept(),
+            Token::Client(id) => return self.on_client(id),
+            Token::Link(id) => self.on_link(id, ready, now),
+            Token::Stream(flow) => {
+                let (input, output) = (ready.input, ready.output);
+                self.streams
+                    .on_ready(&mut self.stack, flow, input, output, now);
+            }
+            Token::Datagrams(flow) => {
+                let (poll, stack) = (&self.poll, &mut self.stack);
+                self.datagrams
+                    .on_ready(poll, stack, flow, &mut self.buffer, now);
+            }
+            Token::Published(id) => self.on_published(id, now),
+        }
+        Next::On
+    }
+
+    fn accept(&mut self) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        while let Ok(socket) = rustix::net::accept_with(&self.listener, flags) {
+            // One that can't be watched is closed, and its supervisor tries again.
+            let _ = self.clients.insert(&self.poll, socket);
+        }
+    }
+
+    /// A message of a supervisor or engine, or its end.
+    fn on_client(&mut self, id: u32) -> Next {
+        let Some(client) = self.clients.get(id) else {
+            return Next::On;
+        };
+        let message = match network::receive::<Request>(client.socket.as_fd()) {
+            Ok(Some(message)) => message,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::On,
+            // The end, or nothing that anybody of ours would say.
+            Ok(None) | Err(_) => {
+                let (poll, stack) = (&self.poll, &mut self.stack);
+                let left = self.clients.leave(poll, stack, &mut self.ports, id);
+                // The last guest, or the only one that wanted to be one.
+                let over = self.clients.guests() == 0 && (left || self.clients.is_empty());
+                return if over { Next::End } else { Next::On };
+            }
+        };
+        let reply = match message {
+            (Request::Join(join), link) => {
+                let (poll, stack, ports) = (&self.poll, &mut self.stack, &mut self.ports);
+                match self.clients.join(poll, stack, ports, id, join, link) {
+                    Ok(joined) => {
+                        self.used = true;
+                        Reply::Joined(joined)
+                    }
+                    Err(refused) => Reply::Refused(refused),
+                }
+            }
+            (Request::Report { protocol: PROTOCOL }, _) => Reply::Report(self.clients.report()),
+            // Of another version: no answer that it would know.
+            (Request::Report { .. }, _) => Reply::Report(Vec::new()),
+        };
+        if let Some(client) = self.clients.get(id) {
+            members::reply(client, &reply);
+        }
+        Next::On
+    }
+
+    /// Frames of a guest, or room for some.
+    fn on_link(&mut self, id: u32, ready: Ready, now: Duration) {
+        if ready.output
+            && let Some(guest) = self.clients.guest(id)
+            && guest.full
+        {
+            guest.full = false;
+            let _ = self
+                .poll
+                .rewatch(guest.link.as_fd(), Token::Link(id), false);
+            self.transmit(id, now);
+        }
+        for _ in 0..FRAMES {
+            let Some(guest) = self.clients.guest(id) else {
+                return;
+            };
+            match rustix::net::recv(&guest.link, &mut self.buffer[..], RecvFlags::empty()) {
+                Ok((count, _)) => self.stack.receive(id, &self.buffer[..count], now),
+                Err(Errno::INTR) => {}
+                // Nothing more; or the VM is gone, and its supervisor will say so.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Sends what there is for a guest, as far as there is room.
+    fn transmit(&mut self, id: u32, now: Duration) {
+        let Some(guest) = self.clients.guest(id) else {
+            return;
+        };
+        if guest.full {
+            return;
+        }
+        let mut frame = std::mem::take(&mut guest.waiting);
+        loop {
+            if frame.is_empty() && !self.stack.transmit(id, &mut frame, now) {
+                break;
+            }
+            match rustix::net::send(&guest.link, &frame, SendFlags::NOSIGNAL) {
+                Err(Errno::AGAIN | Errno::NOBUFS) => {
+                    guest.full = true;
+                    let _ = self.poll.rewatch(guest.link.as_fd(), Token::Link(id), true);
+                    break;
+                }
+                Err(Errno::INTR) => {}
+                // A VM that is gone has no use for it.
+                _ => frame.clear(),
+            }
+        }
+        guest.waiting = frame;
+    }
+
+    fn on_published(&mut self, id: u64, now: Duration) {
+        for _ in 0..TURN {
+            let Some(published) = self.ports.get(id) else {
+                return;
+            };
+            let (member, guest_port) = (published.member, published.port.guest_port);
+            if published.port.protocol == Protocol::Udp {
+                let flags = RecvFlags::empty();
+                let received = rustix::net::recvfrom(&published.fd, &mut self.buffer[..], flags);
+                let Ok((count, _, Some(peer))) = received else {
+                    return;
+                };
+                if let Ok(peer) = SocketAddr::try_from(peer) {
+                    let payload = &self.buffer[..count];
+                    self.stack
+                        .udp_inbound(member, id, peer, guest_port, payload, now);
+                }
+                continue;
+            }
+            let Some((fd, client)) = Ports::accept(published) else {
+                return;
+            };
+            // Too many: the connection is closed.
+            let Some(flow) = self.stack.tcp_dial(member, client, guest_port, now) else {
+                continue;
+            };
+            if self.streams.take(&self.poll, flow, fd).is_err() {
+                self.stack.tcp_abort(flow);
+            }
+        }
+    }
+
+    /// Does what the stack wants done, until it wants nothing more.
+    fn settle(&mut self, now: Duration) {
+        loop {
+            let mut idle = true;
+            while let Some(event) = self.stack.event() {
+                idle = false;
+                self.on_event(event, now);
+            }
+            while let Some(id) = self.stack.ready_port() {
+                idle = false;
+                self.transmit(id, now);
+            }
+            if idle {
+                return;
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event, now: Duration) {
+        match event {
+            Event::Dial { flow, port, to } => {
+                let Some(to) = self.address(port, to) else {
+                    return self.stack.tcp_abort(flow);
+                };
+                if self.streams.dial(&self.poll, flow, to).is_err() {
+                    self.stack.tcp_abort(flow);
+                }
+            }
+            Event::Look(flow) => self.streams.look(&mut self.stack, flow, now),
+            Event::Done(flow) => self.streams.done(flow),
+            Event::Reset(flow) => self.streams.reset(flow),
+            Event::Datagram {
+                flow,
+                port,
+                to: Target::Resolver,
+                payload,
+            } => self.ask(flow, port, payload, now),
+            Event::Datagram {
+                flow,
+                to: Target::Address(to),
+                payload,
+                ..
+            } => self
+                .datagrams
+                .send(&self.poll, &mut self.stack, flow, to, &payload),
+            Event::Reply {
+                published,
+                peer,
+                payload,
+            } => {
+                if let Some(published) = self.ports.get(published) {
+                    // Lost when there is no room, as datagrams are.
+                    let flags = SendFlags::NOSIGNAL;
+                    let _ = rustix::net::sendto(&published.fd, &payload, flags, &peer);
+                }
+            }
+            Event::Forgotten(flow) => self.datagrams.forget(flow),
+        }
+    }
+
+    fn resolvers(&mut self, port: u32) -> Vec<SocketAddr> {
+        match self.clients.guest(port) {
+            Some(guest) if !guest.resolvers.is_empty() => guest.resolvers.clone(),
+            _ => self.resolvers.now().to_vec(),
+        }
+    }
+
+    fn address(&mut self, port: u32, to: Target) -> Option<SocketAddr> {
+        match to {
+            Target::Address(to) => Some(to),
+            Target::Resolver => self.resolvers(port).first().copied(),
+        }
+    }
+
+    fn ask(&mut self, flow: FlowId, port: u32, payload: Vec<u8>, now: Duration) {
+        let resolvers = self.resolvers(port);
+        let (poll, stack) = (&self.poll, &mut self.stack);
+        self.datagrams
+            .ask(poll, stack, flow, &resolvers, payload, now);
+    }
+}
+
+#[cfg(test)]
+mod tests;

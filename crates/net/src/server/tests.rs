@@ -1,0 +1,343 @@
+//! A network with real sockets; smoltcp plays its guests.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use netstack::{Config, Mac};
+use proto::network::{self, Join, Joined, PROTOCOL, Protocol, Publish, Reply, Request};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, socketpair,
+};
+use smoltcp::iface::{Config as InterfaceConfig, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::{tcp, udp};
+use smoltcp::time::Instant as SmolInstant;
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint};
+
+use super::Server;
+
+const MTU: u16 = 9000;
+
+struct Link(OwnedFd);
+struct Frame(Vec<u8>);
+struct Out<'a>(&'a OwnedFd);
+
+impl RxToken for Frame {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+impl TxToken for Out<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut frame = vec![0; len];
+        let result = f(&mut frame);
+        let _ = rustix::net::send(self.0, &frame, SendFlags::NOSIGNAL);
+        result
+    }
+}
+
+impl Device for Link {
+    type RxToken<'a> = Frame;
+    type TxToken<'a> = Out<'a>;
+
+    fn receive(&mut self, _: SmolInstant) -> Option<(Frame, Out<'_>)> {
+        let mut frame = vec![0; usize::from(MTU) + 14];
+        let (len, _) = rustix::net::recv(&self.0, &mut frame[..], RecvFlags::DONTWAIT).ok()?;
+        frame.truncate(len);
+        Some((Frame(frame), Out(&self.0)))
+    }
+
+    fn transmit(&mut self, _: SmolInstant) -> Option<Out<'_>> {
+        Some(Out(&self.0))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = usize::from(MTU) + 14;
+        capabilities
+    }
+}
+
+/// A network in a thread, and where to connect to it.
+struct Network {
+    dir: tempfile::TempDir,
+    thread: std::thread::JoinHandle<bool>,
+}
+
+impl Network {
+    fn new() -> Network {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = seqpacket();
+        let address = SocketAddrUnix::new(dir.path().join("sock")).unwrap();
+        rustix::net::bind(&listener, &address).unwrap();
+        rustix::net::listen(&listener, 16).unwrap();
+        let config = Config {
+            gateway: Ipv4Addr::new(10, 219, 0, 1),
+            prefix: 16,
+            mac: Mac([2, 0, 0, 0, 0, 0xff]),
+            mtu: MTU,
+            internal: false,
+            seed: [1; 16],
+        };
+        let resolv_conf = dir.path().join("resolv.conf");
+        let server = Server::with(config, listener, None, resolv_conf).unwrap();
+        let thread = std::thread::spawn(move || server.run().is_ok());
+        Network { dir, thread }
+    }
+
+    fn connect(&self) -> OwnedFd {
+        connect(&self.dir.path().join("sock"))
+    }
+
+    fn join(&self, number: u8, publish: &[Publish]) -> (OwnedFd, Result<Guest, network::Refused>) {
+        let control = self.connect();
+        let (link, theirs) = pair();
+        let mac = [2, 0, 0, 0, 0, number];
+        let join = Join {
+            protocol: PROTOCOL,
+            container: format!("{number}"),
+            names: vec![format!("guest{number}")],
+            mac,
+            wish: None,
+            insists: false,
+            host: true,
+            resolvers: Vec::new(),
+            publish: publish.to_vec(),
+        };
+        network::send(control.as_fd(), &Request::Join(join), Some(theirs.as_fd())).unwrap();
+        let guest = match network::expect::<Reply>(&control).unwrap().0 {
+            Reply::Joined(joined) => Ok(Guest::new(link, joined, mac)),
+            Reply::Refused(refused) => Err(refused),
+            other => panic!("{other:?}"),
+        };
+        (control, guest)
+    }
+}
+
+fn seqpacket() -> OwnedFd {
+    let flags = SocketFlags::CLOEXEC;
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
+}
+
+fn connect(path: &Path) -> OwnedFd {
+    let socket = seqpacket();
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    socket
+}
+
+fn pair() -> (OwnedFd, OwnedFd) {
+    let flags = SocketFlags::CLOEXEC;
+    socketpair(AddressFamily::UNIX, SocketType::DGRAM, flags, None).unwrap()
+}
+
+struct Guest {
+    link: Link,
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    joined: Joined,
+    start: Instant,
+}
+
+impl Guest {
+    fn new(link: OwnedFd, joined: Joined, mac: [u8; 6]) -> Guest {
+        let mut link = Link(link);
+        let hardware = HardwareAddress::Ethernet(EthernetAddress(mac));
+        let config = InterfaceConfig::new(hardware);
+        let mut interface = Interface::new(config, &mut link, SmolInstant::ZERO);
+        interface.update_ip_addrs(|addresses| {
+            let cidr = IpCidr::new(IpAddress::Ipv4(joined.address), joined.prefix);
+            addresses.push(cidr).unwrap();
+        });
+        let routes = interface.routes_mut();
+        routes.add_default_ipv4_route(joined.gateway).unwrap();
+        Guest {
+            link,
+            interface,
+            sockets: SocketSet::new(Vec::new()),
+            joined,
+            start: Instant::now(),
+        }
+    }
+
+    fn tcp(&mut self) -> SocketHandle {
+        let buffer = || tcp::SocketBuffer::new(vec![0; 64 << 10]);
+        self.sockets.add(tcp::Socket::new(buffer(), buffer()))
+    }
+
+    /// Lives until `done` says so; there is a limit, so that a test that fails ends.
+    fn until(&mut self, mut done: impl FnMut(&mut SocketSet<'static>) -> bool) {
+        let limit = Instant::now() + Duration::from_secs(30);
+        loop {
+            let now = SmolInstant::from_micros(self.start.elapsed().as_micros() as i64);
+            self.interface.poll(now, &mut self.link, &mut self.sockets);
+            if done(&mut self.sockets) {
+                return;
+            }
+            assert!(Instant::now() < limit, "it never came about");
+            let wait = rustix::event::Timespec {
+                tv_sec: 0,
+                tv_nsec: 5_000_000,
+            };
+            let flags = rustix::event::PollFlags::IN;
+            let mut fds = [rustix::event::PollFd::new(&self.link.0, flags)];
+            let _ = rustix::event::poll(&mut fds, Some(&wait));
+        }
+    }
+}
+
+fn publish(protocol: Protocol, guest_port: u16) -> Publish {
+    Publish {
+        protocol,
+        address: Some(Ipv4Addr::LOCALHOST.into()),
+        host_port: 0,
+        guest_port,
+    }
+}
+
+#[test]
+fn a_guest_reaches_a_server_of_the_hosts_and_ends_its_half() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let host = std::thread::spawn(move || {
+        let (mut stream, _) = server.accept().unwrap();
+        let mut all = Vec::new();
+        // To the end of the guest's half; only then the answer.
+        stream.read_to_end(&mut all).unwrap();
+        all.reverse();
+        stream.write_all(&all).unwrap();
+    });
+    let network = Network::new();
+    let (control, guest) = network.join(2, &[]);
+    let mut guest = guest.unwrap();
+    assert_eq!(guest.joined.address, Ipv4Addr::new(10, 219, 0, 2));
+    let handle = guest.tcp();
+    let to = IpEndpoint::new(IpAddress::Ipv4(guest.joined.gateway), port);
+    let socket = guest.sockets.get_mut::<tcp::Socket<'_>>(handle);
+    socket
+        .connect(guest.interface.context(), to, 40000)
+        .unwrap();
+    let sent: Vec<u8> = (0..1_000_000_u32).map(|at| (at >> 3) as u8).collect();
+    let (mut written, mut got) = (0, Vec::new());
+    let all = sent.clone();
+    guest.until(move |sockets| {
+        let socket = sockets.get_mut::<tcp::Socket<'_>>(handle);
+        if socket.can_send() && written < all.len() {
+            written += socket.send_slice(&all[written..]).unwrap();
+        }
+        written == all.len() && {
+            socket.close();
+            true
+        }
+    });
+    guest.until(|sockets| {
+        let socket = sockets.get_mut::<tcp::Socket<'_>>(handle);
+        while socket.can_recv() {
+            let read = |bytes: &mut [u8]| (bytes.len(), bytes.to_vec());
+            got.extend(socket.recv(read).unwrap());
+        }
+        !socket.may_recv()
+    });
+    host.join().unwrap();
+    let mut expect = sent;
+    expect.reverse();
+    assert!(got == expect);
+    // The last guest's supervisor goes, and so does the network.
+    drop(control);
+    assert!(network.thread.join().unwrap());
+}
+
+#[test]
+fn ports_lead_to_guests() {
+    let network = Network::new();
+    let ports = [publish(Protocol::Tcp, 80), publish(Protocol::Udp, 53)];
+    let (_control, guest) = network.join(2, &ports);
+    let mut guest = guest.unwrap();
+    let [web, names] = guest.joined.published[..] else {
+        panic!("{:?}", guest.joined);
+    };
+    let taken = Publish {
+        host_port: web.host_port,
+        ..ports[0]
+    };
+    let (_other, refused) = network.join(3, &[taken]);
+    assert_eq!(refused.err().unwrap().message, "the port is taken");
+
+    let handle = guest.tcp();
+    guest
+        .sockets
+        .get_mut::<tcp::Socket<'_>>(handle)
+        .listen(80)
+        .unwrap();
+    let client = std::thread::spawn(move || {
+        let mut stream = TcpStream::connect(("127.0.0.1", web.host_port)).unwrap();
+        stream.write_all(b"hello").unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        answer
+    });
+    guest.until(|sockets| sockets.get_mut::<tcp::Socket<'_>>(handle).can_recv());
+    let socket = guest.sockets.get_mut::<tcp::Socket<'_>>(handle);
+    assert_eq!(
+        socket.recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap(),
+        b"hello"
+    );
+    socket.send_slice(b"world").unwrap();
+    socket.close();
+    guest.until(|_| client.is_finished());
+    assert_eq!(client.join().unwrap(), b"world");
+
+    let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 4096]);
+    let mut socket = udp::Socket::new(buffer(), buffer());
+    socket.bind(53).unwrap();
+    let handle = guest.sockets.add(socket);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client
+        .send_to(b"ping", ("127.0.0.1", names.host_port))
+        .unwrap();
+    guest.until(|sockets| {
+        let socket = sockets.get_mut::<udp::Socket<'_>>(handle);
+        let Ok((bytes, from)) = socket.recv() else {
+            return false;
+        };
+        let (bytes, from) = (bytes.to_vec(), from.endpoint);
+        socket.send_slice(&bytes, from).unwrap();
+        true
+    });
+    client.set_nonblocking(true).unwrap();
+    let mut bytes = [0; 8];
+    guest.until(|_| {
+        client
+            .recv_from(&mut bytes)
+            .is_ok_and(|(count, _)| count == 4)
+    });
+}
+
+#[test]
+fn nobody_there_is_refused_and_a_member_is_reported() {
+    let network = Network::new();
+    let (_control, guest) = network.join(2, &[]);
+    let mut guest = guest.unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let handle = guest.tcp();
+    let to = IpEndpoint::new(IpAddress::Ipv4(guest.joined.gateway), closed.port());
+    let socket = guest.sockets.get_mut::<tcp::Socket<'_>>(handle);
+    socket
+        .connect(guest.interface.context(), to, 40000)
+        .unwrap();
+    guest.until(|sockets| sockets.get_mut::<tcp::Socket<'_>>(handle).state() == tcp::State::Closed);
+    let engine = network.connect();
+    let question = Request::Report { protocol: PROTOCOL };
+    network::send(engine.as_fd(), &question, None).unwrap();
+    let Reply::Report(members) = network::expect::<Reply>(&engine).unwrap().0 else {
+        panic!("no report");
+    };
+    assert_eq!((members.len(), members[0].name.as_str()), (1, "guest2"));
+}

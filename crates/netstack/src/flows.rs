@@ -1,0 +1,340 @@
+//! TCP connections: from a guest's segment to the host's socket, and back.
+
+use std::net::{SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use crate::limit;
+use crate::stack::{Event, PortId, Stack, Target};
+use crate::table::{Ends, FlowId, TcpFlow};
+use crate::tcp::{self, Header, Tcp, flag};
+use crate::wire::{self, Ipv4, Mac, ether_type, protocol};
+
+impl Stack {
+    pub(crate) fn on_tcp(&mut self, id: PortId, mac: Mac, packet: &Ipv4<'_>, now: Duration) {
+        let Some((header, payload)) = tcp::parse(packet.payload) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        let ends = Ends {
+            guest: SocketAddrV4::new(packet.source, header.source),
+            remote: SocketAddrV4::new(packet.destination, header.destination),
+        };
+        if let Some(flow) = self.table.tcp_by_ends.get(&ends).copied() {
+            let mut changed = false;
+            let known = self.with(flow, |known| {
+                if known.port == id {
+                    changed = known.tcp.on_segment(&header, payload, now);
+                }
+            });
+            if known.is_some() {
+                self.after(flow, changed);
+            }
+            return;
+        }
+        if header.flags & (flag::SYN | flag::ACK | flag::RST) == flag::SYN {
+            self.on_syn(id, mac, ends, &header, now);
+        } else {
+            self.no_connection(id, mac, ends, &header, payload.len());
+        }
+    }
+
+    fn on_syn(&mut self, id: PortId, mac: Mac, ends: Ends, header: &Header, now: Duration) {
+        let dns = *ends.remote.ip() == self.config.gateway && ends.remote.port() == 53;
+        let to = if dns && !self.config.internal {
+            Ok(Target::Resolver)
+        } else {
+            self.outside(id, *ends.remote.ip(), ends.remote.port())
+                .map(Target::Address)
+        };
+        let full = self
+            .ports
+            .get(&id)
+            .is_none_or(|port| port.tcp_flows >= limit::TCP_FLOWS);
+        let (Ok(to), false) = (to, full) else {
+            self.counters.refused += 1;
+            return self.no_connection(id, mac, ends, header, 0);
+        };
+        let initial = self.initial_sequence(ends.guest, ends.remote, now);
+        let tcp = Tcp::held(header, self.own_mss(), initial, now);
+        let flow = self.insert(id, mac, ends, tcp);
+        self.events.push_back(Event::Dial { flow, port: id, to });
+    }
+
+    fn own_mss(&self) -> u16 {
+        self.config.mtu - (wire::IPV4_LEN + tcp::HEADER_LEN) as u16
+    }
+
+    fn insert(&mut self, id: PortId, mac: Mac, ends: Ends, tcp: Tcp) -> FlowId {
+        if let Some(port) = self.ports.get_mut(&id) {
+            port.tcp_flows += 1;
+        }
+        self.table.insert_tcp(TcpFlow {
+            port: id,
+            mac,
+            ends,
+            tcp,
+            speaking: false,
+            told: false,
+            timer: None,
+        })
+    }
+
+    /// Answers a segment of a connection that there isn't (RFC 9293, 3.10.7.1).
+    fn no_connection(&mut self, id: PortId, mac: Mac, ends: Ends, header: &Header, len: usize) {
+        if header.flags & flag::RST != 0 {
+            return;
+        }
+        let mut reset = Header {
+            source: header.destination,
+            destination: header.source,
+            ..Header::default()
+        };
+        if header.flags & flag::ACK != 0 {
+            reset.sequence = header.acknowledgement;
+            reset.flags = flag::RST;
+        } else {
+            let one = |bit| u32::from(header.flags & bit != 0);
+            let count = (len as u32) + one(flag::SYN) + one(flag::FIN);
+            reset.acknowledgement = header.sequence.wrapping_add(count);
+            reset.flags = flag::RST | flag::ACK;
+        }
+        self.send_header(id, mac, ends, &reset);
+    }
+
+    fn send_header(&mut self, id: PortId, mac: Mac, ends: Ends, header: &Header) {
+        let mut frame = self.buffer();
+        self.begin(&mut frame, mac);
+        tcp::put(&mut frame, header);
+        finish(&mut frame, ends);
+        self.enqueue(id, frame);
+    }
+
+    /// The Ethernet header, and room for that of IPv4.
+    fn begin(&self, frame: &mut Vec<u8>, mac: Mac) {
+        frame.clear();
+        wire::put_ethernet(frame, mac, self.config.mac, ether_type::IPV4);
+        frame.resize(wire::ETHERNET_LEN + wire::IPV4_LEN, 0);
+    }
+
+    /// Does something to a connection, and keeps count of what waits in it.
+    fn with<T>(&mut self, flow: FlowId, work: impl FnOnce(&mut TcpFlow) -> T) -> Option<T> {
+        let known = self.table.tcp.get_mut(&flow)?;
+        let before = known.tcp.held_bytes();
+        let result = work(known);
+        let after = known.tcp.held_bytes();
+        if let Some(port) = self.ports.get_mut(&known.port) {
+            port.buffered = (port.buffered + after).saturating_sub(before);
+        }
+        Some(result)
+    }
+
+    /// After anything has happened to a connection: it may want to speak, want to be looked at, have a timer, or be over.
+    fn after(&mut self, flow: FlowId, changed: bool) {
+        let Some(known) = self.table.tcp.get_mut(&flow) else {
+            return;
+        };
+        if known.tcp.is_dead() {
+            self.remove(flow);
+            self.events.push_back(Event::Reset(flow));
+            return;
+        }
+        let id = known.port;
+        if let Some(deadline) = known.tcp.deadline()
+            && known.timer.is_none_or(|timer| deadline < timer)
+        {
+            if let Some(timer) = known.timer.replace(deadline) {
+                self.timers.remove(&(timer, flow));
+            }
+            self.timers.insert((deadline, flow));
+        }
+        let tell = changed && !known.told;
+        known.told |= tell;
+        let speak = known.tcp.wants_to_speak() && !known.speaking;
+        known.speaking |= speak;
+        // The last acknowledgement goes out before the connection is forgotten.
+        let (front, back) = known.tcp.input();
+        let over = known.tcp.is_done() && front.is_empty() && back.is_empty();
+        if tell {
+            self.events.push_back(Event::Look(flow));
+        }
+        if over && !known.tcp.wants_to_speak() {
+            self.remove(flow);
+            self.events.push_back(Event::Done(flow));
+        } else if speak {
+            if let Some(port) = self.ports.get_mut(&id) {
+                port.speaking.push_back(flow);
+            }
+            self.mark_ready(id);
+        }
+    }
+
+    fn remove(&mut self, flow: FlowId) {
+        let Some(known) = self.table.remove_tcp(flow) else {
+            return;
+        };
+        if let Some(timer) = known.timer {
+            self.timers.remove(&(timer, flow));
+        }
+        if let Some(port) = self.ports.get_mut(&known.port) {
+            port.tcp_flows = port.tcp_flows.saturating_sub(1);
+            port.buffered = port.buffered.saturating_sub(known.tcp.held_bytes());
+        }
+    }
+
+    /// The next segment of a connection; false when it has none after all.
+    pub(crate) fn emit(&mut self, flow: FlowId, frame: &mut Vec<u8>, now: Duration) -> bool {
+        let mac = self.config.mac;
+        let Some(known) = self.table.tcp.get_mut(&flow) else {
+            return false;
+        };
+        known.speaking = false;
+        if !known.tcp.wants_to_speak() {
+            return false;
+        }
+        let ends = known.ends;
+        frame.clear();
+        wire::put_ethernet(frame, known.mac, mac, ether_type::IPV4);
+        frame.resize(wire::ETHERNET_LEN + wire::IPV4_LEN, 0);
+        let ports = (ends.remote.port(), ends.guest.port());
+        known.tcp.emit(frame, ports, now);
+        finish(frame, ends);
+        self.after(flow, false);
+        true
+    }
+
+    pub(crate) fn on_timer(&mut self, flow: FlowId, now: Duration) {
+        let Some(known) = self.table.tcp.get_mut(&flow) else {
+            return;
+        };
+        known.timer = None;
+        known.tcp.on_time(now);
+        self.after(flow, false);
+    }
+
+    /// Looks for what is idle.
+    pub(crate) fn sweep(&mut self, now: Duration) {
+        self.sweep_udp(now);
+        let idle = |flow: &TcpFlow| {
+            let limit = if flow.tcp.is_half_closed() {
+                limit::TCP_HALF_IDLE
+            } else {
+                limit::TCP_IDLE
+            };
+            now.saturating_sub(flow.tcp.heard()) > limit
+        };
+        let flows = self.table.tcp.iter().filter(|(_, flow)| idle(flow));
+        let flows: Vec<FlowId> = flows.map(|(id, _)| *id).collect();
+        for flow in flows {
+            self.tcp_abort(flow);
+            self.events.push_back(Event::Reset(flow));
+        }
+    }
+
+    /// The host's side of a connection that a guest dialled stands.
+    pub fn tcp_connected(&mut self, flow: FlowId) {
+        self.with(flow, |known| known.tcp.accept());
+        self.after(flow, false);
+    }
+
+    /// Ends a connection at once: the guest is told so. The flow is no more.
+    pub fn tcp_abort(&mut self, flow: FlowId) {
+        let reset = self.with(flow, |known| {
+            let ports = (known.ends.remote.port(), known.ends.guest.port());
+            (known.port, known.mac, known.ends, known.tcp.reset(ports))
+        });
+        let Some((id, mac, ends, reset)) = reset else {
+            return;
+        };
+        self.send_header(id, mac, ends, &reset);
+        self.remove(flow);
+    }
+
+    /// What the guest sent, in two pieces, and whether nothing more comes after it. `None`: the flow is no more.
+    pub fn tcp_input(&mut self, flow: FlowId) -> Option<(&[u8], &[u8], bool)> {
+        let known = self.table.tcp.get_mut(&flow)?;
+        known.told = false;
+        let (front, back) = known.tcp.input();
+        Some((front, back, known.tcp.input_ended()))
+    }
+
+    /// So many bytes of the input were taken.
+    pub fn tcp_consume(&mut self, flow: FlowId, count: usize) {
+        let tight = self.is_tight(flow);
+        self.with(flow, |known| known.tcp.consume(count, tight));
+        self.after(flow, false);
+    }
+
+    fn is_tight(&self, flow: FlowId) -> bool {
+        let port = self
+            .table
+            .tcp
+            .get(&flow)
+            .and_then(|known| self.ports.get(&known.port));
+        port.is_some_and(|port| port.tight())
+    }
+
+    /// Bytes that the guest's connection takes now.
+    pub fn tcp_room(&self, flow: FlowId) -> usize {
+        let tight = self.is_tight(flow);
+        let known = self.table.tcp.get(&flow);
+        known.map_or(0, |known| known.tcp.room(tight))
+    }
+
+    /// Bytes for the guest, as many as [`Stack::tcp_room`] said.
+    pub fn tcp_write(&mut self, flow: FlowId, bytes: &[u8], now: Duration) {
+        self.with(flow, |known| known.tcp.write(bytes, now));
+        self.after(flow, false);
+    }
+
+    /// The host's side has no more to say.
+    pub fn tcp_finish(&mut self, flow: FlowId) {
+        self.with(flow, |known| known.tcp.finish());
+        self.after(flow, false);
+    }
+
+    /// Dials a guest's port for a client of the host's side. It may be looked at when it stands; it is reset when it doesn't.
+    pub fn tcp_dial(
+        &mut self,
+        id: PortId,
+        client: SocketAddr,
+        guest_port: u16,
+        now: Duration,
+    ) -> Option<FlowId> {
+        let port = self.ports.get(&id)?;
+        if port.tcp_flows >= limit::TCP_FLOWS {
+            return None;
+        }
+        let guest = SocketAddrV4::new(port.endpoint.address, guest_port);
+        let mac = port.endpoint.mac;
+        let mut ends = Ends {
+            guest,
+            remote: self.client(client),
+        };
+        // A client port of the gateway's may be in use still.
+        for _ in 0..limit::TCP_FLOWS {
+            if !self.table.tcp_by_ends.contains_key(&ends) {
+                break;
+            }
+            let port = self.client_port();
+            ends.remote = SocketAddrV4::new(self.config.gateway, port);
+        }
+        let initial = self.initial_sequence(ends.guest, ends.remote, now);
+        let tcp = Tcp::dial(self.own_mss(), initial, now);
+        let flow = self.insert(id, mac, ends, tcp);
+        self.after(flow, false);
+        Some(flow)
+    }
+}
+
+/// Fills in the IPv4 header and TCP's checksum.
+fn finish(frame: &mut [u8], ends: Ends) {
+    let (from, to) = (*ends.remote.ip(), *ends.guest.ip());
+    let start = wire::ETHERNET_LEN + wire::IPV4_LEN;
+    let len = frame.len() - start;
+    let mut header = Vec::with_capacity(wire::IPV4_LEN);
+    wire::put_ipv4(&mut header, from, to, protocol::TCP, len);
+    frame[wire::ETHERNET_LEN..start].copy_from_slice(&header);
+    let pseudo = wire::pseudo_header(from, to, protocol::TCP, len);
+    let sum = wire::checksum(&frame[start..], pseudo);
+    frame[start + 16..start + 18].copy_from_slice(&sum.to_be_bytes());
+}

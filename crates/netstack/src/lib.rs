@@ -1,0 +1,53 @@
+//! A network in user space, without I/O: a switch between guests, and the gateway that they all see at one address.
+//!
+//! ```text
+//!   guest ── port ──┐                      ┌── ARP, ICMP echo, DHCP, DNS
+//!   guest ── port ──┤ switch ── gateway ───┼── TCP: ends here ([`tcp`]), goes on as a socket of the host's
+//!   guest ── port ──┘                      └── UDP: a flow each, goes on as a socket of the host's
+//! ```
+//!
+//! [`Stack`] takes frames in ([`Stack::receive`]), gives frames out when a link has room ([`Stack::transmit`]), and says what the
+//! host's sockets are to do ([`Event`]). It reads no clock: every call says when it is. Owned by one thread of `gourd-net`.
+//!
+//! The guests are hostile, their kernels included. Every parser is total; what makes no sense is dropped and counted. What a guest
+//! makes us remember is bounded ([`limit`]), and one guest's excess takes nothing from others: queues, flows and bytes are
+//! counted for each port.
+
+pub mod dhcp;
+pub mod dns;
+mod flows;
+mod gateway;
+mod stack;
+mod table;
+pub mod tcp;
+pub mod wire;
+
+pub use stack::{Config, Counters, Endpoint, Event, PortId, Stack, Target};
+pub use table::FlowId;
+pub use wire::Mac;
+
+/// How much a guest may make us remember.
+pub mod limit {
+    use std::time::Duration;
+
+    /// TCP connections of a port.
+    pub const TCP_FLOWS: usize = 4096;
+    /// UDP flows of a port: the one that was used the longest ago makes room.
+    pub const UDP_FLOWS: usize = 1024;
+    /// DNS questions of a port that wait for a resolver.
+    pub const QUESTIONS: usize = 256;
+    /// Frames that wait for a port's link, TCP's left out (which are made when there is room). More are dropped.
+    pub const FRAMES: usize = 512;
+    /// Bytes of them.
+    pub const FRAME_BYTES: usize = 4 << 20;
+    /// Bytes that may wait in a port's connections before their windows stop to grow.
+    pub const BUFFERED: usize = 64 << 20;
+    /// Ethernet addresses behind a port.
+    pub const MACS: usize = 64;
+    /// A TCP connection on which nothing is said.
+    pub const TCP_IDLE: Duration = Duration::from_secs(24 * 3600);
+    /// One of which one half has ended.
+    pub const TCP_HALF_IDLE: Duration = Duration::from_secs(2 * 3600);
+    /// A UDP flow on which nothing is said.
+    pub const UDP_IDLE: Duration = Duration::from_secs(120);
+}

@@ -1,0 +1,505 @@
+//! The switch, and what belongs to each port.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use crate::dns::Names;
+use crate::table::{FlowId, Table};
+use crate::wire::{self, Ethernet, Mac, ether_type};
+use crate::{dhcp, limit};
+
+/// A guest's place on the switch.
+pub type PortId = u32;
+
+/// A network.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The gateway's address, one of the subnet's.
+    pub gateway: Ipv4Addr,
+    /// Bits of the subnet, 8 to 30.
+    pub prefix: u8,
+    /// The gateway's Ethernet address.
+    pub mac: Mac,
+    /// Bytes of the largest IP packet: 1280 to 65535.
+    pub mtu: u16,
+    /// Nothing outside of the subnet can be reached.
+    pub internal: bool,
+    /// Random, so that nobody guesses sequence numbers.
+    pub seed: [u8; 16],
+}
+
+impl Config {
+    /// The subnet's mask.
+    pub fn mask(&self) -> Ipv4Addr {
+        let bits = u32::MAX.checked_shl(32 - u32::from(self.prefix));
+        Ipv4Addr::from_bits(bits.unwrap_or(0))
+    }
+
+    /// Whether an address is one of the subnet's.
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        let mask = self.mask().to_bits();
+        address.to_bits() & mask == self.gateway.to_bits() & mask
+    }
+
+    /// The subnet's broadcast address.
+    pub fn broadcast(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.gateway.to_bits() | !self.mask().to_bits())
+    }
+}
+
+/// A guest.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Its Ethernet address: nobody else may send from it.
+    pub mac: Mac,
+    /// Its address: nobody else may send from it.
+    pub address: Ipv4Addr,
+    /// What others call it.
+    pub names: Vec<String>,
+    /// The gateway's address reaches the host's loopback.
+    pub host: bool,
+}
+
+/// Where a flow goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// There.
+    Address(SocketAddr),
+    /// To a resolver of the host's, or of the port's own.
+    Resolver,
+}
+
+/// What the host's sockets are to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Connect, then say [`Stack::tcp_connected`] or [`Stack::tcp_refused`].
+    Dial {
+        /// The flow.
+        flow: FlowId,
+        /// Whose it is.
+        port: PortId,
+        /// To where.
+        to: Target,
+    },
+    /// Look at the flow: there may be input, its end, or room for output.
+    Look(FlowId),
+    /// Both halves have ended in peace, and all input was taken. The flow is no more.
+    Done(FlowId),
+    /// The guest has reset it, or is gone. The flow is no more.
+    Reset(FlowId),
+    /// Send a datagram.
+    Datagram {
+        /// The flow.
+        flow: FlowId,
+        /// Whose it is.
+        port: PortId,
+        /// To where; the same for all of a flow.
+        to: Target,
+        /// What.
+        payload: Vec<u8>,
+    },
+    /// Send a datagram from a published port.
+    Reply {
+        /// The port's number, as [`Stack::udp_inbound`] was told it.
+        published: u64,
+        /// To whom.
+        peer: SocketAddr,
+        /// What.
+        payload: Vec<u8>,
+    },
+    /// The flow of datagrams is over.
+    Forgotten(FlowId),
+}
+
+/// What has happened, for people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames from guests.
+    pub received: u64,
+    /// Frames to guests.
+    pub sent: u64,
+    /// Frames and packets that made no sense.
+    pub malformed: u64,
+    /// Frames from an address that is not the sender's.
+    pub spoofed: u64,
+    /// Frames that found no room.
+    pub dropped: u64,
+    /// Connections and datagrams that are not allowed.
+    pub refused: u64,
+}
+
+/// What belongs to a port.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub endpoint: Endpoint,
+    queue: VecDeque<Vec<u8>>,
+    queued_bytes: usize,
+    /// Connections that want to speak.
+    pub speaking: VecDeque<FlowId>,
+    pub tcp_flows: usize,
+    pub udp_flows: usize,
+    pub questions: usize,
+    /// Bytes that wait in its connections.
+    pub buffered: usize,
+    macs: usize,
+    /// It stands in the list of ports with output.
+    ready: bool,
+}
+
+impl Port {
+    /// Its connections have to do with what they have.
+    pub fn tight(&self) -> bool {
+        self.buffered > limit::BUFFERED
+    }
+}
+
+/// A network.
+#[derive(Debug)]
+pub struct Stack {
+    pub(crate) config: Config,
+    pub(crate) ports: BTreeMap<PortId, Port>,
+    /// Who has which address of the subnet; those of guests that asked by DHCP, too.
+    pub(crate) owners: HashMap<Ipv4Addr, (PortId, Mac)>,
+    /// Behind which port an Ethernet address is.
+    macs: HashMap<Mac, PortId>,
+    pub(crate) names: Names,
+    pub(crate) table: Table,
+    pub(crate) events: VecDeque<Event>,
+    ready: VecDeque<PortId>,
+    pub(crate) timers: BTreeSet<(Duration, FlowId)>,
+    next_sweep: Duration,
+    next_client: u16,
+    /// Buffers that were frames.
+    pool: Vec<Vec<u8>>,
+    /// See [`Counters`].
+    pub counters: Counters,
+}
+
+/// How often idle flows are looked for.
+const SWEEP: Duration = Duration::from_secs(15);
+
+/// The name by which guests reach the host.
+pub const HOST_NAME: &str = "host.gourd.internal";
+
+/// The gateway's.
+const GATEWAY_NAME: &str = "gateway.gourd.internal";
+
+impl Stack {
+    /// A network without guests.
+    pub fn new(config: Config) -> Stack {
+        let mut names = Names::default();
+        names.insert(GATEWAY_NAME, config.gateway);
+        names.insert(HOST_NAME, config.gateway);
+        Stack {
+            config,
+            ports: BTreeMap::new(),
+            owners: HashMap::new(),
+            macs: HashMap::new(),
+            names,
+            table: Table::default(),
+            events: VecDeque::new(),
+            ready: VecDeque::new(),
+            timers: BTreeSet::new(),
+            next_sweep: SWEEP,
+            next_client: 0,
+            pool: Vec::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The network.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Whether an address is free for a guest.
+    pub fn is_free(&self, address: Ipv4Addr) -> bool {
+        let network =
+            Ipv4Addr::from_bits(self.config.gateway.to_bits() & self.config.mask().to_bits());
+        self.config.contains(address)
+            && address != network
+            && address != self.config.broadcast()
+            && address != self.config.gateway
+            && !self.owners.contains_key(&address)
+    }
+
+    /// An address for a guest: `wish` if it is free, otherwise the lowest that is. `None`: there is none left.
+    pub fn free_address(&self, wish: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
+        if let Some(wish) = wish.filter(|wish| self.is_free(*wish)) {
+            return Some(wish);
+        }
+        let first = (self.config.gateway.to_bits() & self.config.mask().to_bits()) + 1;
+        let last = self.config.broadcast().to_bits();
+        // As many as there are guests and one more are enough to look at; the gateway is one of them.
+        let mut candidates = (first..last).map(Ipv4Addr::from_bits);
+        candidates.find(|address| self.is_free(*address))
+    }
+
+    /// Plugs a guest in. Its address and Ethernet address must be nobody else's.
+    pub fn attach(&mut self, id: PortId, endpoint: Endpoint) {
+        for name in &endpoint.names {
+            self.names.insert(name, endpoint.address);
+        }
+        self.owners.insert(endpoint.address, (id, endpoint.mac));
+        self.macs.insert(endpoint.mac, id);
+        let port = Port {
+            endpoint,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            speaking: VecDeque::new(),
+            tcp_flows: 0,
+            udp_flows: 0,
+            questions: 0,
+            buffered: 0,
+            macs: 0,
+            ready: false,
+        };
+        self.ports.insert(id, port);
+    }
+
+    /// Whether an Ethernet address is in use.
+    pub fn has_mac(&self, mac: Mac) -> bool {
+        mac == self.config.mac || self.ports.values().any(|port| port.endpoint.mac == mac)
+    }
+
+    /// Pulls a guest's plug: its flows end.
+    pub fn detach(&mut self, id: PortId) {
+        let Some(port) = self.ports.remove(&id) else {
+            return;
+        };
+        self.names.remove(port.endpoint.address);
+        self.owners.retain(|_, (owner, _)| *owner != id);
+        self.macs.retain(|_, owner| *owner != id);
+        let of_port = self.table.tcp.iter().filter(|(_, flow)| flow.port == id);
+        let ids: Vec<FlowId> = of_port.map(|(id, _)| *id).collect();
+        for flow in ids {
+            self.table.remove_tcp(flow);
+            self.events.push_back(Event::Reset(flow));
+        }
+        let of_port = self.table.udp.iter().filter(|(_, flow)| flow.port == id);
+        let ids: Vec<FlowId> = of_port.map(|(id, _)| *id).collect();
+        for flow in ids {
+            self.table.remove_udp(flow);
+            self.events.push_back(Event::Forgotten(flow));
+        }
+    }
+
+    /// What the host's sockets are to do next.
+    pub fn event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// A frame from a guest.
+    pub fn receive(&mut self, id: PortId, bytes: &[u8], now: Duration) {
+        if !self.ports.contains_key(&id) {
+            return;
+        }
+        self.counters.received += 1;
+        let Some(frame) = wire::parse_ethernet(bytes) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        if !self.learn(id, frame.source) || self.lies(id, &frame) {
+            self.counters.spoofed += 1;
+            return;
+        }
+        if frame.destination == self.config.mac {
+            self.for_gateway(id, &frame, now);
+        } else if frame.destination.is_multicast() {
+            self.flood(id, bytes);
+            self.for_gateway(id, &frame, now);
+        } else {
+            match self.macs.get(&frame.destination).copied() {
+                Some(to) if to == id => {}
+                Some(to) => self.forward(to, bytes),
+                None => self.flood(id, bytes),
+            }
+        }
+    }
+
+    /// Notes behind which port an Ethernet address is. False: it can't be there.
+    fn learn(&mut self, id: PortId, mac: Mac) -> bool {
+        if mac.is_multicast() || mac == self.config.mac {
+            return false;
+        }
+        match self.macs.get(&mac) {
+            Some(known) if *known == id => return true,
+            // It may have moved, but a guest's own stays.
+            Some(_) if self.ports.values().any(|port| port.endpoint.mac == mac) => return false,
+            _ => {}
+        }
+        let Some(port) = self.ports.get_mut(&id) else {
+            return false;
+        };
+        if port.macs >= limit::MACS {
+            return false;
+        }
+        port.macs += 1;
+        if let Some(before) = self.macs.insert(mac, id)
+            && let Some(port) = self.ports.get_mut(&before)
+        {
+            port.macs = port.macs.saturating_sub(1);
+        }
+        true
+    }
+
+    /// Whether a frame says that it is from an address that is somebody else's.
+    fn lies(&self, id: PortId, frame: &Ethernet<'_>) -> bool {
+        let source = match frame.ether_type {
+            ether_type::ARP => wire::parse_arp(frame.payload).map(|arp| arp.sender),
+            ether_type::IPV4 => wire::ipv4_at(frame.payload, 12),
+            _ => None,
+        };
+        let Some(source) = source else {
+            return false;
+        };
+        let owner = self.owners.get(&source);
+        source == self.config.gateway || owner.is_some_and(|(owner, _)| *owner != id)
+    }
+
+    fn flood(&mut self, from: PortId, bytes: &[u8]) {
+        let others: Vec<PortId> = self
+            .ports
+            .keys()
+            .copied()
+            .filter(|id| *id != from)
+            .collect();
+        for id in others {
+            self.forward(id, bytes);
+        }
+    }
+
+    fn forward(&mut self, id: PortId, bytes: &[u8]) {
+        let mut buffer = self.buffer();
+        buffer.extend_from_slice(bytes);
+        self.enqueue(id, buffer);
+    }
+
+    /// An empty buffer.
+    pub(crate) fn buffer(&mut self) -> Vec<u8> {
+        self.pool.pop().unwrap_or_default()
+    }
+
+    fn recycle(&mut self, mut buffer: Vec<u8>) {
+        const POOLED: usize = 64;
+        if self.pool.len() < POOLED && buffer.capacity() > 0 {
+            buffer.clear();
+            self.pool.push(buffer);
+        }
+    }
+
+    /// A frame for a guest.
+    pub(crate) fn enqueue(&mut self, id: PortId, frame: Vec<u8>) {
+        let Some(port) = self.ports.get_mut(&id) else {
+            return;
+        };
+        if port.queue.len() >= limit::FRAMES || port.queued_bytes + frame.len() > limit::FRAME_BYTES
+        {
+            self.counters.dropped += 1;
+            self.recycle(frame);
+            return;
+        }
+        port.queued_bytes += frame.len();
+        port.queue.push_back(frame);
+        self.mark_ready(id);
+    }
+
+    pub(crate) fn mark_ready(&mut self, id: PortId) {
+        if let Some(port) = self.ports.get_mut(&id)
+            && !port.ready
+        {
+            port.ready = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    /// A port that has something to transmit. Each is named once; what it has left then is found by [`Stack::transmit`].
+    pub fn ready_port(&mut self) -> Option<PortId> {
+        let id = self.ready.pop_front()?;
+        if let Some(port) = self.ports.get_mut(&id) {
+            port.ready = false;
+        }
+        Some(id)
+    }
+
+    /// Puts the next frame for a guest into `buffer`, in the place of what is there. False: there is none. Call it when the
+    /// link has room: segments of TCP are made here, so that a slow guest holds its connections back and not us.
+    pub fn transmit(&mut self, id: PortId, buffer: &mut Vec<u8>, now: Duration) -> bool {
+        let Some(port) = self.ports.get_mut(&id) else {
+            return false;
+        };
+        if let Some(frame) = port.queue.pop_front() {
+            port.queued_bytes -= frame.len();
+            let old = std::mem::replace(buffer, frame);
+            self.recycle(old);
+            self.counters.sent += 1;
+            return true;
+        }
+        while let Some(flow) = self
+            .ports
+            .get_mut(&id)
+            .and_then(|port| port.speaking.pop_front())
+        {
+            if self.emit(flow, buffer, now) {
+                self.counters.sent += 1;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A sequence number to begin with (RFC 6528).
+    pub(crate) fn initial_sequence(
+        &self,
+        guest: SocketAddrV4,
+        remote: SocketAddrV4,
+        now: Duration,
+    ) -> u32 {
+        let mut hasher = DefaultHasher::new();
+        (self.config.seed, guest, remote).hash(&mut hasher);
+        let ticks = (now.as_micros() / 4) as u32;
+        (hasher.finish() as u32).wrapping_add(ticks)
+    }
+
+    /// A port of the gateway's for a client that the guest can't know by its own address.
+    pub(crate) fn client_port(&mut self) -> u16 {
+        const FIRST: u16 = 32768;
+        let port = FIRST + self.next_client % FIRST;
+        self.next_client = self.next_client.wrapping_add(1);
+        port
+    }
+
+    /// When [`Stack::on_time`] wants to be called.
+    pub fn deadline(&self) -> Duration {
+        let first = self.timers.first().map(|(when, _)| *when);
+        first.map_or(self.next_sweep, |first| first.min(self.next_sweep))
+    }
+
+    /// Does what is due.
+    pub fn on_time(&mut self, now: Duration) {
+        while let Some((when, flow)) = self
+            .timers
+            .first()
+            .copied()
+            .filter(|(when, _)| *when <= now)
+        {
+            self.timers.remove(&(when, flow));
+            self.on_timer(flow, now);
+        }
+        if now >= self.next_sweep {
+            self.next_sweep = now + SWEEP;
+            self.sweep(now);
+        }
+    }
+
+    /// What DHCP says about the network.
+    pub(crate) fn offer(&self) -> dhcp::Offer {
+        dhcp::Offer {
+            gateway: self.config.gateway,
+            mask: self.config.mask(),
+            mtu: self.config.mtu,
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The flows of a network: TCP connections and UDP flows, by number and by their ends.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use crate::stack::{PortId, Target};
+use crate::tcp::Tcp;
+use crate::wire::Mac;
+
+/// A flow's number; none is used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowId(pub u64);
+
+/// Both ends as the guest sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Ends {
+    pub guest: SocketAddrV4,
+    pub remote: SocketAddrV4,
+}
+
+/// A TCP connection.
+#[derive(Debug)]
+pub(crate) struct TcpFlow {
+    pub port: PortId,
+    pub mac: Mac,
+    pub ends: Ends,
+    pub tcp: Tcp,
+    /// It stands in its port's list of those that want to speak.
+    pub speaking: bool,
+    /// The host's side was told to look at it, and has not yet.
+    pub told: bool,
+    /// The earliest entry of it among the timers.
+    pub timer: Option<Duration>,
+}
+
+/// What a UDP flow is on the host's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The guest began it: a socket of its own.
+    Out(Target),
+    /// Somebody sent to a published port.
+    In { published: u64, peer: SocketAddr },
+    /// A question to the host's resolvers.
+    Question,
+}
+
+/// A UDP flow, or a question to the resolvers.
+#[derive(Debug)]
+pub(crate) struct UdpFlow {
+    pub port: PortId,
+    pub mac: Mac,
+    pub ends: Ends,
+    pub side: Side,
+    pub used: Duration,
+    /// The question, whose answer must fit.
+    pub question: Vec<u8>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    last: u64,
+    pub tcp: HashMap<FlowId, TcpFlow>,
+    pub tcp_by_ends: HashMap<Ends, FlowId>,
+    pub udp: HashMap<FlowId, UdpFlow>,
+    pub udp_by_ends: HashMap<Ends, FlowId>,
+    pub udp_by_peer: HashMap<(u64, SocketAddr), FlowId>,
+}
+
+impl Table {
+    pub fn id(&mut self) -> FlowId {
+        self.last += 1;
+        FlowId(self.last)
+    }
+
+    pub fn insert_tcp(&mut self, flow: TcpFlow) -> FlowId {
+        let id = self.id();
+        self.tcp_by_ends.insert(flow.ends, id);
+        self.tcp.insert(id, flow);
+        id
+    }
+
+    pub fn remove_tcp(&mut self, id: FlowId) -> Option<TcpFlow> {
+        let flow = self.tcp.remove(&id)?;
+        self.tcp_by_ends.remove(&flow.ends);
+        Some(flow)
+    }
+
+    pub fn insert_udp(&mut self, flow: UdpFlow) -> FlowId {
+        let id = self.id();
+        // Questions have a flow each: a program may ask several from one port.
+        if flow.side != Side::Question {
+            self.udp_by_ends.insert(flow.ends, id);
+        }
+        if let Side::In { published, peer } = flow.side {
+            self.udp_by_peer.insert((published, peer), id);
+        }
+        self.udp.insert(id, flow);
+        id
+    }
+
+    pub fn remove_udp(&mut self, id: FlowId) -> Option<UdpFlow> {
+        let flow = self.udp.remove(&id)?;
+        if self.udp_by_ends.get(&flow.ends) == Some(&id) {
+            self.udp_by_ends.remove(&flow.ends);
+        }
+        if let Side::In { published, peer } = flow.side {
+            self.udp_by_peer.remove(&(published, peer));
+        }
+        Some(flow)
+    }
+
+    /// The UDP flow (or the question) of a port that was used the longest ago.
+    pub fn oldest_udp(&self, port: PortId, question: bool) -> Option<FlowId> {
+        let of_port = self
+            .udp
+            .iter()
+            .filter(|(_, flow)| flow.port == port && (flow.side == Side::Question) == question);
+        of_port.min_by_key(|(_, flow)| flow.used).map(|(id, _)| *id)
+    }
+}

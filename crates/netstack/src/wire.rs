@@ -1,0 +1,454 @@
+//! The formats of frames: Ethernet II, ARP (RFC 826), IPv4 (RFC 791), UDP (RFC 768), ICMP (RFC 792), and the Internet checksum
+//! (RFC 1071). TCP's segments are [`crate::tcp`]'s.
+//!
+//! `parse_…` takes bytes that a guest wrote and gives `None` for what is not well formed; nothing panics. `put_…` writes
+//! into a buffer. Checksums of what guests send are not looked at: a frame comes over a unix socket, which loses and changes
+//! nothing, and where it is for another guest that guest looks.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+/// Bytes of an Ethernet header.
+pub const ETHERNET_LEN: usize = 14;
+/// Bytes of an IPv4 header without options, which is what we write.
+pub const IPV4_LEN: usize = 20;
+/// Bytes of a UDP header.
+pub const UDP_LEN: usize = 8;
+
+/// EtherTypes.
+pub mod ether_type {
+    /// IPv4.
+    pub const IPV4: u16 = 0x0800;
+    /// ARP.
+    pub const ARP: u16 = 0x0806;
+}
+
+/// IP protocol numbers.
+pub mod protocol {
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+}
+
+/// An Ethernet address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// Everybody.
+    pub const BROADCAST: Mac = Mac([0xff; 6]);
+
+    /// For several receivers, broadcast included.
+    pub fn is_multicast(self) -> bool {
+        self.0[0] & 1 != 0
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ethernet<'a> {
+    /// To whom.
+    pub destination: Mac,
+    /// From whom.
+    pub source: Mac,
+    /// What the payload is.
+    pub ether_type: u16,
+    /// The rest.
+    pub payload: &'a [u8],
+}
+
+/// The two bytes at `at`, in network order.
+pub(crate) fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    let bytes = bytes.get(at..at.checked_add(2)?)?;
+    Some(u16::from_be_bytes([bytes[0], bytes[1]]))
+}
+
+/// The four bytes at `at`, in network order.
+pub(crate) fn be32(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..at.checked_add(4)?)?;
+    Some(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+}
+
+/// The address at `at`.
+pub(crate) fn ipv4_at(bytes: &[u8], at: usize) -> Option<Ipv4Addr> {
+    be32(bytes, at).map(Ipv4Addr::from_bits)
+}
+
+fn mac_at(bytes: &[u8], at: usize) -> Option<Mac> {
+    let bytes = bytes.get(at..at.checked_add(6)?)?;
+    bytes.try_into().ok().map(Mac)
+}
+
+/// Reads a frame.
+pub fn parse_ethernet(frame: &[u8]) -> Option<Ethernet<'_>> {
+    Some(Ethernet {
+        destination: mac_at(frame, 0)?,
+        source: mac_at(frame, 6)?,
+        ether_type: be16(frame, 12)?,
+        payload: frame.get(ETHERNET_LEN..)?,
+    })
+}
+
+/// Writes a frame's header.
+pub fn put_ethernet(buffer: &mut Vec<u8>, destination: Mac, source: Mac, ether_type: u16) {
+    buffer.extend_from_slice(&destination.0);
+    buffer.extend_from_slice(&source.0);
+    buffer.extend_from_slice(&ether_type.to_be_bytes());
+}
+
+/// An ARP packet for IPv4 over Ethernet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arp {
+    /// A question; otherwise an answer.
+    pub request: bool,
+    /// Who speaks.
+    pub sender_mac: Mac,
+    /// Who speaks.
+    pub sender: Ipv4Addr,
+    /// Whom an answer is for.
+    pub target_mac: Mac,
+    /// Who is asked for.
+    pub target: Ipv4Addr,
+}
+
+/// Hardware type Ethernet, protocol type IPv4, lengths 6 and 4.
+const ARP_KIND: [u8; 6] = [0, 1, 8, 0, 6, 4];
+
+/// Reads an ARP packet.
+pub fn parse_arp(packet: &[u8]) -> Option<Arp> {
+    if packet.get(..6)? != ARP_KIND {
+        return None;
+    }
+    let request = match be16(packet, 6)? {
+        1 => true,
+        2 => false,
+        _ => return None,
+    };
+    Some(Arp {
+        request,
+        sender_mac: mac_at(packet, 8)?,
+        sender: ipv4_at(packet, 14)?,
+        target_mac: mac_at(packet, 18)?,
+        target: ipv4_at(packet, 24)?,
+    })
+}
+
+/// Writes an ARP packet.
+pub fn put_arp(buffer: &mut Vec<u8>, arp: &Arp) {
+    buffer.extend_from_slice(&ARP_KIND);
+    buffer.extend_from_slice(&[0, if arp.request { 1 } else { 2 }]);
+    buffer.extend_from_slice(&arp.sender_mac.0);
+    buffer.extend_from_slice(&arp.sender.octets());
+    buffer.extend_from_slice(&arp.target_mac.0);
+    buffer.extend_from_slice(&arp.target.octets());
+}
+
+/// An IPv4 packet that is no fragment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv4<'a> {
+    /// From whom.
+    pub source: Ipv4Addr,
+    /// To whom.
+    pub destination: Ipv4Addr,
+    /// What the payload is.
+    pub protocol: u8,
+    /// As long as the header says; padding of the frame is cut off.
+    pub payload: &'a [u8],
+    /// Header and payload.
+    pub packet: &'a [u8],
+}
+
+/// Reads a packet. Fragments are refused: our links carry the largest packets whole, so that nobody needs them.
+pub fn parse_ipv4(packet: &[u8]) -> Option<Ipv4<'_>> {
+    const MORE_OR_OFFSET: u16 = 0x3fff;
+    let first = *packet.first()?;
+    let header = usize::from(first & 0x0f) * 4;
+    let total = usize::from(be16(packet, 2)?);
+    if first >> 4 != 4 || header < IPV4_LEN || total < header {
+        return None;
+    }
+    if be16(packet, 6)? & MORE_OR_OFFSET != 0 {
+        return None;
+    }
+    let packet = packet.get(..total)?;
+    Some(Ipv4 {
+        source: ipv4_at(packet, 12)?,
+        destination: ipv4_at(packet, 16)?,
+        protocol: packet[9],
+        payload: packet.get(header..)?,
+        packet,
+    })
+}
+
+/// Writes the header of a packet whose payload has `len` bytes. The payload must fit: 65,515 bytes at most.
+pub fn put_ipv4(
+    buffer: &mut Vec<u8>,
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    protocol: u8,
+    len: usize,
+) {
+    const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
+    const TTL: u8 = 64;
+    let start = buffer.len();
+    let total = u16::try_from(IPV4_LEN + len).unwrap_or(u16::MAX);
+    buffer.extend_from_slice(&[0x45, 0]);
+    buffer.extend_from_slice(&total.to_be_bytes());
+    buffer.extend_from_slice(&[0, 0]);
+    buffer.extend_from_slice(&DONT_FRAGMENT);
+    buffer.extend_from_slice(&[TTL, protocol, 0, 0]);
+    buffer.extend_from_slice(&source.octets());
+    buffer.extend_from_slice(&destination.octets());
+    let sum = checksum(&buffer[start..], 0);
+    buffer[start + 10..start + 12].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// A UDP datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Udp<'a> {
+    /// From which port.
+    pub source: u16,
+    /// To which port.
+    pub destination: u16,
+    /// The rest.
+    pub payload: &'a [u8],
+}
+
+/// Reads a datagram.
+pub fn parse_udp(segment: &[u8]) -> Option<Udp<'_>> {
+    let len = usize::from(be16(segment, 4)?);
+    Some(Udp {
+        source: be16(segment, 0)?,
+        destination: be16(segment, 2)?,
+        payload: segment.get(UDP_LEN..len)?,
+    })
+}
+
+/// Writes a datagram after its IPv4 header.
+pub fn put_udp(
+    buffer: &mut Vec<u8>,
+    (source, source_port): (Ipv4Addr, u16),
+    (destination, destination_port): (Ipv4Addr, u16),
+    payload: &[u8],
+) {
+    let start = buffer.len();
+    let len = u16::try_from(UDP_LEN + payload.len()).unwrap_or(u16::MAX);
+    buffer.extend_from_slice(&source_port.to_be_bytes());
+    buffer.extend_from_slice(&destination_port.to_be_bytes());
+    buffer.extend_from_slice(&len.to_be_bytes());
+    buffer.extend_from_slice(&[0, 0]);
+    buffer.extend_from_slice(payload);
+    let pseudo = pseudo_header(source, destination, protocol::UDP, buffer.len() - start);
+    // Zero says that there is none: one that comes out so is sent as its twin (RFC 768).
+    let sum = match checksum(&buffer[start..], pseudo) {
+        0 => 0xffff,
+        sum => sum,
+    };
+    buffer[start + 6..start + 8].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// An ICMP echo request or reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Echo<'a> {
+    /// A question; otherwise an answer.
+    pub request: bool,
+    /// Which of the sender's programs.
+    pub identifier: u16,
+    /// Which of its questions.
+    pub sequence: u16,
+    /// What comes back.
+    pub payload: &'a [u8],
+}
+
+/// Reads an echo; `None` for other kinds of ICMP.
+pub fn parse_echo(message: &[u8]) -> Option<Echo<'_>> {
+    let request = match message.get(..2)? {
+        [8, 0] => true,
+        [0, 0] => false,
+        _ => return None,
+    };
+    Some(Echo {
+        request,
+        identifier: be16(message, 4)?,
+        sequence: be16(message, 6)?,
+        payload: message.get(8..)?,
+    })
+}
+
+/// Writes an echo.
+pub fn put_echo(buffer: &mut Vec<u8>, echo: &Echo<'_>) {
+    put_icmp(
+        buffer,
+        if echo.request { 8 } else { 0 },
+        0,
+        (u32::from(echo.identifier) << 16) | u32::from(echo.sequence),
+        echo.payload,
+    );
+}
+
+/// ICMP's codes of "destination unreachable" (RFC 792, RFC 1122, RFC 1812).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreachable {
+    /// There is no way there.
+    Network = 0,
+    /// Nobody answers.
+    Host = 1,
+    /// No program listens.
+    Port = 3,
+    /// It is not allowed.
+    Prohibited = 13,
+}
+
+/// Writes that a packet could not be delivered.
+pub fn put_unreachable(buffer: &mut Vec<u8>, why: Unreachable, packet: &[u8]) {
+    // Header and eight bytes are the least that must come back (RFC 792); Linux sends up to 576 in all.
+    let quoted = &packet[..packet.len().min(548)];
+    put_icmp(buffer, 3, why as u8, 0, quoted);
+}
+
+fn put_icmp(buffer: &mut Vec<u8>, kind: u8, code: u8, word: u32, payload: &[u8]) {
+    let start = buffer.len();
+    buffer.extend_from_slice(&[kind, code, 0, 0]);
+    buffer.extend_from_slice(&word.to_be_bytes());
+    buffer.extend_from_slice(payload);
+    let sum = checksum(&buffer[start..], 0);
+    buffer[start + 2..start + 4].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// What checksums of TCP and UDP cover beside their own bytes: a partial sum for [`checksum`].
+pub fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, len: usize) -> u64 {
+    let halves = |address: Ipv4Addr| {
+        let bits = u64::from(address.to_bits());
+        (bits >> 16) + (bits & 0xffff)
+    };
+    halves(source) + halves(destination) + u64::from(protocol) + len as u64
+}
+
+/// The Internet checksum of `bytes` and a partial sum of what is not among them.
+pub fn checksum(bytes: &[u8], partial: u64) -> u16 {
+    // The sum of 16-bit words does not care for their order, and, folded, not for the order of bytes within all of them
+    // (RFC 1071, section 2): words of the machine are summed, four at a time, and turned around at the end.
+    let mut sums = [0_u64; 4];
+    let mut wide = bytes.chunks_exact(16);
+    for chunk in &mut wide {
+        for (sum, word) in sums.iter_mut().zip(chunk.chunks_exact(4)) {
+            *sum += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+        }
+    }
+    let mut sum: u64 = sums.iter().sum();
+    let mut narrow = wide.remainder().chunks_exact(2);
+    for word in &mut narrow {
+        sum += u64::from(u16::from_ne_bytes([word[0], word[1]]));
+    }
+    if let [last] = narrow.remainder() {
+        sum += u64::from(u16::from_ne_bytes([*last, 0]));
+    }
+    let sum = fold(sum).to_be();
+    !fold(u64::from(sum) + partial)
+}
+
+fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum >> 16) + (sum & 0xffff);
+    }
+    sum as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const A: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
+    const B: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
+
+    /// The definition of RFC 1071, word by word.
+    fn slow(bytes: &[u8], partial: u64) -> u16 {
+        let mut sum = partial;
+        for pair in bytes.chunks(2) {
+            sum += u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0));
+        }
+        !fold(sum)
+    }
+
+    proptest! {
+        #[test]
+        fn checksums_are_the_standards(bytes in proptest::collection::vec(any::<u8>(), 0..300), partial in 0_u64..1 << 20) {
+            prop_assert_eq!(checksum(&bytes, partial), slow(&bytes, partial));
+        }
+
+        #[test]
+        fn anything_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+            let _ = parse_ethernet(&bytes);
+            let _ = parse_arp(&bytes);
+            let _ = parse_ipv4(&bytes);
+            let _ = parse_udp(&bytes);
+            let _ = parse_echo(&bytes);
+        }
+    }
+
+    /// Oracle: smoltcp's parsers, which check lengths and checksums.
+    #[test]
+    fn what_is_written_is_what_others_read() {
+        use smoltcp::wire::{Icmpv4Packet, Ipv4Packet, UdpPacket};
+        let mut packet = Vec::new();
+        put_ipv4(&mut packet, A, B, protocol::UDP, UDP_LEN + 5);
+        put_udp(&mut packet, (A, 53), (B, 4000), b"hello");
+        let ip = Ipv4Packet::new_checked(&packet).unwrap();
+        assert!(ip.verify_checksum());
+        assert_eq!((ip.src_addr(), ip.dst_addr()), (A, B));
+        let udp = UdpPacket::new_checked(ip.payload()).unwrap();
+        assert!(udp.verify_checksum(&A.into(), &B.into()));
+        assert_eq!(udp.payload(), b"hello");
+        let ours = parse_ipv4(&packet).unwrap();
+        assert_eq!(parse_udp(ours.payload).unwrap().payload, b"hello");
+
+        let mut message = Vec::new();
+        put_unreachable(&mut message, Unreachable::Port, &packet);
+        let icmp = Icmpv4Packet::new_checked(&message).unwrap();
+        assert!(icmp.verify_checksum());
+        message.clear();
+        let echo = Echo {
+            request: true,
+            identifier: 7,
+            sequence: 9,
+            payload: b"ping!",
+        };
+        put_echo(&mut message, &echo);
+        assert!(
+            Icmpv4Packet::new_checked(&message)
+                .unwrap()
+                .verify_checksum()
+        );
+        assert_eq!(parse_echo(&message), Some(echo));
+    }
+
+    #[test]
+    fn fragments_and_short_packets_are_refused() {
+        let mut packet = Vec::new();
+        put_ipv4(&mut packet, A, B, protocol::UDP, 0);
+        assert!(parse_ipv4(&packet).is_some());
+        assert!(parse_ipv4(&packet[..19]).is_none());
+        for (at, byte) in [(6, 0x20), (7, 1), (0, 0x65), (0, 0x44), (3, 10), (3, 21)] {
+            let mut wrong = packet.clone();
+            wrong[at] = byte;
+            assert!(parse_ipv4(&wrong).is_none(), "{at} {byte}");
+        }
+    }
+}

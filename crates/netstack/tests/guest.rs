@@ -1,0 +1,527 @@
+//! The stack against smoltcp's, which plays the guest, over a link that loses, doubles and reorders when it is told to.
+//! Time is virtual: nothing waits.
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use netstack::{Config, Endpoint, Event, FlowId, Mac, Stack, Target};
+use proptest::prelude::*;
+use smoltcp::iface::{Config as InterfaceConfig, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::{tcp, udp};
+use smoltcp::time::Instant;
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint};
+
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
+const OTHER: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 3);
+const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
+const MTU: usize = 9000;
+
+#[derive(Default)]
+struct Link {
+    to_guest: VecDeque<Vec<u8>>,
+    from_guest: VecDeque<Vec<u8>>,
+}
+
+struct Received(Vec<u8>);
+struct Sent<'a>(&'a mut VecDeque<Vec<u8>>);
+
+impl RxToken for Received {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+impl TxToken for Sent<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut frame = vec![0; len];
+        let result = f(&mut frame);
+        self.0.push_back(frame);
+        result
+    }
+}
+
+impl Device for Link {
+    type RxToken<'a> = Received;
+    type TxToken<'a> = Sent<'a>;
+
+    fn receive(&mut self, _: Instant) -> Option<(Received, Sent<'_>)> {
+        let frame = self.to_guest.pop_front()?;
+        Some((Received(frame), Sent(&mut self.from_guest)))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Sent<'_>> {
+        Some(Sent(&mut self.from_guest))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = MTU + 14;
+        capabilities
+    }
+}
+
+/// What a link does to a frame.
+#[derive(Clone, Copy, Debug, Default)]
+struct Faults {
+    /// Of 256 frames.
+    lost: u8,
+    doubled: u8,
+    swapped: u8,
+    seed: u64,
+}
+
+impl Faults {
+    fn roll(&mut self) -> u8 {
+        // Knuth's MMIX generator.
+        self.seed = self
+            .seed
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (self.seed >> 56) as u8
+    }
+
+    fn pass(&mut self, queue: &mut VecDeque<Vec<u8>>, frame: Vec<u8>) {
+        if self.roll() < self.lost {
+            return;
+        }
+        if self.roll() < self.doubled {
+            queue.push_back(frame.clone());
+        }
+        queue.push_back(frame);
+        if self.roll() < self.swapped && queue.len() > 1 {
+            let last = queue.len() - 1;
+            queue.swap(last, last - 1);
+        }
+    }
+}
+
+/// One guest with smoltcp.
+struct Guest {
+    interface: Interface,
+    link: Link,
+    sockets: SocketSet<'static>,
+    port: u32,
+}
+
+impl Guest {
+    fn new(stack: &mut Stack, port: u32, address: Ipv4Addr, host: bool) -> Guest {
+        let mac = [2, 0, 0, 0, 0, port as u8];
+        stack.attach(
+            port,
+            Endpoint {
+                mac: Mac(mac),
+                address,
+                names: vec![format!("guest{port}")],
+                host,
+            },
+        );
+        let mut link = Link::default();
+        let hardware = HardwareAddress::Ethernet(EthernetAddress(mac));
+        let config = InterfaceConfig::new(hardware);
+        let mut interface = Interface::new(config, &mut link, Instant::ZERO);
+        interface.update_ip_addrs(|addresses| {
+            let cidr = IpCidr::new(IpAddress::Ipv4(address), 16);
+            addresses.push(cidr).unwrap();
+        });
+        interface
+            .routes_mut()
+            .add_default_ipv4_route(GATEWAY)
+            .unwrap();
+        Guest {
+            interface,
+            link,
+            sockets: SocketSet::new(Vec::new()),
+            port,
+        }
+    }
+
+    fn tcp(&mut self, buffer: usize) -> SocketHandle {
+        let buffer = || tcp::SocketBuffer::new(vec![0; buffer]);
+        self.sockets.add(tcp::Socket::new(buffer(), buffer()))
+    }
+
+    fn dial(&mut self, handle: SocketHandle, to: (Ipv4Addr, u16), from: u16) {
+        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(handle);
+        let to = IpEndpoint::new(IpAddress::Ipv4(to.0), to.1);
+        socket.connect(self.interface.context(), to, from).unwrap();
+    }
+
+    fn socket(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
+        self.sockets.get_mut(handle)
+    }
+}
+
+struct World {
+    stack: Stack,
+    guests: Vec<Guest>,
+    now: Duration,
+    faults: Faults,
+    events: VecDeque<Event>,
+}
+
+fn stack(internal: bool) -> Stack {
+    Stack::new(Config {
+        gateway: GATEWAY,
+        prefix: 16,
+        mac: Mac([2, 0, 0, 0, 0, 0xff]),
+        mtu: MTU as u16,
+        internal,
+        seed: [7; 16],
+    })
+}
+
+impl World {
+    fn new(faults: Faults) -> World {
+        let mut stack = stack(false);
+        let guests = vec![
+            Guest::new(&mut stack, 1, GUEST, false),
+            Guest::new(&mut stack, 2, OTHER, true),
+        ];
+        World {
+            stack,
+            guests,
+            now: Duration::ZERO,
+            faults,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// A moment passes.
+    fn turn(&mut self) {
+        self.now += Duration::from_millis(1);
+        for guest in &mut self.guests {
+            let now = Instant::from_micros(self.now.as_micros() as i64);
+            guest
+                .interface
+                .poll(now, &mut guest.link, &mut guest.sockets);
+            let mut frames = VecDeque::new();
+            for frame in guest.link.from_guest.drain(..) {
+                self.faults.pass(&mut frames, frame);
+            }
+            for frame in frames {
+                self.stack.receive(guest.port, &frame, self.now);
+            }
+        }
+        if self.stack.deadline() <= self.now {
+            self.stack.on_time(self.now);
+        }
+        while let Some(id) = self.stack.ready_port() {
+            let mut buffer = Vec::new();
+            while self.stack.transmit(id, &mut buffer, self.now) {
+                let guest = self.guests.iter_mut().find(|guest| guest.port == id);
+                let queue = &mut guest.unwrap().link.to_guest;
+                self.faults.pass(queue, buffer.clone());
+            }
+        }
+        while let Some(event) = self.stack.event() {
+            self.events.push_back(event);
+        }
+    }
+
+    /// Until the next event.
+    fn event(&mut self) -> Event {
+        for _ in 0..1_000_000 {
+            if let Some(event) = self.events.pop_front() {
+                return event;
+            }
+            self.turn();
+        }
+        panic!("nothing happens any more");
+    }
+
+    fn dialled(&mut self) -> (FlowId, Target) {
+        match self.event() {
+            Event::Dial { flow, to, .. } => (flow, to),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn pattern(len: usize, salt: usize) -> Vec<u8> {
+    (0..len)
+        .map(|at| (at * 31 + (at >> 8) * 7 + salt) as u8)
+        .collect()
+}
+
+/// Both sides send all that they have and then end their half; both must get what the other sent, whole.
+fn exchange(faults: Faults, up: usize, down: usize, buffer: usize, sip: usize) {
+    let mut world = World::new(faults);
+    let handle = world.guests[0].tcp(buffer);
+    world.guests[0].dial(handle, (SERVER, 80), 40000);
+    let (flow, to) = world.dialled();
+    assert_eq!(to, Target::Address(SocketAddr::from((SERVER, 80))));
+    world.stack.tcp_connected(flow);
+    let (up, down) = (pattern(up, 1), pattern(down, 2));
+    let (mut sent_up, mut sent_down) = (0, 0);
+    let (mut got_up, mut got_down) = (Vec::new(), Vec::new());
+    let mut finished = false;
+    let mut steps = 0;
+    let done = |event: &Event| *event == Event::Done(flow);
+    while !world.events.iter().any(done) || world.guests[0].socket(handle).may_recv() {
+        steps += 1;
+        assert!(
+            steps < 3_000_000,
+            "stuck: {} of {} up, {} of {} down",
+            got_up.len(),
+            up.len(),
+            got_down.len(),
+            down.len()
+        );
+        assert!(!world.events.contains(&Event::Reset(flow)));
+        world.turn();
+        let socket = world.guests[0].socket(handle);
+        if socket.may_send() && sent_up < up.len() {
+            sent_up += socket.send_slice(&up[sent_up..]).unwrap();
+        }
+        while socket.can_recv() {
+            let read = |bytes: &mut [u8]| (bytes.len(), bytes.to_vec());
+            got_down.extend(socket.recv(read).unwrap());
+        }
+        if sent_up == up.len() && socket.send_queue() == 0 && socket.may_send() {
+            socket.close();
+        }
+        if let Some((front, _, _)) = world.stack.tcp_input(flow) {
+            let take = front.len().min(sip);
+            got_up.extend_from_slice(&front[..take]);
+            world.stack.tcp_consume(flow, take);
+        }
+        let room = world.stack.tcp_room(flow).min(down.len() - sent_down);
+        if room > 0 {
+            let bytes = &down[sent_down..sent_down + room];
+            world.stack.tcp_write(flow, bytes, world.now);
+            sent_down += room;
+        }
+        if sent_down == down.len() && !finished {
+            world.stack.tcp_finish(flow);
+            finished = true;
+        }
+    }
+    assert!(got_up == up && got_down == down);
+}
+
+#[test]
+fn much_goes_both_ways_whole() {
+    exchange(Faults::default(), 3 << 20, 3 << 20, 256 << 10, usize::MAX);
+}
+
+#[test]
+fn small_buffers_and_slow_readers_lose_nothing() {
+    exchange(Faults::default(), 300_000, 300_000, 2000, 700);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 24,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+    #[test]
+    fn what_a_bad_link_does_is_mended(
+        lost in 0_u8..30, doubled in 0_u8..60, swapped in 0_u8..60, seed: u64,
+        up in 0_usize..60_000, down in 0_usize..60_000, buffer in 600_usize..40_000, sip in 1000_usize..80_000,
+    ) {
+        exchange(Faults { lost, doubled, swapped, seed }, up, down, buffer, sip);
+    }
+}
+
+#[test]
+fn a_half_that_ends_leaves_the_other_open() {
+    let mut world = World::new(Faults::default());
+    let handle = world.guests[0].tcp(4096);
+    world.guests[0].dial(handle, (SERVER, 80), 40000);
+    let (flow, _) = world.dialled();
+    world.stack.tcp_connected(flow);
+    while !world.guests[0].socket(handle).may_send() {
+        world.turn();
+    }
+    world.guests[0].socket(handle).close();
+    while !world.stack.tcp_input(flow).unwrap().2 {
+        world.turn();
+    }
+    // An hour later the answer still arrives.
+    world.now += Duration::from_secs(3600);
+    for _ in 0..100 {
+        world.turn();
+    }
+    world.stack.tcp_write(flow, b"late", world.now);
+    while !world.guests[0].socket(handle).can_recv() {
+        world.turn();
+    }
+    let mut bytes = [0; 8];
+    assert_eq!(world.guests[0].socket(handle).recv_slice(&mut bytes), Ok(4));
+    world.stack.tcp_finish(flow);
+    while world.event() != Event::Done(flow) {}
+}
+
+#[test]
+fn nobody_there_is_a_reset() {
+    let mut world = World::new(Faults::default());
+    let handle = world.guests[0].tcp(4096);
+    world.guests[0].dial(handle, (SERVER, 81), 40000);
+    let (flow, _) = world.dialled();
+    world.stack.tcp_abort(flow);
+    while world.guests[0].socket(handle).state() != tcp::State::Closed {
+        world.turn();
+    }
+    // The gateway's own ports are closed where the host may not be reached.
+    world.guests[0].dial(handle, (GATEWAY, 22), 40001);
+    while world.guests[0].socket(handle).state() != tcp::State::Closed {
+        world.turn();
+    }
+    assert_eq!(world.events, []);
+    let handle = world.guests[1].tcp(4096);
+    world.guests[1].dial(handle, (GATEWAY, 22), 40001);
+    let (_, to) = world.dialled();
+    assert_eq!(to, Target::Address(SocketAddr::from(([127, 0, 0, 1], 22))));
+}
+
+#[test]
+fn a_client_reaches_a_guest() {
+    let mut world = World::new(Faults::default());
+    let handle = world.guests[0].tcp(4096);
+    world.guests[0].socket(handle).listen(80).unwrap();
+    let client = SocketAddr::from(([127, 0, 0, 1], 5555));
+    let flow = world.stack.tcp_dial(1, client, 80, world.now).unwrap();
+    assert_eq!(world.event(), Event::Look(flow));
+    world.stack.tcp_write(flow, b"hello", world.now);
+    while !world.guests[0].socket(handle).can_recv() {
+        world.turn();
+    }
+    let socket = world.guests[0].socket(handle);
+    let remote = socket.remote_endpoint().unwrap();
+    assert_eq!(remote.addr, IpAddress::Ipv4(GATEWAY));
+    // Where nobody listens.
+    let other = SocketAddr::from(([198, 51, 100, 4], 5555));
+    let flow = world.stack.tcp_dial(1, other, 81, world.now).unwrap();
+    while world.event() != Event::Reset(flow) {}
+}
+
+#[test]
+fn guests_reach_each_other_past_the_gateway() {
+    let mut world = World::new(Faults::default());
+    let server = world.guests[1].tcp(4096);
+    world.guests[1].socket(server).listen(80).unwrap();
+    let client = world.guests[0].tcp(4096);
+    world.guests[0].dial(client, (OTHER, 80), 40000);
+    while !world.guests[0].socket(client).may_send() {
+        world.turn();
+    }
+    assert_eq!(world.events, []);
+}
+
+#[test]
+fn datagrams_go_out_and_come_back() {
+    let mut world = World::new(Faults::default());
+    let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 4096]);
+    let mut socket = udp::Socket::new(buffer(), buffer());
+    socket.bind(4000).unwrap();
+    let to = IpEndpoint::new(IpAddress::Ipv4(SERVER), 7);
+    socket.send_slice(b"ping", to).unwrap();
+    let handle = world.guests[0].sockets.add(socket);
+    let Event::Datagram {
+        flow,
+        payload,
+        to: target,
+        ..
+    } = world.event()
+    else {
+        panic!("no datagram");
+    };
+    assert_eq!(
+        (payload, target),
+        (
+            b"ping".to_vec(),
+            Target::Address(SocketAddr::from((SERVER, 7)))
+        )
+    );
+    world.stack.udp_answer(flow, b"pong", world.now);
+    loop {
+        world.turn();
+        let socket = world.guests[0].sockets.get_mut::<udp::Socket<'_>>(handle);
+        if let Ok((bytes, from)) = socket.recv() {
+            assert_eq!((bytes, from.endpoint), (&b"pong"[..], to));
+            break;
+        }
+    }
+    world.now += Duration::from_secs(300);
+    assert_eq!(world.event(), Event::Forgotten(flow));
+}
+
+#[test]
+fn a_guest_that_goes_takes_its_flows_along() {
+    let mut world = World::new(Faults::default());
+    let handle = world.guests[0].tcp(4096);
+    world.guests[0].dial(handle, (SERVER, 80), 40000);
+    let (flow, _) = world.dialled();
+    world.stack.detach(1);
+    assert_eq!(world.stack.event(), Some(Event::Reset(flow)));
+    assert!(world.stack.is_free(GUEST));
+    assert_eq!(world.stack.free_address(Some(OTHER)), Some(GUEST));
+}
+
+#[test]
+fn nobody_speaks_from_an_address_that_is_not_his() {
+    let mut stack = stack(false);
+    let mut liar = Guest::new(&mut stack, 1, GUEST, false);
+    Guest::new(&mut stack, 2, OTHER, false);
+    liar.interface.update_ip_addrs(|addresses| {
+        addresses.clear();
+        addresses
+            .push(IpCidr::new(IpAddress::Ipv4(OTHER), 16))
+            .unwrap();
+    });
+    let handle = liar.tcp(4096);
+    liar.dial(handle, (SERVER, 80), 40000);
+    for ms in 0..100 {
+        liar.interface
+            .poll(Instant::from_millis(ms), &mut liar.link, &mut liar.sockets);
+        for frame in liar.link.from_guest.drain(..) {
+            stack.receive(1, &frame, Duration::from_millis(ms as u64));
+        }
+    }
+    assert!(stack.counters.spoofed > 0);
+    assert_eq!(stack.event(), None);
+    let mut buffer = Vec::new();
+    assert!(!stack.transmit(1, &mut buffer, Duration::ZERO));
+    assert!(!stack.transmit(2, &mut buffer, Duration::ZERO));
+}
+
+proptest! {
+    /// Frames that are nearly right, for every parser behind the switch.
+    #[test]
+    fn no_frame_is_too_strange(
+        frames in proptest::collection::vec(
+            (proptest::collection::vec(any::<u8>(), 0..90), 0_usize..5, any::<bool>()), 1..40),
+    ) {
+        let mut stack = stack(false);
+        Guest::new(&mut stack, 1, GUEST, true);
+        for (number, (bytes, kind, broadcast)) in frames.iter().enumerate() {
+            let now = Duration::from_millis(number as u64 * 400);
+            let mut frame = vec![if *broadcast { 0xff } else { 2 }];
+            frame.extend(if *broadcast { [0xff; 5] } else { [0, 0, 0, 0, 0xff] });
+            frame.extend([2, 0, 0, 0, 0, 1]);
+            match kind {
+                0 => frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]),
+                kind => {
+                    frame.extend([8, 0]);
+                    let protocol = [1, 6, 17, 99][kind - 1];
+                    netstack::wire::put_ipv4(&mut frame, GUEST, SERVER, protocol, bytes.len());
+                }
+            }
+            frame.extend(bytes);
+            stack.receive(1, &frame, now);
+            stack.on_time(now);
+            let mut buffer = Vec::new();
+            while stack.transmit(1, &mut buffer, now) {}
+            while let Some(event) = stack.event() {
+                if let Event::Dial { flow, .. } = event {
+                    stack.tcp_connected(flow);
+                }
+            }
+        }
+    }
+}
