@@ -176,10 +176,13 @@ impl Client {
         let path = container.supervisor_socket();
         let stream = match UnixStream::connect(&path).await {
             Ok(stream) => stream,
+            // Reset: it died with us in its queue.
             Err(error)
                 if matches!(
                     error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                    io::ErrorKind::NotFound
+                        | io::ErrorKind::ConnectionRefused
+                        | io::ErrorKind::ConnectionReset
                 ) =>
             {
                 return Ok(None);
