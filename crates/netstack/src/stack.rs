@@ -74,7 +74,7 @@ pub enum Target {
 /// What the host's sockets are to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Connect, then say [`Stack::tcp_connected`] or [`Stack::tcp_refused`].
+    /// Connect, then say [`Stack::tcp_connected`] or [`Stack::tcp_abort`].
     Dial {
         /// The flow.
         flow: FlowId,
