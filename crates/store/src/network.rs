@@ -306,13 +306,9 @@ pub fn create(root: &Root, request: Request) -> Result<Network, Error> {
         labels: request.labels,
     };
     file::make_dir(&dir)?;
-    // The first run makes the default network on its way, and nobody misses it after a crash.
-    let durability = if spec.name == DEFAULT {
-        Durability::Unsynced
-    } else {
-        Durability::Synced
-    };
-    json::write(&dir.join("network.json"), &spec, durability)?;
+    // What somebody wrote who died at it.
+    file::sweep(&dir)?;
+    json::write(&dir.join("network.json"), &spec, Durability::Synced)?;
     Ok(Network { dir, spec })
 }
 
