@@ -88,7 +88,7 @@ fn containers_find_each_other_and_networks_do_not() {
     .ok();
     let script = format!(
         "ip -4 -o address show eth0; for there in web {address} 198.51.100.7; do \
-         nc -w 30 $there 80 </dev/null 2>&1; done"
+         nc -w 30 $there 80 </dev/null 2>&1; done; true"
     );
     let flags = [
         "run",
