@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 
 use engine::ImportRequest;
 
@@ -12,20 +13,25 @@ use crate::render::out;
 use crate::render::progress::Progress;
 use crate::terminal;
 
-/// Makes an image of an archive of files and prints its id.
-pub async fn import(app: &App, args: &Import) -> Result<u8, Failure> {
-    let name = args.file.to_string_lossy();
-    let archive: Box<dyn Read + Send> = if name == "-" {
+/// Opens an archive; `-` is stdin, which must not be a terminal.
+pub(crate) fn open_archive(file: &Path) -> Result<Box<dyn Read + Send>, Failure> {
+    if file.as_os_str() == "-" {
         if terminal::stdin_is_terminal() {
             return Err(Failure::NoArchive);
         }
-        Box::new(io::stdin())
-    } else {
-        Box::new(File::open(&args.file).map_err(|source| Failure::Open {
-            path: args.file.clone(),
-            source,
-        })?)
-    };
+        return Ok(Box::new(io::stdin()));
+    }
+    let opened = File::open(file).map_err(|source| Failure::Open {
+        path: file.to_owned(),
+        source,
+    })?;
+    Ok(Box::new(opened))
+}
+
+/// Makes an image of an archive of files and prints its id.
+pub async fn import(app: &App, args: &Import) -> Result<u8, Failure> {
+    let name = args.file.to_string_lossy();
+    let archive = open_archive(&args.file)?;
     let message = args.message.clone();
     let request = ImportRequest {
         reference: args.reference.clone(),

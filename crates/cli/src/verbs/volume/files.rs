@@ -1,7 +1,6 @@
 //! `gourd volume export`, `gourd volume import`.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 
 use engine::VolumeArchive;
 
@@ -10,6 +9,7 @@ use crate::args::volume::{Export, Import};
 use crate::failure::Failure;
 use crate::render::out;
 use crate::terminal;
+use crate::verbs::import::open_archive;
 use crate::verbs::save::Target;
 
 /// Writes all files of a volume into an archive. A file appears when it is whole.
@@ -55,17 +55,7 @@ async fn write_to(
 
 /// Unpacks an archive in a volume and prints the volume's name.
 pub async fn import(app: &App, args: &Import) -> Result<u8, Failure> {
-    let archive: Box<dyn Read + Send> = if args.file.as_os_str() == "-" {
-        if terminal::stdin_is_terminal() {
-            return Err(Failure::NoArchive);
-        }
-        Box::new(io::stdin())
-    } else {
-        Box::new(File::open(&args.file).map_err(|source| Failure::Open {
-            path: args.file.clone(),
-            source,
-        })?)
-    };
+    let archive = open_archive(&args.file)?;
     app.engine()?.volume_import(&args.volume, archive).await?;
     out::line(&args.volume)?;
     Ok(0)
