@@ -1,8 +1,8 @@
 //! The agent: dials the host, and serves it on that connection until the VM ends.
 //!
 //! ```text
-//! dial ─► serve ─┬─ Shutdown answered ─► GOAWAY ─► wait for the host to close ─► exit 0
-//!                └─ connection lost ───► end what runs, unmount ─────────────► exit 0
+//! dial ─► serve ─┬─ Shutdown answered ─► end of file ─► wait for the host to close ─► exit 0
+//!                └─ connection lost ───► end what runs, unmount ──────────────────► exit 0
 //! ```
 //!
 //! PID 1 takes the power away when this process ends. So that the answer to `Shutdown` is not lost with it, the agent
@@ -33,10 +33,8 @@ mod volumes;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::service::TowerToHyperService;
-use proto::agent::agent_server::AgentServer;
+use proto::agent::AgentServer;
+use proto::ttrpc;
 
 use crate::clock;
 use crate::failure::{Failed, Step};
@@ -95,26 +93,22 @@ fn run(init_started_ns: u64, init_failure: Option<String>) -> Result<(), Failed>
 
 /// Serves `service` on `connection`; returns when the VM is to end, whatever the reason.
 async fn serve<D: Dial>(connection: Stream, service: Arc<Service<D>>) {
-    let server = TowerToHyperService::new(AgentServer::from_arc(Arc::clone(&service)));
-    let io = TokioIo::new(connection.clone());
-    let serving = http2::Builder::new(TokioExecutor::new()).serve_connection(io, server);
-    tokio::pin!(serving);
-    let asked = tokio::select! {
-        ended = serving.as_mut() => {
-            let why = ended.err().map_or_else(|| "closed".to_owned(), |error| error.to_string());
+    let server = Arc::new(AgentServer(Arc::clone(&service)));
+    let (reader, writer) = (connection.clone(), connection.clone());
+    let answers = match ttrpc::serve(reader, writer, server, service.shut_down()).await {
+        Ok(Some(answers)) => answers,
+        ended => {
+            let why = ended
+                .err()
+                .map_or_else(|| "closed".to_owned(), |error| error.to_string());
             eprintln!("gourd-agent: the connection to the host is lost: {why}");
-            false
+            // Nobody is there to tell, and the console has the connection's end already.
+            let _ = service.end().await;
+            return;
         }
-        () = service.shut_down() => true,
     };
-    if !asked {
-        // Nobody is there to tell, and the console has the connection's end already.
-        let _ = service.end().await;
-        return;
-    }
-    serving.as_mut().graceful_shutdown();
     let farewell = async {
-        let _ = serving.await;
+        let _ = answers.await;
         connection.finish().await;
     };
     // Either the host has everything, or it hangs: the power goes in both cases.

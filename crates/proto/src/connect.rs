@@ -1,7 +1,7 @@
 //! gRPC on a connection that exists already.
 //!
-//! The host does not dial the agent: it accepts a stream and is the *client* on it. [`once`] makes a channel that hands out that
-//! stream on its first connect and fails on every later one: a second HTTP/2 connect means that the VM is lost.
+//! The engine connects to a supervisor's socket itself. [`once`] makes a channel that hands out that stream on its first connect
+//! and fails on every later one: a second HTTP/2 connect means that the supervisor is gone.
 
 use std::io;
 use std::sync::{Arc, Mutex};

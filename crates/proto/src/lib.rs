@@ -1,18 +1,19 @@
 //! The services between gourd's processes.
 //!
-//! [`agent`]: supervisor → guest, on the vsock connection that the agent dialled.
-//! [`supervisor`]: engine → `gourd-vm`, on a unix socket. Each begins with a version exchange (`Hello`).
+//! [`agent`]: supervisor → guest, on the vsock connection that the agent dialled, by [`ttrpc`].
+//! [`supervisor`]: engine → `gourd-vm`, on a unix socket, by gRPC. Each begins with a version exchange (`Hello`).
 //! [`network`]: supervisors and engines → `gourd-net`, on a unix socket, and without gRPC.
-//! The crate holds no policy: messages, the versions, the ports, and [`connect`]: gRPC on a connection that
-//! exists already, once.
+//! The crate holds no policy: messages, the versions, the ports, and how calls travel: [`ttrpc`], and [`connect`] for gRPC on a
+//! connection that exists already, once.
 
 pub mod connect;
 pub mod network;
+pub mod ttrpc;
 
 /// Supervisor → guest. See `proto/agent.proto`.
 #[allow(missing_docs, clippy::all, rust_2018_idioms)]
 pub mod agent {
-    tonic::include_proto!("gourd.agent.v1");
+    include!(concat!(env!("OUT_DIR"), "/gourd.agent.v1.rs"));
 }
 
 /// Engine → supervisor. See `proto/supervisor.proto`.
@@ -22,7 +23,7 @@ pub mod supervisor {
 }
 
 /// The version of the agent's service that this build speaks.
-pub const AGENT_PROTOCOL: u32 = 1;
+pub const AGENT_PROTOCOL: u32 = 2;
 
 /// The version of the supervisor's service that this build speaks. A CLI also speaks the one before.
 pub const SUPERVISOR_PROTOCOL: u32 = 1;

@@ -8,13 +8,12 @@ mod control;
 use std::time::Duration;
 
 use hypervisor::Listener;
-use proto::agent::agent_client::AgentClient;
 use proto::agent::{
-    BootRequest, HelloReply, HelloRequest, Process, ResizeRequest, ShutdownRequest, SignalRequest,
-    StartRequest, Stdio, StopRequest, TerminalSize, WaitReply, WaitRequest,
+    AgentClient, BootRequest, HelloReply, HelloRequest, Process, ResizeRequest, ShutdownRequest,
+    SignalRequest, StartRequest, Stdio, StopRequest, TerminalSize, WaitReply, WaitRequest,
 };
 use proto::supervisor::Failure;
-use tonic::transport::Channel;
+use proto::ttrpc::{Client, Code, Status};
 
 use crate::failure;
 
@@ -27,7 +26,7 @@ const MESSAGE_LIMIT: usize = 64 * 1024;
 /// The agent of the container's VM. Cheap to clone: calls share the one connection.
 #[derive(Debug, Clone)]
 pub struct Guest {
-    client: AgentClient<Channel>,
+    client: AgentClient,
     container: String,
 }
 
@@ -59,11 +58,8 @@ impl Guest {
                 "the dial came from an unprivileged port",
             ));
         }
-        let channel = proto::connect::once(connection)
-            .await
-            .map_err(|error| failure::from_error("greet the agent", "", &error))?;
-        let mut guest = Guest {
-            client: AgentClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT),
+        let guest = Guest {
+            client: AgentClient(Client::new(connection, MESSAGE_LIMIT)),
             container: container.to_owned(),
         };
         let reply = guest
@@ -73,8 +69,7 @@ impl Guest {
                 vm: container.to_owned(),
             })
             .await
-            .map_err(|status| call_failed("greet the agent", &status))?
-            .into_inner();
+            .map_err(|status| call_failed("greet the agent", &status))?;
         if reply.protocol != proto::AGENT_PROTOCOL {
             return Err(failure::own(
                 "greet the agent",
@@ -87,9 +82,9 @@ impl Guest {
 
     /// Root file system, mounts, names, limits.
     pub async fn boot(&self, request: BootRequest) -> Result<(), Failure> {
-        let reply = self.client.clone().boot(request).await;
+        let reply = self.client.boot(request).await;
         let reply = reply.map_err(|status| call_failed("boot the guest", &status))?;
-        refuse(reply.into_inner().failure)
+        refuse(reply.failure)
     }
 
     /// Starts a process; it runs when this returns.
@@ -100,9 +95,9 @@ impl Guest {
             spec: Some(spec),
             stdio: Some(stdio),
         };
-        let reply = self.client.clone().start(request).await;
+        let reply = self.client.start(request).await;
         let reply = reply.map_err(|status| call_failed("start the process", &status))?;
-        refuse(reply.into_inner().failure)
+        refuse(reply.failure)
     }
 
     /// Waits for a process's end.
@@ -111,10 +106,8 @@ impl Guest {
             container: self.container.clone(),
             process: process.to_owned(),
         };
-        let reply = self.client.clone().wait(request).await;
-        let mut reply = reply
-            .map_err(|status| call_failed("wait for the process", &status))?
-            .into_inner();
+        let reply = self.client.wait(request).await;
+        let mut reply = reply.map_err(|status| call_failed("wait for the process", &status))?;
         refuse(reply.failure.take())?;
         Ok(reply)
     }
@@ -126,9 +119,9 @@ impl Guest {
             process: process.to_owned(),
             signal,
         };
-        let reply = self.client.clone().signal(request).await;
+        let reply = self.client.signal(request).await;
         let reply = reply.map_err(|status| call_failed("signal the process", &status))?;
-        refuse(reply.into_inner().failure)
+        refuse(reply.failure)
     }
 
     /// Stop signal, then KILL after `timeout_ms`. True when that was needed.
@@ -138,9 +131,9 @@ impl Guest {
             signal,
             timeout_ms,
         };
-        let reply = self.client.clone().stop(request).await;
+        let reply = self.client.stop(request).await;
         let reply = reply.map_err(|status| call_failed("stop the container", &status))?;
-        Ok(reply.into_inner().killed)
+        Ok(reply.killed)
     }
 
     /// The terminal of a process has another size now.
@@ -150,16 +143,16 @@ impl Guest {
             process: process.to_owned(),
             size: Some(TerminalSize { rows, columns }),
         };
-        let reply = self.client.clone().resize(request).await;
+        let reply = self.client.resize(request).await;
         let reply = reply.map_err(|status| call_failed("resize the terminal", &status))?;
-        refuse(reply.into_inner().failure)
+        refuse(reply.failure)
     }
 
     /// Unmounts everything; the VM powers off after the answer.
     pub async fn shutdown(&self) -> Result<(), Failure> {
-        let reply = self.client.clone().shutdown(ShutdownRequest {}).await;
+        let reply = self.client.shutdown(ShutdownRequest {}).await;
         let reply = reply.map_err(|status| call_failed("shut the guest down", &status))?;
-        refuse(reply.into_inner().failure)
+        refuse(reply.failure)
     }
 }
 
@@ -171,15 +164,11 @@ fn refuse(failure: Option<proto::agent::Failure>) -> Result<(), Failure> {
 }
 
 /// A call that brought no answer means that the guest is lost; one that the agent refused does not.
-fn call_failed(step: &str, status: &tonic::Status) -> Failure {
-    match status.code() {
-        tonic::Code::Unavailable
-        | tonic::Code::Unknown
-        | tonic::Code::Cancelled
-        | tonic::Code::Internal => failure::lost(format!(
-            "the agent's connection ended ({step}: {})",
-            status.message()
-        )),
-        _ => failure::own(step, "the agent", status.message()),
+fn call_failed(step: &str, status: &Status) -> Failure {
+    match Code::try_from(status.code) {
+        Ok(Code::Unavailable | Code::Internal) => {
+            failure::lost(format!("the agent's connection ended ({step}: {status})"))
+        }
+        _ => failure::own(step, "the agent", status.to_string()),
     }
 }

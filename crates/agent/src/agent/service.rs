@@ -3,9 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use proto::agent::agent_server::Agent;
 use proto::agent::{
-    BootReply, BootRequest, Failure, HelloReply, HelloRequest, ResizeReply, ResizeRequest,
+    Agent, BootReply, BootRequest, Failure, HelloReply, HelloRequest, ResizeReply, ResizeRequest,
     ShutdownReply, ShutdownRequest, SignalReply, SignalRequest, StartReply, StartRequest,
     StopReply, StopRequest, WaitReply, WaitRequest,
 };
@@ -13,8 +12,8 @@ use proto::agent::{
     PauseReply, PauseRequest, ReadRequest, StatPathReply, StatPathRequest, StatsReply,
     StatsRequest, TopReply, TopRequest, TransferReply, UpdateReply, UpdateRequest, WriteRequest,
 };
+use proto::ttrpc::{Code, Status};
 use tokio::sync::Notify;
-use tonic::{Request, Response, Status};
 
 use super::Moments;
 use super::boot;
@@ -92,7 +91,7 @@ impl<D: Dial> Service<D> {
     async fn transfer(&self, work: Work) -> Result<Result<Outcome, Failed>, Status> {
         let running = transfer::run(Arc::clone(&self.dial), Arc::clone(&self.state), work);
         let ended = tokio::spawn(running).await;
-        ended.map_err(|error| Status::internal(error.to_string()))
+        ended.map_err(|error| Status::new(Code::Internal, error))
     }
 
     fn process(&self, container: &str, name: &str) -> Result<Arc<Process>, Failed> {
@@ -113,11 +112,10 @@ fn failure<T>(result: Result<T, Failed>) -> (Option<T>, Option<Failure>) {
     }
 }
 
-#[tonic::async_trait]
 impl<D: Dial> Agent for Service<D> {
-    async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
+    async fn hello(&self, _: HelloRequest) -> Result<HelloReply, Status> {
         let release = rustix::system::uname();
-        Ok(Response::new(HelloReply {
+        Ok(HelloReply {
             protocol: proto::AGENT_PROTOCOL,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel_release: release.release().to_string_lossy().into_owned(),
@@ -125,59 +123,50 @@ impl<D: Dial> Agent for Service<D> {
             agent_started_ns: self.moments.agent_started_ns,
             dialled_ns: self.moments.dialled_ns,
             answered_ns: clock::boottime_ns(),
-        }))
+        })
     }
 
-    async fn boot(&self, request: Request<BootRequest>) -> Result<Response<BootReply>, Status> {
-        let (_, failure) = failure(self.boot_container(request.get_ref()));
-        Ok(Response::new(BootReply { failure }))
+    async fn boot(&self, request: BootRequest) -> Result<BootReply, Status> {
+        let (_, failure) = failure(self.boot_container(&request));
+        Ok(BootReply { failure })
     }
 
-    async fn start(&self, request: Request<StartRequest>) -> Result<Response<StartReply>, Status> {
-        let starting = start(
-            Arc::clone(&self.dial),
-            Arc::clone(&self.state),
-            request.into_inner(),
-        );
+    async fn start(&self, request: StartRequest) -> Result<StartReply, Status> {
+        let starting = start(Arc::clone(&self.dial), Arc::clone(&self.state), request);
         // A task of its own, so that a call that is given up leaves nothing half-started.
         let started = tokio::spawn(starting)
             .await
-            .map_err(|error| Status::internal(error.to_string()))?;
+            .map_err(|error| Status::new(Code::Internal, error))?;
         let (process, failure) = failure(started);
-        Ok(Response::new(StartReply {
+        Ok(StartReply {
             pid: process.map_or(0, |process| process.pid),
             started_ns: clock::boottime_ns(),
             failure,
-        }))
+        })
     }
 
-    async fn wait(&self, request: Request<WaitRequest>) -> Result<Response<WaitReply>, Status> {
-        let request = request.get_ref();
+    async fn wait(&self, request: WaitRequest) -> Result<WaitReply, Status> {
         let process = match self.process(&request.container, &request.process) {
             Ok(process) => process,
             Err(failed) => {
-                return Ok(Response::new(WaitReply {
+                return Ok(WaitReply {
                     failure: Some(failed.into()),
                     ..WaitReply::default()
-                }));
+                });
             }
         };
         let exit = process.exit().exit().await;
-        let exit = exit.ok_or_else(|| Status::internal("the process's end was lost"))?;
-        Ok(Response::new(WaitReply {
+        let exit = exit.ok_or_else(|| Status::new(Code::Internal, "the process's end was lost"))?;
+        Ok(WaitReply {
             exit_code: exit.code,
             signal: exit.signal,
             oom_killed: exit.oom_killed,
             exited_ns: exit.exited_ns,
             failure: None,
-        }))
+        })
     }
 
-    async fn signal(
-        &self,
-        request: Request<SignalRequest>,
-    ) -> Result<Response<SignalReply>, Status> {
-        let request = request.get_ref();
+    async fn signal(&self, request: SignalRequest) -> Result<SignalReply, Status> {
         let sent = self
             .process(&request.container, &request.process)
             .and_then(|process| {
@@ -192,14 +181,13 @@ impl<D: Dial> Agent for Service<D> {
                 })
             });
         let (_, failure) = failure(sent);
-        Ok(Response::new(SignalReply { failure }))
+        Ok(SignalReply { failure })
     }
 
-    async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopReply>, Status> {
-        let request = request.get_ref();
+    async fn stop(&self, request: StopRequest) -> Result<StopReply, Status> {
         let process = self
             .process(&request.container, MAIN)
-            .map_err(|failed| Status::not_found(failed.to_string()))?;
+            .map_err(|failed| Status::new(Code::NotFound, failed))?;
         let mut exit = process.exit();
         // Whatever is wrong with the signal, KILL follows.
         let _ = process.signal(request.signal);
@@ -207,7 +195,7 @@ impl<D: Dial> Agent for Service<D> {
         self.state()
             .container(&request.container)
             .and_then(Container::thaw)
-            .map_err(|failed| Status::internal(failed.to_string()))?;
+            .map_err(|failed| Status::new(Code::Internal, failed))?;
         let patience = Duration::from_millis(request.timeout_ms);
         let killed = tokio::time::timeout(patience, exit.wait()).await.is_err();
         if killed {
@@ -215,74 +203,65 @@ impl<D: Dial> Agent for Service<D> {
                 .signal(KILL)
                 .or_else(|error| match error.raw_os_error() {
                     Some(libc::ESRCH) => Ok(()),
-                    _ => Err(Status::internal(error.to_string())),
+                    _ => Err(Status::new(Code::Internal, error)),
                 })?;
             exit.wait().await;
         }
-        Ok(Response::new(StopReply { killed }))
+        Ok(StopReply { killed })
     }
 
-    async fn pause(&self, request: Request<PauseRequest>) -> Result<Response<PauseReply>, Status> {
-        let (_, failure) = failure(control::pause(&self.state, request.get_ref()).await);
-        Ok(Response::new(PauseReply { failure }))
+    async fn pause(&self, request: PauseRequest) -> Result<PauseReply, Status> {
+        let (_, failure) = failure(control::pause(&self.state, &request).await);
+        Ok(PauseReply { failure })
     }
 
-    async fn stats(&self, request: Request<StatsRequest>) -> Result<Response<StatsReply>, Status> {
+    async fn stats(&self, request: StatsRequest) -> Result<StatsReply, Status> {
         let read = self
             .state()
-            .container(&request.get_ref().container)
+            .container(&request.container)
             .map(|container| stats::read(container));
         let (reply, failure) = failure(read);
-        Ok(Response::new(StatsReply {
+        Ok(StatsReply {
             failure,
             ..reply.unwrap_or_default()
-        }))
+        })
     }
 
-    async fn top(&self, request: Request<TopRequest>) -> Result<Response<TopReply>, Status> {
+    async fn top(&self, request: TopRequest) -> Result<TopReply, Status> {
         let read = self
             .state()
-            .container(&request.get_ref().container)
+            .container(&request.container)
             .and_then(|container| top::read(container));
         let (reply, failure) = failure(read);
-        Ok(Response::new(TopReply {
+        Ok(TopReply {
             failure,
             ..reply.unwrap_or_default()
-        }))
+        })
     }
 
-    async fn update(
-        &self,
-        request: Request<UpdateRequest>,
-    ) -> Result<Response<UpdateReply>, Status> {
-        let request = request.get_ref();
+    async fn update(&self, request: UpdateRequest) -> Result<UpdateReply, Status> {
         let updated = self
             .state()
             .container(&request.container)
-            .and_then(|container| control::update(container, request));
+            .and_then(|container| control::update(container, &request));
         let (_, failure) = failure(updated);
-        Ok(Response::new(UpdateReply { failure }))
+        Ok(UpdateReply { failure })
     }
 
-    async fn stat_path(
-        &self,
-        request: Request<StatPathRequest>,
-    ) -> Result<Response<StatPathReply>, Status> {
-        let request = request.into_inner();
+    async fn stat_path(&self, request: StatPathRequest) -> Result<StatPathReply, Status> {
         let work = Work {
             container: request.container.clone(),
             stat: Some(request),
             ..Work::default()
         };
         let (outcome, failure) = failure(self.transfer(work).await?);
-        Ok(Response::new(StatPathReply {
+        Ok(StatPathReply {
             stat: outcome.and_then(|outcome| outcome.stat),
             failure,
-        }))
+        })
     }
 
-    async fn read(&self, request: Request<ReadRequest>) -> Result<Response<TransferReply>, Status> {
-        let mut request = request.into_inner();
+    async fn read(&self, mut request: ReadRequest) -> Result<TransferReply, Status> {
         let work = Work {
             container: request.container.clone(),
             stream: Some(std::mem::take(&mut request.stream).into()),
@@ -291,14 +270,10 @@ impl<D: Dial> Agent for Service<D> {
         };
         let (outcome, failure) = failure(self.transfer(work).await?);
         let bytes = outcome.map_or(0, |outcome| outcome.bytes);
-        Ok(Response::new(TransferReply { bytes, failure }))
+        Ok(TransferReply { bytes, failure })
     }
 
-    async fn write(
-        &self,
-        request: Request<WriteRequest>,
-    ) -> Result<Response<TransferReply>, Status> {
-        let mut request = request.into_inner();
+    async fn write(&self, mut request: WriteRequest) -> Result<TransferReply, Status> {
         let work = Work {
             container: request.container.clone(),
             stream: Some(std::mem::take(&mut request.stream).into()),
@@ -307,14 +282,10 @@ impl<D: Dial> Agent for Service<D> {
         };
         let (outcome, failure) = failure(self.transfer(work).await?);
         let bytes = outcome.map_or(0, |outcome| outcome.bytes);
-        Ok(Response::new(TransferReply { bytes, failure }))
+        Ok(TransferReply { bytes, failure })
     }
 
-    async fn resize(
-        &self,
-        request: Request<ResizeRequest>,
-    ) -> Result<Response<ResizeReply>, Status> {
-        let request = request.get_ref();
+    async fn resize(&self, request: ResizeRequest) -> Result<ResizeReply, Status> {
         let resized = self
             .process(&request.container, &request.process)
             .and_then(|process| match &process.terminal {
@@ -326,15 +297,12 @@ impl<D: Dial> Agent for Service<D> {
                 )),
             });
         let (_, failure) = failure(resized);
-        Ok(Response::new(ResizeReply { failure }))
+        Ok(ResizeReply { failure })
     }
 
-    async fn shutdown(
-        &self,
-        _: Request<ShutdownRequest>,
-    ) -> Result<Response<ShutdownReply>, Status> {
+    async fn shutdown(&self, _: ShutdownRequest) -> Result<ShutdownReply, Status> {
         let (_, failure) = failure(self.end().await);
         self.shut_down.notify_one();
-        Ok(Response::new(ShutdownReply { failure }))
+        Ok(ShutdownReply { failure })
     }
 }

@@ -2,8 +2,8 @@
 
 use proto::agent::read_request::What;
 use proto::agent::{
-    PathStat, PauseRequest, ReadRequest, StatPathRequest, StatsReply, StatsRequest, TopReply,
-    TopRequest, TransferReply, UpdateRequest, WriteRequest,
+    AgentClient, PathStat, PauseRequest, ReadRequest, StatPathRequest, StatsReply, StatsRequest,
+    TopReply, TopRequest, TransferReply, UpdateRequest, WriteRequest,
 };
 use proto::supervisor::Failure;
 
@@ -25,9 +25,9 @@ impl Guest {
         } else {
             "thaw the container"
         };
-        let reply = self.client.clone().pause(request).await;
+        let reply = self.client.pause(request).await;
         let reply = reply.map_err(|status| call_failed(step, &status))?;
-        refuse(reply.into_inner().failure)
+        refuse(reply.failure)
     }
 
     /// What the container uses.
@@ -35,10 +35,8 @@ impl Guest {
         let request = StatsRequest {
             container: self.container.clone(),
         };
-        let reply = self.client.clone().stats(request).await;
-        let mut reply = reply
-            .map_err(|status| call_failed("read the statistics", &status))?
-            .into_inner();
+        let reply = self.client.stats(request).await;
+        let mut reply = reply.map_err(|status| call_failed("read the statistics", &status))?;
         refuse(reply.failure.take())?;
         Ok(reply)
     }
@@ -48,14 +46,9 @@ impl Guest {
         let request = TopRequest {
             container: self.container.clone(),
         };
-        let client = self.client.clone();
-        let reply = client
-            .max_decoding_message_size(TOP_LIMIT)
-            .top(request)
-            .await;
-        let mut reply = reply
-            .map_err(|status| call_failed("list the processes", &status))?
-            .into_inner();
+        let client = AgentClient(self.client.0.with_limit(TOP_LIMIT));
+        let reply = client.top(request).await;
+        let mut reply = reply.map_err(|status| call_failed("list the processes", &status))?;
         refuse(reply.failure.take())?;
         Ok(reply)
     }
@@ -73,9 +66,9 @@ impl Guest {
             nano_cpus,
             pids_limit,
         };
-        let reply = self.client.clone().update(request).await;
+        let reply = self.client.update(request).await;
         let reply = reply.map_err(|status| call_failed("set the limits", &status))?;
-        refuse(reply.into_inner().failure)
+        refuse(reply.failure)
     }
 
     /// What lies at a path.
@@ -84,10 +77,8 @@ impl Guest {
             container: self.container.clone(),
             path,
         };
-        let reply = self.client.clone().stat_path(request).await;
-        let reply = reply
-            .map_err(|status| call_failed("look at the path", &status))?
-            .into_inner();
+        let reply = self.client.stat_path(request).await;
+        let reply = reply.map_err(|status| call_failed("look at the path", &status))?;
         refuse(reply.failure)?;
         reply.stat.ok_or_else(|| {
             failure::own(
@@ -113,7 +104,7 @@ impl Guest {
             stream: stream.into(),
             follow,
         };
-        let reply = self.client.clone().read(request).await;
+        let reply = self.client.read(request).await;
         transferred(reply.map_err(|status| call_failed("read the files", &status))?)
     }
 
@@ -123,13 +114,12 @@ impl Guest {
             container: self.container.clone(),
             ..target
         };
-        let reply = self.client.clone().write(request).await;
+        let reply = self.client.write(request).await;
         transferred(reply.map_err(|status| call_failed("write the files", &status))?)
     }
 }
 
-fn transferred(reply: tonic::Response<TransferReply>) -> Result<u64, Failure> {
-    let reply = reply.into_inner();
+fn transferred(reply: TransferReply) -> Result<u64, Failure> {
     refuse(reply.failure)?;
     Ok(reply.bytes)
 }
