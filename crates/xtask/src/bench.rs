@@ -47,10 +47,11 @@ pub fn run(name: &str, cache: &Path) -> Result<()> {
     let rows: Vec<Row> = match name {
         "start" => start::on_qemu(cache, pairs)?,
         "start-kvm" => start::on_kvm(cache, pairs)?,
+        "create" => start::creations(cache, pairs)?,
         "unpack" => unpack::measure(cache, pairs)?,
         "volume" => disks::volume(pairs)?,
         "qcow2" => disks::qcow2(pairs)?,
-        _ => bail!("unknown bench {name:?}: start, start-kvm, unpack, volume, qcow2"),
+        _ => bail!("unknown bench {name:?}: start, start-kvm, create, unpack, volume, qcow2"),
     };
     let dir = target()?.join("bench");
     fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;

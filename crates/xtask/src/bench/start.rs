@@ -22,6 +22,15 @@ const QEMU_BUDGET: f64 = 0.8;
 /// Against microsandbox.
 const MICROSANDBOX_BUDGET: f64 = 0.4;
 
+/// Many containers against one start.
+const CREATIONS_BUDGET: f64 = 1.0;
+
+/// How many are many.
+const MANY: usize = 500;
+
+/// Commands that make them at the same time.
+const AT_ONCE: usize = 4;
+
 /// What a VM has when it is held against another monitor's.
 const SMALL: [&str; 4] = ["--cpus", "1", "-m", "256m"];
 
@@ -92,6 +101,27 @@ pub fn on_kvm(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// Many containers made and listed against one that runs.
+pub fn creations(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
+    let mut many = Times::new(format!(
+        "{MANY} containers created, {AT_ONCE} at a time, and listed"
+    ));
+    let mut one = Times::new("gourd run busybox true");
+    for pair in 0..=pairs {
+        // A folder of its own for each, as a person's: one that has been emptied is slower on some file systems.
+        let home = Home::new(cache, &["--driver", "qemu"])?;
+        home.run()?;
+        let times = (home.create_many()?, home.run()?);
+        if pair > 0 {
+            many.add(times.0);
+            one.add(times.1);
+        }
+    }
+    let rows = vec![many.against(&one, CREATIONS_BUDGET)];
+    print(&[&many, &one], &rows);
+    Ok(rows)
+}
+
 impl Home {
     fn new(cache: &Path, flags: &[&'static str]) -> Result<Home> {
         let kernel = cache.join("kernels/gourd/vmlinux");
@@ -126,6 +156,27 @@ impl Home {
     fn run(&self) -> Result<Duration> {
         let line = [&["run", "--rm"], &self.flags[..], &["busybox", "true"]].concat();
         timed(|| self.gourd(&line, &[]))
+    }
+
+    /// Makes [`MANY`] containers by a command each, then lists them.
+    fn create_many(&self) -> Result<Duration> {
+        let started = Instant::now();
+        let made = std::thread::scope(|scope| {
+            let some = |_| scope.spawn(|| (0..MANY / AT_ONCE).try_for_each(|_| self.create()));
+            let threads: Vec<_> = (0..AT_ONCE).map(some).collect();
+            let mut threads = threads.into_iter();
+            threads.try_for_each(|thread| thread.join().expect("no panic"))
+        });
+        made?;
+        let listed = self.gourd(&["ps", "-aq"], &[])?;
+        let took = started.elapsed();
+        ensure!(listed.lines().count() == MANY, "{MANY} were made: {listed}");
+        Ok(took)
+    }
+
+    fn create(&self) -> Result<()> {
+        let line = [&["create"], &self.flags[..], &["busybox", "true"]].concat();
+        self.gourd(&line, &[]).map(drop)
     }
 
     /// The bill of materials of such a container, with an init that powers off, and the driver that it gets.
