@@ -153,6 +153,9 @@ pub trait Driver: Send + Sync {
     /// Which driver this is.
     fn kind(&self) -> DriverKind;
 
+    /// How many of a guest's processors run at the same time, at most.
+    fn parallelism(&self) -> u32;
+
     /// What is wrong with a configuration for this driver.
     fn validate(&self, config: &VmConfig) -> Result<(), ConfigErrors> {
         crate::validate::validate(config, self.kind())
@@ -164,6 +167,12 @@ pub trait Driver: Send + Sync {
     /// (`PR_SET_PDEATHSIG`). The main thread of a current-thread runtime is right; a blocking pool's thread is wrong.
     /// The runtime must have its I/O and time drivers enabled.
     async fn start(&self, config: &VmConfig, options: StartOptions) -> Result<Started, Error>;
+}
+
+/// The processors that this process may run on.
+pub(crate) fn host_processors() -> u32 {
+    let processors = std::thread::available_parallelism();
+    processors.map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX))
 }
 
 /// A VM. Dropping it kills its monitors.

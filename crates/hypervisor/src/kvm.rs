@@ -135,6 +135,10 @@ impl Driver for Kvm {
         DriverKind::Kvm
     }
 
+    fn parallelism(&self) -> u32 {
+        crate::driver::host_processors()
+    }
+
     async fn start(&self, config: &VmConfig, mut options: StartOptions) -> Result<Started, Error> {
         self.validate(config).map_err(Error::Config)?;
         if config.vsock.is_none() && !options.listen.is_empty() {

@@ -196,6 +196,14 @@ impl Driver for Qemu {
         DriverKind::Qemu
     }
 
+    fn parallelism(&self) -> u32 {
+        match self.acceleration {
+            Acceleration::Kvm => crate::driver::host_processors(),
+            // Translated processors share a thread: see `arguments::machine`.
+            Acceleration::Tcg => 1,
+        }
+    }
+
     fn validate(&self, config: &VmConfig) -> Result<(), ConfigErrors> {
         let valid = crate::validate::validate(config, self.kind());
         if !config.virtualization || self.acceleration == Acceleration::Tcg || host_nests() {
@@ -426,4 +434,20 @@ fn system(operation: &'static str) -> impl Fn(std::io::Error) -> Error {
 fn spawn_error(program: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let program = program.to_owned();
     move |source| Error::Spawn { program, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn translated_processors_take_turns() {
+        let parallelism = |acceleration| {
+            let driver = Qemu::new("/qemu".into(), "/vmm".into(), acceleration);
+            driver.parallelism()
+        };
+        assert_eq!(parallelism(Acceleration::Tcg), 1);
+        let host = std::thread::available_parallelism().unwrap().get();
+        assert_eq!(parallelism(Acceleration::Kvm) as usize, host);
+    }
 }

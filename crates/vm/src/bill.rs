@@ -40,7 +40,7 @@ const HOST_GATEWAY: &str = "host-gateway";
 /// Open files: a soft limit that old programs can bear, a hard one that new ones can raise it to.
 const NOFILE: (u64, u64) = (1024, 524_288);
 
-/// The VM of a container.
+/// The VM of a container. `processors` are those of one that asks for no number.
 ///
 /// # Errors
 /// A kernel that is missing, an initramfs that can't be made.
@@ -48,6 +48,7 @@ pub fn vm_config(
     container: &Container,
     volumes: &[Volume],
     programs: &Programs,
+    processors: u32,
 ) -> Result<VmConfig, Failure> {
     let (root, spec) = (container.root(), container.spec());
     let kernel = kernels::resolve(root, &spec.vm.kernel)
@@ -64,7 +65,10 @@ pub fn vm_config(
     }
     Ok(VmConfig {
         id: spec.id.clone(),
-        vcpus: spec.vm.cpus,
+        vcpus: match spec.vm.cpus {
+            0 => processors,
+            cpus => cpus,
+        },
         memory: memory(spec.vm.memory),
         boot: BootLoader::Linux {
             kernel: kernel.file,
@@ -102,13 +106,12 @@ pub fn maintenance_config(
     volumes: &[Volume],
     programs: &Programs,
 ) -> Result<VmConfig, Failure> {
-    let config = vm_config(container, volumes, programs)?;
     Ok(VmConfig {
         vcpus: 1,
         networks: Vec::new(),
         memory: memory(container.spec().vm.memory.min(MAINTENANCE_MEMORY)),
         virtualization: false,
-        ..config
+        ..vm_config(container, volumes, programs, 1)?
     })
 }
 

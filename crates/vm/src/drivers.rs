@@ -42,6 +42,11 @@ pub fn choose(root: &Root, wanted: &str, programs: &Programs) -> Result<Box<dyn 
     })
 }
 
+/// Processors of a container that asks for no number: as many as can run at once, two at most.
+pub fn processors(driver: &dyn Driver) -> u32 {
+    driver.parallelism().min(2)
+}
+
 /// What works on this host, for `gourd-vm probe`.
 ///
 /// # Errors

@@ -15,11 +15,12 @@
 mod shared;
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use hypervisor::{StartOptions, Started, Vm, VmConfig};
+use hypervisor::{Driver, StartOptions, Started, Vm, VmConfig};
 use proto::agent::WaitReply;
 use proto::network::Joined;
 use proto::supervisor::{Exited, Failure, failure::Kind, output};
@@ -123,7 +124,9 @@ impl Life<'_> {
             let volumes = &self.supervision.volumes;
             let programs = Programs::new(None);
             let config = bill::maintenance_config(&self.container, volumes, &programs)?;
-            let Started { vm, mut listeners } = self.start_vm(&config, Vec::new()).await?;
+            let driver = self.driver(&programs)?;
+            let Started { vm, mut listeners } =
+                self.start_vm(&*driver, &config, Vec::new()).await?;
             let Some(agent) = self.listen(&*vm, &mut listeners) else {
                 return Err(no_listeners());
             };
@@ -175,12 +178,16 @@ impl Life<'_> {
         let spec = &self.shared.spec;
         self.supervision.write_begin(spec)?;
         let volumes = &self.supervision.volumes;
-        let config = bill::vm_config(&self.container, volumes, &Programs::new(None))?;
+        let programs = Programs::new(None);
+        let driver = self.driver(&programs)?;
+        let processors = drivers::processors(&*driver);
+        let config = bill::vm_config(&self.container, volumes, &programs, processors)?;
+        self.shared.vcpus.store(config.vcpus, Ordering::Relaxed);
         let links = spec.networks.iter().map(|_| network::link());
         let links = links.collect::<Result<Vec<_>, _>>();
         let links = links.map_err(|error| failure::from_error("make a link", "", &error))?;
         let (guest, net): (Vec<_>, Vec<_>) = links.into_iter().unzip();
-        let started = self.start_vm(&config, guest).await?;
+        let started = self.start_vm(&*driver, &config, guest).await?;
         // After the monitor: the guest's boot takes longer than anything here.
         let memberships = spec.networks.iter().zip(net).map(|(endpoint, link)| {
             let state = &self.supervision.record;
@@ -195,10 +202,16 @@ impl Life<'_> {
         Ok((started, Lasting::of(&config), memberships))
     }
 
-    async fn start_vm(&self, config: &VmConfig, links: Vec<OwnedFd>) -> Result<Started, Failure> {
-        let spec = &self.shared.spec;
-        let programs = Programs::new(None);
-        let driver = drivers::choose(self.container.root(), &spec.vm.driver, &programs)?;
+    fn driver(&self, programs: &Programs) -> Result<Box<dyn Driver>, Failure> {
+        drivers::choose(self.container.root(), &self.shared.spec.vm.driver, programs)
+    }
+
+    async fn start_vm(
+        &self,
+        driver: &dyn Driver,
+        config: &VmConfig,
+        links: Vec<OwnedFd>,
+    ) -> Result<Started, Failure> {
         let kind = driver.kind().to_string();
         self.supervision
             .record

@@ -85,9 +85,12 @@ async fn dispatch(command: Command) -> Result<(), Error> {
             let container = Container::from_dir(&root()?, &dir)?;
             let programs = store::locate::Programs::new(None);
             let volumes = bill::all_volumes(container.spec());
-            let config = bill::vm_config(&container, &volumes, &programs)
-                .map_err(|failure| failure::describe(&failure))?;
-            print(&config)
+            let wanted = &container.spec().vm.driver;
+            let config = drivers::choose(container.root(), wanted, &programs).and_then(|driver| {
+                let processors = drivers::processors(&*driver);
+                bill::vm_config(&container, &volumes, &programs, processors)
+            });
+            print(&config.map_err(|failure| failure::describe(&failure))?)
         }
     }
 }

@@ -29,9 +29,6 @@ const LEAST_STORAGE: u64 = 32 << 20;
 /// The largest file on most file systems of hosts.
 const MOST_STORAGE: u64 = 15 << 40;
 
-/// Processors of a container that is given none, if the host has them.
-const CPUS: u32 = 2;
-
 /// Drivers that there are; whether one works here is the supervisor's to say.
 const DRIVERS: [&str; 3] = ["auto", "kvm", "qemu"];
 
@@ -73,7 +70,7 @@ impl Engine {
         check_memory(memory)?;
         let (cpus, nano_cpus) = match request.nano_cpus {
             Some(nano) => processors(nano)?,
-            None => (CPUS.min(host_processors()), 0),
+            None => (0, 0),
         };
         let driver = request.driver.as_deref().unwrap_or("auto");
         if !DRIVERS.contains(&driver) {

@@ -322,7 +322,7 @@ pub struct Ulimit {
 pub struct Vm {
     /// Bytes for the container's processes; the VM gets a reserve on top.
     pub memory: u64,
-    /// Virtual processors.
+    /// Virtual processors; 0: as many as the driver runs at once, two at most.
     pub cpus: u32,
     /// `auto`, `qemu`, …
     pub driver: String,

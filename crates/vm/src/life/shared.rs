@@ -1,5 +1,6 @@
 //! What the service's calls see of a run.
 
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,8 @@ pub struct Shared {
     pub started: watch::Sender<Option<Result<(), Failure>>>,
     /// Held for reading by each exec while its output is on its way; the plug is pulled by whoever holds it for writing.
     pub execs: Arc<RwLock<()>>,
+    /// The VM's processors, once it was started.
+    pub vcpus: AtomicU32,
     /// The monitors' process ids, from the VM's start on.
     pub monitors: std::sync::Mutex<Vec<u32>>,
     /// The end is written to `state.json`.
@@ -60,6 +63,7 @@ impl Shared {
             spec: spec.clone(),
             started: watch::Sender::default(),
             execs: Arc::default(),
+            vcpus: AtomicU32::default(),
             monitors: std::sync::Mutex::default(),
             settled: watch::Sender::default(),
             told,

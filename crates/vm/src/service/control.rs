@@ -1,6 +1,7 @@
 //! Kill, stop, pause, stats, top, update.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use proto::supervisor::{
     Failure, ProcessInfo, StatsReply, StopRequest, TopReply, UpdateRequest, failure::Kind,
@@ -176,12 +177,13 @@ fn check_limits(run: &Shared, asked: &UpdateRequest) -> Result<(), Failure> {
             memory.div_ceil(1 << 20)
         ));
     }
+    let vcpus = run.vcpus.load(Ordering::Relaxed);
     if let Some(nano_cpus) = asked.nano_cpus
-        && nano_cpus > u64::from(vm.cpus) * PROCESSOR
+        && nano_cpus > u64::from(vcpus) * PROCESSOR
     {
+        let s = if vcpus == 1 { "" } else { "s" };
         return refuse(format!(
-            "its VM was booted with {} processors and can't get {}",
-            vm.cpus,
+            "its VM was booted with {vcpus} processor{s} and can't get {}",
             nano_cpus.div_ceil(PROCESSOR)
         ));
     }
