@@ -225,6 +225,7 @@ fn write(order: &Order, request: &WriteRequest, input: Input) -> Result<u64, Fai
     let options = unpack::Options {
         keep_type: request.no_overwrite_dir_non_dir,
         keep_owner: request.keep_owner,
+        keep_lists: false,
     };
     let mut archive = Archive::new(input);
     unpack::unpack(root.as_fd(), &target, &mut archive, options)?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser};
 use engine::{Engine, OpenOptions};
 
-use crate::args::{Gourd, Verb, container, image, system};
+use crate::args::{Gourd, Verb, container, image, system, value};
 use crate::failure::{self, FAILED, Failure};
 use crate::{complete, render, verbs};
 
@@ -14,6 +14,8 @@ use crate::{complete, render, verbs};
 pub struct App {
     /// `--root`.
     root: Option<PathBuf>,
+    /// `--max-unpacked`, in bytes.
+    max_unpacked: Option<u64>,
     /// CLOCK_MONOTONIC at the start of `main`.
     pub started_ns: u64,
 }
@@ -25,7 +27,22 @@ impl App {
             root: self.root.clone(),
             bin_dir: None,
             started: Some(self.started_ns),
+            max_unpacked: self.max_unpacked()?,
         })?)
+    }
+
+    /// The flag, or the environment.
+    fn max_unpacked(&self) -> Result<Option<u64>, Failure> {
+        const NAME: &str = "GOURD_MAX_UNPACKED";
+        let set = std::env::var_os(NAME).filter(|value| !value.is_empty());
+        match (self.max_unpacked, set) {
+            (Some(bytes), _) => Ok(Some(bytes)),
+            (None, None) => Ok(None),
+            (None, Some(text)) => match value::size(&text.to_string_lossy()) {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(wrong) => Err(Failure::Flags(format!("{NAME}: {wrong}"))),
+            },
+        }
     }
 }
 
@@ -53,6 +70,7 @@ pub fn main(started_ns: u64) -> u8 {
     log_when_asked();
     let app = App {
         root: line.root,
+        max_unpacked: line.max_unpacked,
         started_ns,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -88,6 +106,7 @@ fn parse(line: Vec<OsString>) -> Result<Gourd, clap::Error> {
     match quick {
         Some(verb) => Ok(Gourd {
             root: None,
+            max_unpacked: None,
             print_version: false,
             verb: Verb::Containers(verb),
         }),

@@ -262,6 +262,11 @@ fn kind(kind: ErrorKind, subject: &Subject) -> Option<Text> {
         (ErrorKind::TooLarge, _) => {
             "no honest image is so large: look at where it comes from".into()
         }
+        (ErrorKind::UnpacksTooLarge, _) => {
+            "look at where it comes from: a few bytes that become so many are made to fill disks. If you trust it, --max-unpacked SIZE before the \
+             verb (`gourd --max-unpacked 40g pull IMAGE`), or GOURD_MAX_UNPACKED, allows more"
+                .into()
+        }
         (ErrorKind::Denied, Subject::StateDirectory) | (ErrorKind::Io | ErrorKind::Invalid, Subject::StateDirectory) => {
             "make the directory writable, or choose another one with --root or GOURD_ROOT".into()
         }
@@ -493,6 +498,7 @@ mod tests {
         check(K::Unauthorized, S::Other, "config.json");
         check(K::Corrupt, S::StateFile, "gourd rm -f");
         check(K::Corrupt, S::Other, "try again");
+        check(K::UnpacksTooLarge, S::Other, "--max-unpacked");
         check(K::NewerSchema, S::StateFile, "upgrade");
         check(K::Denied, S::StateDirectory, "GOURD_ROOT");
         check(K::Denied, S::Other, "who owns it");
@@ -511,6 +517,7 @@ mod tests {
             K::Unauthorized,
             K::Corrupt,
             K::TooLarge,
+            K::UnpacksTooLarge,
             K::NewerSchema,
             K::Denied,
             K::NoSpace,

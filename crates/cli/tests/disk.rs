@@ -175,3 +175,31 @@ fn a_file_system_is_checked() {
     assert_eq!(code, 125);
     assert!(err.contains("no such image: nothing"), "{err}");
 }
+
+#[test]
+fn a_volume_is_checked_by_its_name() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = dir.path();
+    let (code, _, err) = gourd(folder, &["volume", "create", "--size", "32m", "data"]);
+    assert_eq!(code, 0, "{err}");
+    let disk = folder.join("root/volumes/data/volume.ext4");
+    let (code, out, err) = gourd(folder, &["system", "fsck", "data"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let expect = format!("{}: clean, ", disk.canonicalize().expect("it").display());
+    assert!(out.starts_with(&expect), "{out}");
+    // As the kernel locks it: whoever writes has the lease.
+    let lock = fs::File::open(folder.join("root/volumes/data/lock")).expect("a lock");
+    lock.lock().expect("the lease");
+    let (code, _, err) = gourd(folder, &["system", "fsck", "data"]);
+    assert_eq!(code, 125);
+    assert!(err.contains("data") && err.contains("in use"), "{err}");
+    lock.unlock().expect("the lease");
+    let file = fs::OpenOptions::new().write(true).open(&disk);
+    // s_free_inodes_count
+    file.expect("a file")
+        .write_all_at(&[9, 9], 1024 + 0x10)
+        .expect("damage");
+    let (code, out, err) = gourd(folder, &["system", "fsck", "data"]);
+    assert_eq!(code, 4, "{out}{err}");
+    assert!(out.contains("s_free_inodes_count is 2313"), "{out}");
+}

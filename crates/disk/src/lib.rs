@@ -23,5 +23,5 @@ pub use convert::{Converted, Progress, convert};
 pub use describe::{Description, Qcow2Description, describe};
 pub use image_error::ImageError;
 pub use qcow2::Compression;
-pub use raw::{Copied, Error, allocated, copy, create_sparse, grow};
+pub use raw::{Copied, Error, allocated, clear, copy, create_sparse, grow};
 pub use wrapper::Wrapper;

@@ -4,10 +4,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::SeekFrom;
+use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
 /// A system call on a disk file that failed.
@@ -98,6 +98,27 @@ pub fn grow(path: &Path, size: u64) -> Result<(), Error> {
         )));
     }
     file.set_len(size).map_err(Error::at("grow", path))
+}
+
+/// Makes a range of a file read as zeros, and gives its space back where the file system can.
+///
+/// # Errors
+/// A system call failed.
+pub fn clear(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match rustix::fs::fallocate(file, flags, offset, len) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+        done => return Ok(done?),
+    }
+    let end = offset + len;
+    let mut at = offset;
+    while at < end {
+        let count = (end - at).min(ZEROS.len() as u64);
+        file.write_all_at(&ZEROS[..count as usize], at)?;
+        at += count;
+    }
+    Ok(())
 }
 
 /// Bytes that the file takes on its disk.
@@ -210,7 +231,6 @@ fn copy_bytes(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::FileExt;
     use std::process::Command;
 
     /// Oracle: du(1).
@@ -286,6 +306,20 @@ mod tests {
         assert_eq!(copy(&from, &to).unwrap(), Copied::Copied);
         assert_same(&from, &to);
         assert!(kib_on_disk(&to) < 512);
+    }
+
+    #[test]
+    fn what_is_cleared_is_zero_and_takes_no_space() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d");
+        let file = create_sparse(&path, 0).unwrap();
+        file.write_all_at(&[7; 5 << 20], 0).unwrap();
+        clear(&file, 1 << 20, 3 << 20).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let count = bytes.iter().filter(|byte| **byte == 0).count();
+        assert_eq!((bytes.len(), count), (5 << 20, 3 << 20));
+        assert!(bytes[1 << 20..4 << 20].iter().all(|byte| *byte == 0));
+        assert!(kib_on_disk(&path) <= 2048 + 64, "{}", kib_on_disk(&path));
     }
 
     #[test]

@@ -39,8 +39,10 @@ pub enum ErrorKind {
     Unauthorized,
     /// Content that does not match its digest, or cannot be parsed.
     Corrupt,
-    /// An image that unpacks to more than anybody wants.
+    /// A document or an archive that is larger than anybody wants.
     TooLarge,
+    /// An image that unpacks to more than it may: [`OpenOptions::max_unpacked`](crate::OpenOptions::max_unpacked).
+    UnpacksTooLarge,
     /// Written by a newer gourd.
     NewerSchema,
     /// The operating system says no.
@@ -615,7 +617,7 @@ fn rootfs_kind(error: &rootfs::Error) -> ErrorKind {
         rootfs::Error::Write { source, .. } => cause_kind(source),
         rootfs::Error::Store { source, .. } => cause_kind(source),
         rootfs::Error::Decompress { .. } | rootfs::Error::DiffId { .. } => ErrorKind::Corrupt,
-        rootfs::Error::TooLarge { .. } => ErrorKind::TooLarge,
+        rootfs::Error::TooLarge { .. } => ErrorKind::UnpacksTooLarge,
         rootfs::Error::Disk(error) => io_kind(&error.source),
         rootfs::Error::Lock(error) => lock_kind(error),
         rootfs::Error::File(error) => file_kind(error),

@@ -88,6 +88,8 @@ pub struct OpenOptions {
     pub bin_dir: Option<PathBuf>,
     /// The caller's start, in nanoseconds of CLOCK_MONOTONIC: the zero of what `--timings` prints.
     pub started: Option<u64>,
+    /// As many bytes as an image may unpack to; by default 100 times what it came in, at least 1 GiB, at most 256 GiB.
+    pub max_unpacked: Option<u64>,
 }
 
 /// The API. Cheap to clone.
@@ -109,7 +111,7 @@ impl Engine {
             None => Root::default_path()?,
         };
         Ok(Self {
-            root: Root::open(&path)?,
+            root: Root::open(&path)?.allow_unpacked(options.max_unpacked),
             programs: Programs::new(options.bin_dir.as_deref()),
             started: options.started,
         })

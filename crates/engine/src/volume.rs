@@ -16,7 +16,7 @@ use store::lock::Mode;
 use store::volume::{self, Owner};
 use store::{Root, now_ns};
 
-pub(crate) use attach::{Attached, attach};
+pub(crate) use attach::{Attached, attach, lease};
 pub use files::VolumeArchive;
 pub use list::VolumeFilter;
 pub(crate) use plan::{Planned, plan};

@@ -1,5 +1,7 @@
 //! Which blocks are used: one bitmap per group, made when its first block is marked.
 
+use std::ops::Range;
+
 use crate::layout::{BLOCKS_PER_GROUP, Block, ZERO_BLOCK};
 
 /// The block bitmaps of a file system that may still grow.
@@ -26,6 +28,28 @@ impl BlockMap {
             block += last - first;
         }
         fresh
+    }
+
+    /// The runs of `blocks` that are not used, in order.
+    pub(crate) fn free(&self, blocks: Range<u64>) -> Vec<Range<u64>> {
+        let mut free: Vec<Range<u64>> = Vec::new();
+        let mut at = blocks.start;
+        while at < blocks.end {
+            let (group, bit) = (at / BLOCKS_PER_GROUP, (at % BLOCKS_PER_GROUP) as usize);
+            let (used, end) = match self.group(group) {
+                Some(bits) if bit.is_multiple_of(8) && bits[bit / 8] == 0xff => (true, at + 8),
+                Some(bits) => (bits[bit / 8] >> (bit % 8) & 1 == 1, at + 1),
+                None => (false, (group + 1) * BLOCKS_PER_GROUP),
+            };
+            let end = end.min(blocks.end);
+            match free.last_mut() {
+                _ if used => {}
+                Some(last) if last.end == at => last.end = end,
+                _ => free.push(at..end),
+            }
+            at = end;
+        }
+        free
     }
 
     /// A group's bitmap; none when nothing in it is used.
@@ -70,6 +94,26 @@ pub(crate) fn set_bits(bits: &mut [u8], first: usize, end: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn free_runs_are_what_nobody_marked() {
+        let mut map = BlockMap::default();
+        let group = BLOCKS_PER_GROUP;
+        let check = |map: &BlockMap, blocks: Range<u64>, expect: &[Range<u64>]| {
+            assert_eq!(map.free(blocks.clone()), expect, "{blocks:?}");
+        };
+        let all = 5..3 * group + 1;
+        check(&map, all.clone(), std::slice::from_ref(&all));
+        check(&map, 5..5, &[]);
+        assert!(map.mark(2, 31) && map.mark(40, 1) && map.mark(3 * group, 8));
+        check(&map, 0..41, &[0..2, 33..40]);
+        check(&map, 3..45, &[33..40, 41..45]);
+        check(
+            &map,
+            41..3 * group + 9,
+            &[41..3 * group, 3 * group + 8..3 * group + 9],
+        );
+    }
 
     #[test]
     fn counts_across_groups_and_sees_double_use() {

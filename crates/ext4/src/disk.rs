@@ -13,6 +13,19 @@ pub trait Disk {
 
     /// Makes the disk `len` bytes long; new bytes read as zeros.
     fn set_len(&mut self, len: u64) -> io::Result<()>;
+
+    /// Makes `len` bytes at `offset` read as zeros, whatever was written there. A disk that can give their space back should.
+    fn clear(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        let end = offset + len;
+        let mut at = offset;
+        while at < end {
+            let count = (end - at).min(ZEROS.len() as u64);
+            self.write_at(&ZEROS[..count as usize], at)?;
+            at += count;
+        }
+        Ok(())
+    }
 }
 
 /// Truncating a file that is empty already would make ext4 on the host write it out when it is
@@ -51,6 +64,10 @@ impl<D: Disk + ?Sized> Disk for &mut D {
 
     fn set_len(&mut self, len: u64) -> io::Result<()> {
         (**self).set_len(len)
+    }
+
+    fn clear(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        (**self).clear(offset, len)
     }
 }
 

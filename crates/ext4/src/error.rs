@@ -89,16 +89,11 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// Contents that waited in a segment cannot be read.
-    #[error("cannot read {len} bytes at offset {offset} of contents that wait for their place")]
-    ReadSegment {
-        /// Where in the segment, in bytes.
-        offset: u64,
-        /// How many bytes.
-        len: usize,
-        /// Why.
-        #[source]
-        source: io::Error,
+    /// Contents of a segment were asked for before all of them had their place.
+    #[error("block {block} of the contents that wait for their place has none")]
+    NotPlaced {
+        /// Of the segment.
+        block: u64,
     },
     /// The file system to grow cannot be read.
     #[error("cannot read {len} bytes at offset {offset} of the disk")]

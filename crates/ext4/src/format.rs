@@ -74,6 +74,8 @@ pub struct FormatOptions {
     pub root_uid: u32,
     /// Group of the root directory.
     pub root_gid: u32,
+    /// Extended attributes may have values of up to 64 KiB (`ea_inode`); otherwise all of a file's must fit into a block.
+    pub large_xattrs: bool,
 }
 
 impl Default for FormatOptions {
@@ -91,6 +93,7 @@ impl Default for FormatOptions {
             root_mode: 0o755,
             root_uid: 0,
             root_gid: 0,
+            large_xattrs: false,
         }
     }
 }
@@ -130,7 +133,7 @@ pub fn format(disk: &mut impl Disk, options: &FormatOptions) -> Result<()> {
         label,
         created: options.created,
         journal: first_inodes.journal,
-        ea_inode: false,
+        ea_inode: options.large_xattrs,
     };
     let disk = sink.finish(options.size)?;
     let reserved = layout.blocks / 100 * u64::from(options.reserved_percent);

@@ -50,7 +50,7 @@ pub use disk::Disk;
 pub use error::{Error, Result};
 pub use format::{FormatOptions, Journal, format};
 pub use grow::grow;
-pub use segment::{PIECE, Segment, Waiting};
+pub use segment::{PIECE, Placed, Segment, Waiting};
 pub use tree::{Data, Kind, Node, NodeId, Timestamp, Tree};
 pub use writer::{Summary, Writer, WriterOptions};
 pub use xattr::is_supported as supports_xattr;

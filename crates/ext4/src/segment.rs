@@ -1,8 +1,8 @@
-//! Contents that wait for their place: those of one layer, while lower layers are still on their way.
+//! Contents before they have a place: those of one layer, while lower layers are still on their way.
 //!
-//! A segment is blocks without gaps, in the order in which they came.
-//! Which of its contents are wanted is known when all layers are;
-//! [`Writer::append`](crate::Writer::append) takes those over.
+//! A segment is blocks without gaps, in the order in which they came. [`Writer::place`](crate::Writer::place)
+//! takes it over piece by piece, whenever those below it are all there; which of its contents are wanted need
+//! not be known by then.
 
 use std::io::{Read, Write};
 use std::ops::Range;
@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use crate::contents::{self, Blocks};
 use crate::error::{Error, Result};
-use crate::extent::Extent;
+use crate::extent::{Extent, ExtentList};
 use crate::layout::{BLOCK, BLOCK_SIZE};
+use crate::tree::Data;
 
 /// What is gathered in memory before it is written, in bytes. Only a segment's last piece is shorter.
 pub const PIECE: usize = 1 << 20;
@@ -34,6 +35,73 @@ pub struct Waiting {
     pub(crate) extents: Arc<[Extent]>,
 }
 
+/// Where the blocks of one segment came to lie on the disk.
+#[derive(Clone, Debug, Default)]
+pub struct Placed {
+    /// In the order of the segment, without gaps.
+    runs: Vec<Run>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    /// The first block, of the segment.
+    start: u64,
+    len: u64,
+    /// The first block, of the disk.
+    physical: u64,
+}
+
+impl Placed {
+    /// Blocks of the segment that have their place.
+    fn end(&self) -> u64 {
+        self.runs.last().map_or(0, |run| run.start + run.len)
+    }
+
+    /// The segment's next `len` blocks lie at `physical`.
+    pub(crate) fn push(&mut self, physical: u64, len: u64) {
+        let start = self.end();
+        match self.runs.last_mut() {
+            Some(last) if last.physical + last.len == physical => last.len += len,
+            _ => self.runs.push(Run {
+                start,
+                len,
+                physical,
+            }),
+        }
+    }
+
+    /// A content of the segment, as it lies on the disk.
+    ///
+    /// # Errors
+    /// [`Error::NotPlaced`]: some of it is not there.
+    pub fn data(&self, contents: &Waiting) -> Result<Data> {
+        let mut extents = ExtentList::default();
+        for extent in contents.extents.iter() {
+            let (mut logical, mut from) = (extent.logical, extent.physical);
+            let mut left = u64::from(extent.len);
+            if from + left > self.end() {
+                return Err(Error::NotPlaced {
+                    block: from + left - 1,
+                });
+            }
+            while left > 0 {
+                let next = self.runs.partition_point(|run| run.start <= from);
+                let run = self.runs[next - 1];
+                let within = from - run.start;
+                let count = left.min(run.len - within);
+                extents.push(logical, run.physical + within, count as u32);
+                logical += count as u32;
+                from += count;
+                left -= count;
+            }
+        }
+        Ok(Data {
+            len: contents.len,
+            extents: extents.into_vec().into(),
+        })
+    }
+}
+
 impl Waiting {
     /// The file's length in bytes, holes included.
     pub fn len(&self) -> u64 {
@@ -43,11 +111,6 @@ impl Waiting {
     /// Whether the file has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
-    }
-
-    /// The first block in the segment: what came later has a higher one. None for a content without data.
-    pub fn first_block(&self) -> Option<u64> {
-        self.extents.first().map(|extent| extent.physical)
     }
 }
 

@@ -1,9 +1,12 @@
 //! Blocks on their way to the disk: handed out in ascending order, written in large pieces.
 
+use std::ops::Range;
+
 use crate::contents::Blocks;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::layout::{BLOCK, BLOCK_SIZE, Block, Cursor};
+use crate::segment::Placed;
 
 /// How much is gathered before it is written.
 const BUFFER: usize = 1 << 20;
@@ -60,6 +63,33 @@ impl<D: Disk> Sink<D> {
             bytes = &bytes[count..];
         }
         Ok(())
+    }
+
+    /// Appends whole blocks wherever the next ones are, and notes where that is. They are not gathered: there are many.
+    pub(crate) fn append_run(&mut self, mut bytes: &[u8], placed: &mut Placed) -> Result<()> {
+        debug_assert!(bytes.len().is_multiple_of(BLOCK_SIZE));
+        self.flush()?;
+        while !bytes.is_empty() {
+            let at = self.cursor.next();
+            let count = self.cursor.run((bytes.len() / BLOCK_SIZE) as u64);
+            let (now, later) = bytes.split_at(count as usize * BLOCK_SIZE);
+            write_blocks(&mut self.disk, now, at)?;
+            self.cursor.take(count);
+            placed.push(at, count);
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// Makes blocks that were handed out read as zeros.
+    pub(crate) fn clear(&mut self, blocks: Range<u64>) -> Result<()> {
+        self.flush()?;
+        let (offset, len) = (blocks.start * BLOCK, (blocks.end - blocks.start) * BLOCK);
+        self.disk.clear(offset, len).map_err(|source| Error::Write {
+            offset,
+            len: len as usize,
+            source,
+        })
     }
 
     /// Writes what waits, sets the disk's final length and gives the disk back.

@@ -6,21 +6,20 @@
 //! ```
 //!
 //! Only the few blocks at the start of some groups that [`layout`](crate::layout) reserves
-//! interrupt that order. Nothing is written twice, and what is zero is not written.
+//! interrupt that order. Nothing is written twice, and what is zero is not written. Contents that nobody
+//! holds in the end are cleared.
 
 use std::io::Read;
 use std::ops::Range;
 
-use crate::contents::{self, Blocks};
+use crate::contents;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::extent::ExtentList;
 use crate::group;
 use crate::inodes::Inodes;
-use crate::layout::{BLOCK, BLOCK_SIZE, EXT4_GOOD_OLD_FIRST_INO, INODE_SIZE};
+use crate::layout::{BLOCK, EXT4_GOOD_OLD_FIRST_INO, INODE_SIZE};
 use crate::plan::Plan;
-use crate::read::Source;
-use crate::segment::Waiting;
+use crate::segment::Placed;
 use crate::sink::Sink;
 use crate::superblock::{NewSuperblock, checksum_seed};
 use crate::tables::Tables;
@@ -106,44 +105,20 @@ impl<D: Disk> Writer<D> {
         Ok(Data { len, extents })
     }
 
-    /// Takes over contents that waited in a segment, behind those of the call before. `segment`
-    /// reads what [`Segment`](crate::Segment) wrote.
+    /// Takes over the next `piece` of a segment, whole blocks as [`Segment`](crate::Segment) wrote them, behind what
+    /// the call before took, and notes in `placed` where it lies. Pieces of one segment come in their order, and not
+    /// between those of another one.
     ///
     /// # Errors
-    /// The segment cannot be read, or the disk refuses.
-    pub fn append(&mut self, segment: &(impl Source + ?Sized), contents: &Waiting) -> Result<Data> {
-        let mut extents = ExtentList::default();
-        for extent in contents.extents.iter() {
-            let (mut logical, mut from) = (extent.logical, extent.physical);
-            let mut left = u64::from(extent.len);
-            while left > 0 {
-                let (physical, space) = self.sink.space(left)?;
-                let (offset, len) = (from * BLOCK, space.len());
-                segment
-                    .read_at(space, offset)
-                    .map_err(|source| Error::ReadSegment {
-                        offset,
-                        len,
-                        source,
-                    })?;
-                let count = (len / BLOCK_SIZE) as u64;
-                self.sink.commit(count);
-                extents.push(logical, physical, count as u32);
-                logical += count as u32;
-                from += count;
-                left -= count;
-            }
-        }
-        Ok(Data {
-            len: contents.len,
-            extents: extents.into_vec().into(),
-        })
+    /// The disk refuses.
+    pub fn place(&mut self, piece: &[u8], placed: &mut Placed) -> Result<()> {
+        self.sink.append_run(piece, placed)
     }
 
     /// Writes everything but the contents, and the superblock last.
     ///
     /// A `lost+found` is added unless the root has one. [`Data`] that no reachable node holds
-    /// becomes free space.
+    /// becomes free space, and reads as zeros.
     ///
     /// # Errors
     /// When the tree holds something that ext4 cannot, or the disk refuses. The disk is then not
@@ -152,7 +127,7 @@ impl<D: Disk> Writer<D> {
         let plan = Plan::new(tree)?;
         let data = self.first_block..self.sink.cursor().next();
         let (uuid, created) = (self.options.uuid, self.options.created);
-        let mut inodes = Inodes::new(self.sink, tree, &plan, data, &uuid, created);
+        let mut inodes = Inodes::new(self.sink, tree, &plan, data.clone(), &uuid, created);
         inodes.add_all()?;
         let Inodes {
             mut sink,
@@ -165,6 +140,9 @@ impl<D: Disk> Writer<D> {
 
         let count = (table.len() / INODE_SIZE) as u32;
         let tables = Tables::plan(sink.cursor(), count, &mut used);
+        for free in used.free(data) {
+            sink.clear(free)?;
+        }
         let descriptors =
             tables.write(&mut sink, &used, &table, &directories, checksum_seed(&uuid))?;
         let free_blocks = descriptors.iter().map(|d| u64::from(d.free_blocks)).sum();

@@ -45,6 +45,11 @@ enum Exception {
 pub(crate) enum ProxyError {
     #[error("the proxy {0:?} is not an address such as http://proxy.example:3128")]
     Address(String),
+    #[error(
+        "the proxy {0} speaks SOCKS, and gourd speaks HTTP to proxies: set HTTPS_PROXY and HTTP_PROXY to one such as \
+         http://proxy.example:3128, or NO_PROXY to what needs none"
+    )]
+    Socks(String),
     #[error("proxy {proxy} cannot be reached: {cause}")]
     Unreachable { proxy: String, cause: String },
     #[error(
@@ -173,9 +178,15 @@ impl Proxy {
 
     /// Where it is.
     pub(crate) fn uri(&self) -> Result<&Uri, ProxyError> {
-        self.uri
-            .as_ref()
-            .map_err(|text| ProxyError::Address(text.clone()))
+        self.uri.as_ref().map_err(|text| {
+            let is_socks = text
+                .get(..5)
+                .is_some_and(|scheme| scheme.eq_ignore_ascii_case("socks"));
+            match is_socks {
+                true => ProxyError::Socks(text.clone()),
+                false => ProxyError::Address(text.clone()),
+            }
+        })
     }
 }
 
@@ -309,11 +320,19 @@ mod tests {
         // Oracle: `printf u:p@ | base64`.
         assert_eq!(proxy.authorization.as_ref().unwrap(), "Basic dTpwQA==");
         assert!(!format!("{with_password:?}").contains("dTp"));
-        let socks = proxies(&[("ALL_PROXY", "socks5://me:secret@proxy")]);
-        let error = socks.of(&target).unwrap().uri().unwrap_err().to_string();
-        assert!(
-            error.contains("socks5://proxy") && !error.contains("secret"),
-            "{error}"
-        );
+        let refused = |proxy: &str, expect: &str| {
+            let proxies = proxies(&[("ALL_PROXY", proxy)]);
+            let error = proxies.of(&target).unwrap().uri().unwrap_err().to_string();
+            assert!(error.contains(expect), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        };
+        for scheme in ["socks5", "socks5h", "socks4", "SOCKS"] {
+            let proxy = format!("{scheme}://me:secret@proxy:1080");
+            refused(
+                &proxy,
+                &format!("the proxy {scheme}://proxy:1080 speaks SOCKS"),
+            );
+        }
+        refused("ftp://me:secret@proxy", "is not an address");
     }
 }

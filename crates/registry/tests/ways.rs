@@ -277,7 +277,7 @@ async fn plain_http_is_for_those_that_are_named() {
         .await;
     let said = chain(&error.unwrap_err());
     assert!(
-        said.contains("socks5://127.0.0.1:1") && !said.contains("secret"),
+        said.contains("socks5://127.0.0.1:1 speaks SOCKS") && !said.contains("secret"),
         "{said}"
     );
 }

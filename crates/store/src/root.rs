@@ -59,6 +59,7 @@ pub enum Error {
 #[derive(Debug, Clone)]
 pub struct Root {
     inner: Arc<Inner>,
+    max_unpacked: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -121,7 +122,23 @@ impl Root {
         let run = run_dir(&path)?;
         Ok(Self {
             inner: Arc::new(Inner { path, run }),
+            max_unpacked: None,
         })
+    }
+
+    /// The same with a limit of the user's own for what an image may unpack to, in bytes.
+    #[must_use]
+    pub fn allow_unpacked(self, max_unpacked: Option<u64>) -> Self {
+        Self {
+            max_unpacked,
+            ..self
+        }
+    }
+
+    /// The user's own limit for what an image may unpack to, in bytes.
+    #[must_use]
+    pub fn max_unpacked(&self) -> Option<u64> {
+        self.max_unpacked
     }
 
     /// The root itself: absolute, without symbolic links.

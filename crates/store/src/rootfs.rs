@@ -15,6 +15,7 @@ mod behind;
 mod gzip;
 mod mount_points;
 mod packing;
+mod queue;
 mod stream;
 mod tree;
 mod waiting;
@@ -29,9 +30,16 @@ use crate::lock::{self, Lock, Mode};
 use crate::{Root, content};
 
 /// Changes whenever the same layers would become other bytes, so that a mended writer writes anew.
-pub const WRITER: u32 = 4;
+pub const WRITER: u32 = 5;
 
-/// As many bytes as an image's layers may unpack to, all together: 256 GiB. A megabyte can claim to be a gigabyte.
+/// What every image may unpack to, however few bytes it came in: 1 GiB.
+pub const ALWAYS_UNPACKED: u64 = 1 << 30;
+
+/// Beyond [`ALWAYS_UNPACKED`] an image may unpack to so many times the bytes of its layers. Images of programs have ratios of 2 to 4;
+/// 10 GB of zeros come in 10 KB.
+pub const MAX_RATIO: u64 = 100;
+
+/// What no image may unpack to unless its user says so: 256 GiB.
 pub const MAX_UNPACKED: u64 = 256 << 30;
 
 /// Bytes of memory in which contents of upper layers may wait for their place: 64 MiB. What is more waits in a file.
@@ -44,8 +52,8 @@ pub struct Options {
     pub threads: usize,
     /// Bytes of memory in which contents of upper layers may wait for their place.
     pub memory: u64,
-    /// As many bytes as the layers may unpack to, all together.
-    pub max_unpacked: u64,
+    /// As many bytes as the layers may unpack to, all together; none for [`max_unpacked`] of them.
+    pub max_unpacked: Option<u64>,
     /// As many bytes as names and attributes may take in memory, of each layer and of all that is merged.
     pub max_metadata: u64,
 }
@@ -55,7 +63,7 @@ impl Default for Options {
         Self {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             memory: MEMORY,
-            max_unpacked: MAX_UNPACKED,
+            max_unpacked: None,
             max_metadata: oci::METADATA_BUDGET,
         }
     }
@@ -87,12 +95,17 @@ pub enum Error {
         found: Digest,
     },
     /// The layers are more than anybody wants.
-    #[error("with layer {layer} the image unpacks to more than the {} MiB allowed", limit >> 20)]
+    #[error(
+        "with layer {layer} the image unpacks to more than the {} MiB allowed ({packed} bytes packed)",
+        limit >> 20
+    )]
     TooLarge {
         /// The blob that went beyond.
         layer: Digest,
-        /// In bytes.
+        /// What all of it may unpack to, in bytes.
         limit: u64,
+        /// What all of it came in, in bytes.
+        packed: u64,
     },
     /// The layers cannot be merged.
     #[error("layer {layer} cannot be merged")]
@@ -173,14 +186,34 @@ pub struct Layer {
     pub diff_id: Digest,
 }
 
+/// As many bytes as these layers may unpack to, all together, unless their user says otherwise: [`MAX_RATIO`] times what they came
+/// in, but at least [`ALWAYS_UNPACKED`] and at most [`MAX_UNPACKED`].
+#[must_use]
+pub fn max_unpacked(layers: &[Layer]) -> u64 {
+    packed(layers)
+        .saturating_mul(MAX_RATIO)
+        .clamp(ALWAYS_UNPACKED, MAX_UNPACKED)
+}
+
+fn packed(layers: &[Layer]) -> u64 {
+    let sizes = layers.iter().map(|layer| layer.blob.size);
+    sizes.fold(0, u64::saturating_add)
+}
+
 /// Makes the rootfs image of these layers, the lowest first, unless it is there. Its path.
+///
+/// They may unpack to what the root directory was opened with ([`Root::allow_unpacked`]).
 ///
 /// The caller holds a shared lease on content, so that layers and rootfs image stay until something refers to them.
 ///
 /// # Errors
 /// As [`Error`] says; there is no rootfs image then.
 pub fn build(root: &Root, layers: &[Layer]) -> Result<PathBuf, Error> {
-    build_with(root, layers, &Options::default())
+    let options = Options {
+        max_unpacked: root.max_unpacked(),
+        ..Options::default()
+    };
+    build_with(root, layers, &options)
 }
 
 /// As [`build`], with options.

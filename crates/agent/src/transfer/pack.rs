@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, fstatfs};
 use rustix::io::Errno;
 
-use super::entry::{Entry, Extent, Kind};
+use super::entry::{Attribute, Entry, Extent, Kind};
 use super::listing::Listing;
 use super::pipe::Output;
 use super::xattrs;
@@ -39,6 +39,8 @@ pub(super) struct Packer {
     headers: Vec<u8>,
     /// Of the archive: not written.
     left_out: Option<&'static [u8]>,
+    /// Access control lists go along.
+    with_lists: bool,
 }
 
 /// A directory that is being packed.
@@ -56,7 +58,24 @@ impl Packer {
             links: HashMap::new(),
             headers: Vec::new(),
             left_out: None,
+            with_lists: false,
         }
+    }
+
+    /// Takes access control lists along: the archive is unpacked by this kernel.
+    pub(super) fn with_lists(self) -> Self {
+        Self {
+            with_lists: true,
+            ..self
+        }
+    }
+
+    fn attributes(&self, file: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Attribute>, Failed> {
+        let attributes = match self.with_lists {
+            true => xattrs::read_with_lists(file),
+            false => xattrs::read(file),
+        };
+        attributes.step("read attributes of", shown(path))
     }
 
     /// Leaves `path` out.
@@ -173,7 +192,7 @@ impl Packer {
         path: &[u8],
     ) -> Result<(), Failed> {
         let mut entry = described(stat, path, Kind::Directory);
-        entry.attributes = xattrs::read(directory).step("read attributes of", shown(path))?;
+        entry.attributes = self.attributes(directory, path)?;
         self.put(&entry)
     }
 
@@ -189,7 +208,7 @@ impl Packer {
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let extents = extents(file.as_fd(), stat, size).step("find holes of", shown(path))?;
         let mut entry = described(stat, path, Kind::File { size, extents });
-        entry.attributes = xattrs::read(file.as_fd()).step("read attributes of", shown(path))?;
+        entry.attributes = self.attributes(file.as_fd(), path)?;
         self.put(&entry)?;
         let all = [Extent {
             offset: 0,

@@ -241,6 +241,7 @@ fn pack(root: &Path, archive: &Path) {
 const KEEP: Options = Options {
     keep_type: false,
     keep_owner: true,
+    keep_lists: false,
 };
 
 fn unpack(archive: &Path, root: &Path, directory: &str, options: Options) -> Result<(), String> {
@@ -345,6 +346,68 @@ fn what_we_pack_we_unpack() {
     // A second time over the first changes nothing.
     unpack(&archive, &root, "/some/where", KEEP).unwrap();
     check_same(&root.join("some/where"), &tree);
+}
+
+/// Lists go along when they are asked for, and then what a directory gives to new files is not theirs. Oracle: the kernel,
+/// which reads them on the file system of the tests.
+#[test]
+fn access_control_lists_go_along_inside_of_the_vm() {
+    let place = place(&["tree", "tree/given", "bare", "full"]);
+    let at = |name: &str| place.path().join(name);
+    // Version 2; owner rw, user 1000 rw, group r, mask rw, others nothing (linux/posix_acl_xattr.h).
+    let mut list = 2u32.to_le_bytes().to_vec();
+    for (tag, perm, id) in [
+        (1u16, 6u16, u32::MAX),
+        (2, 6, 1000),
+        (4, 4, u32::MAX),
+        (16, 6, u32::MAX),
+        (32, 0, u32::MAX),
+    ] {
+        list.extend(tag.to_le_bytes());
+        list.extend(perm.to_le_bytes());
+        list.extend(id.to_le_bytes());
+    }
+    fs::write(at("tree/listed"), "x").unwrap();
+    fs::write(at("tree/given/plain"), "x").unwrap();
+    let plain = fs::Permissions::from_mode(0o640);
+    fs::set_permissions(at("tree/given/plain"), plain).unwrap();
+    for (name, key) in [
+        ("tree/listed", xattrs::LISTS[0]),
+        ("tree/given", xattrs::LISTS[1]),
+    ] {
+        rustix::fs::setxattr(at(name), key, &list, XattrFlags::empty())
+            .expect("a file system with access control lists");
+    }
+    let lists = |name: &str| {
+        let attributes = xattrs::read_with_lists(open(&at(name)).as_fd()).unwrap();
+        let names = attributes.into_iter().filter(|(_, value)| *value == list);
+        names
+            .map(|(name, _)| String::from_utf8(name).unwrap())
+            .collect::<Vec<_>>()
+    };
+    let none: [&str; 0] = [];
+    for with in [false, true] {
+        let packer = Packer::new(Output::new(File::create(at("archive")).unwrap().into()));
+        let mut packer = if with { packer.with_lists() } else { packer };
+        packer.below(open(&at("tree")), b"").unwrap();
+        packer.finish().unwrap();
+        let options = Options {
+            keep_lists: with,
+            ..KEEP
+        };
+        let to = if with { "full" } else { "bare" };
+        unpack(&at("archive"), &at(to), "/", options).unwrap();
+        let expect: &[&str] = if with { &[xattrs::LISTS[0]] } else { &none };
+        assert_eq!(lists(&format!("{to}/listed")), expect);
+        let expect: &[&str] = if with { &[xattrs::LISTS[1]] } else { &none };
+        assert_eq!(lists(&format!("{to}/given")), expect);
+        assert_eq!(lists(&format!("{to}/given/plain")), none);
+        let mode = |name: &str| fs::metadata(at(name)).unwrap().mode();
+        assert_eq!(mode(&format!("{to}/listed")), mode("tree/listed"));
+        assert_eq!(mode(&format!("{to}/given/plain")), mode("tree/given/plain"));
+        let names = xattrs::read_with_lists(open(&at(&format!("{to}/given/plain"))).as_fd());
+        assert_eq!(names.unwrap(), []);
+    }
 }
 
 #[test]

@@ -26,7 +26,8 @@ use crate::sys::{self, Birth};
 /// Trees may be deep, and each level of one keeps a directory open.
 const FILES: u64 = 1 << 20;
 
-/// Copies everything below `source` into `target`, with owners, modes, times, attributes, holes and hard links; then makes
+/// Copies everything below `source` into `target`, with owners, modes, times, attributes, access control lists,
+/// holes and hard links; then makes
 /// `target` itself look like `source`, unless `keep_root`. It is on the disk when this returns. For a process with one
 /// thread.
 pub(crate) fn copy_tree(
@@ -75,7 +76,7 @@ pub(crate) fn copy_tree(
 fn send(source: &OwnedFd, to: BorrowedFd<'_>) -> Result<(), Failed> {
     let to = rustix::io::fcntl_dupfd_cloexec(to, 3).step("duplicate", "a socket")?;
     let top = rustix::io::fcntl_dupfd_cloexec(source, 3).step("duplicate", "the source")?;
-    let mut packer = Packer::new(Output::new(to));
+    let mut packer = Packer::new(Output::new(to)).with_lists();
     packer.below(top, b"")?;
     packer.finish().map(drop)
 }
@@ -91,6 +92,7 @@ fn receive(
     let options = unpack::Options {
         keep_type: false,
         keep_owner: true,
+        keep_lists: true,
     };
     unpack::unpack(target, Path::new("/"), &mut archive, options)?;
     archive.finish()?;
@@ -102,7 +104,8 @@ fn receive(
             rustix::fs::Gid::from_raw(stat.st_gid),
         );
         rustix::fs::fchown(target, Some(uid), Some(gid)).step("change owner of", what)?;
-        for attribute in xattrs::read(source.as_fd()).step("read attributes of", "the source")? {
+        let attributes = xattrs::read_with_lists(source.as_fd());
+        for attribute in attributes.step("read attributes of", "the source")? {
             xattrs::set(target, &attribute).step("set attributes of", what)?;
         }
         rustix::fs::fchmod(target, Mode::from_raw_mode(stat.st_mode & 0o7777))

@@ -28,6 +28,8 @@ pub(super) struct Options {
     pub(super) keep_type: bool,
     /// Owners are the archive's; otherwise root.
     pub(super) keep_owner: bool,
+    /// Access control lists are the archive's, and none where it has none; otherwise what directories give to new files.
+    pub(super) keep_lists: bool,
 }
 
 /// Unpacks all of `archive` into `directory`, and writes it to the disks.
@@ -265,6 +267,15 @@ impl Unpacker<'_> {
     fn describe(&self, file: BorrowedFd<'_>, entry: &Entry, path: &[u8]) -> Result<(), Failed> {
         let (uid, gid) = self.owner(entry);
         rustix::fs::fchown(file, Some(uid), Some(gid)).step("change owner of", shown(path))?;
+        if self.options.keep_lists {
+            // What the directory gave to a new file.
+            xattrs::remove(file, xattrs::LISTS[0])
+                .and_then(|()| match entry.kind {
+                    Kind::Directory => xattrs::remove(file, xattrs::LISTS[1]),
+                    _ => Ok(()),
+                })
+                .step("remove attributes of", shown(path))?;
+        }
         for attribute in &entry.attributes {
             xattrs::set(file, attribute).step("set attributes of", shown(path))?;
         }

@@ -1,5 +1,6 @@
-//! Extended attributes of an open file or directory. Those of the overlay itself stay out, both ways, and access control
-//! lists are not read: their bytes mean one thing here and another on a disk, and Docker leaves them out, too.
+//! Extended attributes of an open file or directory. Those of the overlay itself stay out, both ways. Access control
+//! lists go with a copy inside of the VM; they are not read for archives that leave it: their bytes mean one thing here and
+//! another on a disk, and Docker leaves them out, too.
 
 use std::os::fd::BorrowedFd;
 
@@ -17,8 +18,24 @@ const SYSTEM: &[u8] = b"system.";
 /// Bytes of all names, and of a value: the kernel's limits (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
 const MOST: usize = 64 << 10;
 
-/// Reads them all. A file system without any has none.
+/// The access control lists: that of a file, and what new files in a directory get.
+pub(super) const LISTS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
+
+/// Reads them all but for access control lists. A file system without any has none.
 pub(super) fn read(file: BorrowedFd<'_>) -> rustix::io::Result<Vec<Attribute>> {
+    read_some(file, |name| !name.starts_with(SYSTEM))
+}
+
+/// Reads them all.
+pub(super) fn read_with_lists(file: BorrowedFd<'_>) -> rustix::io::Result<Vec<Attribute>> {
+    let is_list = |name: &[u8]| LISTS.iter().any(|list| list.as_bytes() == name);
+    read_some(file, |name| !name.starts_with(SYSTEM) || is_list(name))
+}
+
+fn read_some(
+    file: BorrowedFd<'_>,
+    wanted: impl Fn(&[u8]) -> bool,
+) -> rustix::io::Result<Vec<Attribute>> {
     let mut attributes = Vec::new();
     // Most files have none, or few.
     let mut names = Vec::with_capacity(256);
@@ -28,7 +45,7 @@ pub(super) fn read(file: BorrowedFd<'_>) -> rustix::io::Result<Vec<Attribute>> {
         Err(errno) => return Err(errno),
     }
     for name in names.split(|&byte| byte == 0) {
-        if name.is_empty() || name.starts_with(OVERLAY) || name.starts_with(SYSTEM) {
+        if name.is_empty() || name.starts_with(OVERLAY) || !wanted(name) {
             continue;
         }
         match get(file, name) {
@@ -70,6 +87,14 @@ pub(super) fn set(file: BorrowedFd<'_>, (name, value): &Attribute) -> rustix::io
     }
     match rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty()) {
         Err(Errno::NOTSUP) => Ok(()),
+        result => result,
+    }
+}
+
+/// Removes one. Says nothing when it is not there, or cannot be there.
+pub(super) fn remove(file: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
+    match rustix::fs::fremovexattr(file, name) {
+        Err(Errno::NODATA | Errno::NOTSUP) => Ok(()),
         result => result,
     }
 }

@@ -109,8 +109,8 @@ impl Convert {
     after_help = "Exit codes are e2fsck's: 0 nothing is wrong, 4 something is. 125: it could not be checked."
 )]
 pub struct Fsck {
-    /// A file or block device that is an ext4 file system, a container that does not run, or an image
-    #[arg(value_name = "FILE|CONTAINER|IMAGE")]
+    /// A file or block device that is an ext4 file system, a container that does not run, an image, or a volume that nobody writes
+    #[arg(value_name = "FILE|CONTAINER|IMAGE|VOLUME")]
     pub what: PathBuf,
     /// Print this instead: `json`
     #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]

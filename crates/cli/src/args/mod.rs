@@ -38,6 +38,10 @@ pub struct Gourd {
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
 
+    /// What an image may unpack to [default: $GOURD_MAX_UNPACKED, or 100 times what it came in: at least 1g, at most 256g]
+    #[arg(long, value_name = "SIZE", value_parser = value::size)]
+    pub max_unpacked: Option<u64>,
+
     /// Print the version (alone on the line)
     #[arg(short = 'v', long = "version", action = clap::ArgAction::SetTrue)]
     pub print_version: bool,

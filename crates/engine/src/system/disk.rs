@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use store::disk::{self, Converted, Description, OpenOptions, Progress};
 use store::ext4::check::{self, Report};
 
+use store::lock::Mode;
 use store::{container, rootfs};
 
 use crate::{Engine, Error, blocking};
@@ -73,17 +74,25 @@ pub async fn check_file_system(path: &Path) -> Result<Report, Error> {
 }
 
 impl Engine {
-    /// Checks the disk of a container that does not run, or the root file system of an image; gives its path too.
+    /// Checks the disk of a container that does not run, the root file system of an image, or a volume that nobody writes;
+    /// gives its path too.
     ///
     /// # Errors
-    /// No such container or image; the container runs; as [`check_file_system`].
+    /// No such thing; the container runs; somebody writes to the volume; as [`check_file_system`].
     pub async fn check_file_system_of(&self, name: &str) -> Result<(PathBuf, Report), Error> {
         let container = match self.container(name) {
             Ok(container) => container,
             Err(Error::Container(
                 container::Error::NotFound(_) | container::Error::InvalidName(_),
             )) => {
-                let (record, _) = crate::image::find(&self.root, name)?;
+                let (record, _) = match crate::image::find(&self.root, name) {
+                    Err(Error::NoSuchImage(_) | Error::Reference { .. })
+                        if self.has_volume(name) =>
+                    {
+                        return self.check_volume(name).await;
+                    }
+                    found => found?,
+                };
                 let path = rootfs::path(&self.root, &record.rootfs);
                 let report = check_file_system(&path).await?;
                 return Ok((path, report));
@@ -98,6 +107,23 @@ impl Engine {
         };
         let path = container.upper();
         let report = check_file_system(&path).await?;
+        Ok((path, report))
+    }
+
+    fn has_volume(&self, name: &str) -> bool {
+        !matches!(
+            store::volume::open(&self.root, name),
+            Err(store::volume::Error::NotFound(_))
+        )
+    }
+
+    async fn check_volume(&self, name: &str) -> Result<(PathBuf, Report), Error> {
+        let volume = store::volume::open(&self.root, name)?;
+        // Readers may go on: what they have mounted does not change.
+        let lease = crate::volume::lease(self, &volume, Mode::Shared)?;
+        let path = volume.disk();
+        let report = check_file_system(&path).await?;
+        drop(lease);
         Ok((path, report))
     }
 }

@@ -195,7 +195,7 @@ mod tests {
         let engine = Engine::open(crate::OpenOptions {
             root: Some(dir.path().join("root")),
             bin_dir: Some(dir.path().to_owned()),
-            started: None,
+            ..crate::OpenOptions::default()
         })
         .unwrap();
         let checks = engine.doctor().await;

@@ -82,7 +82,7 @@ pub(crate) async fn attach(
 }
 
 /// The lease on a volume.
-pub(super) fn lease(engine: &Engine, volume: &Volume, mode: Mode) -> Result<Lock, Error> {
+pub(crate) fn lease(engine: &Engine, volume: &Volume, mode: Mode) -> Result<Lock, Error> {
     match volume.try_lease(mode)? {
         Some(lease) => Ok(lease),
         None => Err(in_use(engine, volume)),

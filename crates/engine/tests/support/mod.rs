@@ -20,7 +20,7 @@ pub fn setup() -> Setup {
     let engine = Engine::open(OpenOptions {
         root: Some(dir.path().join("root")),
         bin_dir: Some(dir.path().join("bin")),
-        started: None,
+        ..OpenOptions::default()
     })
     .unwrap();
     let kernel = dir.path().join("vmlinux");

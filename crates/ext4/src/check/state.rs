@@ -39,11 +39,13 @@ pub(crate) struct Group {
 }
 
 /// A block of extended attributes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct XattrBlock {
     /// As it says.
     pub(crate) references: u32,
     pub(crate) seen: u32,
+    /// Blocks that its values have in inodes of their own.
+    pub(crate) values: u64,
 }
 
 /// The passes' common state.

@@ -12,47 +12,48 @@ const HEADER: usize = 32;
 const MAX_REFERENCES: u32 = 1024;
 
 impl<S: Source> Checker<'_, S> {
-    /// Checks an inode's attributes; gives how many blocks they add to it.
+    /// Checks an inode's attributes; gives how many blocks they add to it. Values that have inodes of their own count for
+    /// who has the attribute, too.
     pub(super) fn xattrs(&mut self, inode: &Inode, raw: &[u8]) -> read::Result<u64> {
         let place = Place::Inode(inode.ino);
         // Without i_extra_isize nothing follows the first 128 bytes.
+        let mut blocks = 0;
         let there = raw.len() > 128 && get16(raw, 0x80) >= 4;
         if there && inode.tail.len() >= 4 && get32(&inode.tail, 0) == EXT4_XATTR_MAGIC {
             match entries(&inode.tail[4..], 0, false) {
-                Ok(inodes) => self.refer(inodes),
+                Ok(values) => blocks += self.refer(&values),
                 Err(problem) => self.wrong(place, format!("its extended attributes: {problem}")),
             }
         }
         let at = inode.file_acl;
         if at == 0 {
-            return Ok(0);
+            return Ok(blocks);
         }
         if !self.inside(at, 1) {
             self.wrong(
                 place,
                 format!("its extended attributes are said to lie at block {at}"),
             );
-            return Ok(0);
+            return Ok(blocks);
         }
         if let Some(block) = self.xattr_blocks.get_mut(&at) {
             block.seen += 1;
-            return Ok(1);
+            return Ok(blocks + 1 + block.values);
         }
         self.claim(place, at, 1);
         let block = self.block(at)?;
-        self.xattr_block(place, at, &block);
-        Ok(1)
+        Ok(blocks + 1 + self.xattr_block(place, at, &block))
     }
 
-    fn xattr_block(&mut self, place: Place, at: u64, block: &[u8]) {
+    /// Checks a block that was not met before; gives how many blocks its values have elsewhere.
+    fn xattr_block(&mut self, place: Place, at: u64, block: &[u8]) -> u64 {
         let references = get32(block, 4);
-        self.xattr_blocks.insert(
-            at,
-            XattrBlock {
-                references,
-                seen: 1,
-            },
-        );
+        let mut seen = XattrBlock {
+            references,
+            seen: 1,
+            values: 0,
+        };
+        self.xattr_blocks.insert(at, seen);
         let mut wrong = |problem: String| {
             self.report.add(
                 place,
@@ -61,7 +62,7 @@ impl<S: Source> Checker<'_, S> {
         };
         if get32(block, 0) != EXT4_XATTR_MAGIC {
             wrong(format!("h_magic is {:#x}", get32(block, 0)));
-            return;
+            return 0;
         }
         if get32(block, 8) != 1 {
             wrong(format!("h_blocks is {}", get32(block, 8)));
@@ -79,21 +80,35 @@ impl<S: Source> Checker<'_, S> {
             }
         }
         match entries(block, HEADER, true) {
-            Ok(inodes) => self.refer(inodes),
+            Ok(values) => seen.values = self.refer(&values),
             Err(problem) => wrong(problem),
         }
+        self.xattr_blocks.insert(at, seen);
+        seen.values
     }
 
-    fn refer(&mut self, inodes: Vec<u32>) {
-        for ino in inodes {
-            *self.xattr_inodes.entry(ino).or_default() += 1;
+    /// Notes who holds values; gives how many blocks these have.
+    fn refer(&mut self, values: &[Elsewhere]) -> u64 {
+        let block_size = self.geometry.block_size();
+        let mut blocks = 0;
+        for value in values {
+            *self.xattr_inodes.entry(value.ino).or_default() += 1;
+            blocks += u64::from(value.size).div_ceil(block_size);
         }
+        blocks
     }
 }
 
-/// Checks entries from `start`; offsets of values count from the start of `area`. The inodes that hold values.
-fn entries(area: &[u8], start: usize, hashed: bool) -> Result<Vec<u32>, String> {
-    let mut inodes = Vec::new();
+/// A value in an inode of its own.
+struct Elsewhere {
+    ino: u32,
+    /// In bytes.
+    size: u32,
+}
+
+/// Checks entries from `start`; offsets of values count from the start of `area`. The values that are elsewhere.
+fn entries(area: &[u8], start: usize, hashed: bool) -> Result<Vec<Elsewhere>, String> {
+    let mut elsewhere = Vec::new();
     let mut values: Vec<(usize, usize)> = Vec::new();
     let mut at = start;
     loop {
@@ -109,7 +124,8 @@ fn entries(area: &[u8], start: usize, hashed: bool) -> Result<Vec<u32>, String> 
         let (offset, size) = (usize::from(get16(entry, 2)), get32(entry, 8) as usize);
         let ino = get32(entry, 4);
         if ino != 0 {
-            inodes.push(ino);
+            let size = get32(entry, 8);
+            elsewhere.push(Elsewhere { ino, size });
         } else if size > 0 {
             let end = offset.checked_add(size).filter(|end| *end <= area.len());
             let end = end.ok_or("a value leaves its area")?;
@@ -129,5 +145,5 @@ fn entries(area: &[u8], start: usize, hashed: bool) -> Result<Vec<u32>, String> 
     if overlap || values.first().is_some_and(|(first, _)| *first < at + 4) {
         return Err("values overlap".to_owned());
     }
-    Ok(inodes)
+    Ok(elsewhere)
 }

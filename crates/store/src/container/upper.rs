@@ -98,6 +98,8 @@ fn make_upper(path: &Path, spec: &Spec, durability: Durability) -> Result<(), Er
         uuid,
         created: std::time::SystemTime::now().into(),
         journal: journal(spec),
+        // Whatever an image's file has must go up with it.
+        large_xattrs: true,
         ..ext4::FormatOptions::default()
     };
     ext4::format(&mut disk, &options).map_err(|error| failed(error.into()))?;

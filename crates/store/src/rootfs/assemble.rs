@@ -1,10 +1,10 @@
 //! All layers of an image on their way into one file system.
 //!
 //! ```text
-//!   the lowest layer ─▶ its contents into place ──────────────────────┐
-//!   every other one  ─▶ an index, its contents into a segment ─┐      │
-//!         (side by side)                                       ▼      ▼
-//!                merged in layer order ─▶ winners into place, by layer ─▶ metadata
+//!   the lowest layer ─▶ into the tree ─────┐   its contents ─┐
+//!   every other one  ─▶ an index ──────────┤   its contents ─┤ into place, by layer (`queue`)
+//!         (side by side)                   ▼                 ▼
+//!                  merged in layer order, as they come ─▶ metadata; what lost is cleared
 //! ```
 //!
 //! Where a content lies depends on the layers alone: not on how they were packed, nor on which of them came first.
@@ -14,13 +14,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use ext4::{Disk, Segment, Summary, Writer};
+use ext4::{Disk, Placed, Segment, Summary, Writer};
 use oci::{LayerIndex, Merger};
 
 use super::behind::{self, Behind};
+use super::queue::{Lane, Queue};
 use super::stream::{self, Watch};
-use super::tree::{Content, InPlace, Kept};
-use super::waiting::{Pieces, Room};
+use super::tree::{Content, Contents};
+use super::waiting::Room;
 use super::{Error, Layer, Options, mount_points, tree};
 use crate::{Root, file};
 
@@ -32,13 +33,12 @@ struct Assembly<'a> {
     /// Where the file system is written.
     path: &'a Path,
     watch: Watch,
-    room: Room,
     /// The next upper layer that nobody reads yet.
     next: AtomicUsize,
 }
 
-/// An upper layer that was read: its entries and its contents.
-type Index<'a> = (LayerIndex<Content>, Pieces<'a>);
+/// An upper layer that was read.
+type Index = LayerIndex<Content>;
 
 /// Writes the file system of `layers` to `file`, whose name is `path`.
 pub(super) fn write(
@@ -57,8 +57,12 @@ pub(super) fn write(
         layers,
         options,
         path,
-        watch: Watch::new(options.max_unpacked),
-        room: Room::new(options.memory, &path.with_extension("waiting")),
+        watch: Watch::new(
+            options
+                .max_unpacked
+                .unwrap_or_else(|| super::max_unpacked(layers)),
+            super::packed(layers),
+        ),
         next: AtomicUsize::new(1),
     };
     std::thread::scope(|scope| {
@@ -67,9 +71,8 @@ pub(super) fn write(
         let written = Writer::new(disk, ext4_options)
             .map_err(failed)
             .and_then(|mut writer| {
-                let (mut nodes, mut segments) = assembly.merge(&mut writer)?;
-                tree::place(&mut nodes, &mut segments, &mut writer).map_err(failed)?;
-                let mut tree = tree::convert(nodes);
+                let (nodes, placed) = assembly.merge(&mut writer)?;
+                let mut tree = tree::convert(nodes, &placed).map_err(failed)?;
                 mount_points::add(&mut tree);
                 writer.finish(&tree).map_err(failed)
             });
@@ -98,54 +101,77 @@ fn at(error: Error, path: &Path) -> Error {
     }
 }
 
-type Merged<'a> = (Vec<oci::Node<Content>>, Vec<Option<Pieces<'a>>>);
+/// The nodes, and by layer where contents lie.
+type Merged = (Vec<oci::Node<Content>>, Vec<Placed>);
 
 impl Assembly<'_> {
-    /// Reads all layers and merges them: the nodes, and each layer's contents that wait.
-    fn merge<D: Disk>(&self, writer: &mut Writer<D>) -> Result<Merged<'_>, Error> {
+    /// Reads all layers and merges them; their contents go to the disk.
+    fn merge<D: Disk + Send>(&self, writer: &mut Writer<D>) -> Result<Merged, Error> {
         let mut merger = Merger::with_budget(self.options.max_metadata);
-        let mut segments: Vec<Option<Pieces<'_>>> = self.layers.iter().map(|_| None).collect();
+        let room = Room::new(self.options.memory, &self.path.with_extension("waiting"));
+        let queue = Queue::new(writer, self.layers.len(), room);
         if self.layers.is_empty() {
-            return Ok((merger.finish().into_nodes(), segments));
+            return Ok((merger.finish().into_nodes(), Vec::new()));
         }
         std::thread::scope(|scope| {
             let (results, uppers) = channel();
             let threads = self.options.threads.min(self.layers.len());
+            let queue = &queue;
             for _ in 1..threads {
                 let results = results.clone();
-                scope.spawn(move || self.work(&results));
+                scope.spawn(move || self.work(queue, &results));
             }
-            let mut sink = InPlace(writer);
-            let lowest = self.read(0, |tar| merger.apply_layer(tar, &mut sink));
+            let lowest = self.read(0, queue, |tar, sink| merger.apply_layer(tar, sink));
             let merged = lowest.and_then(|()| {
                 // This thread's turn at reading is over: it waits from now on.
-                scope.spawn(move || self.work(&results));
-                self.apply(&mut merger, &uppers, &mut segments)
+                scope.spawn(move || self.work(queue, &results));
+                self.apply(&mut merger, &uppers)
             });
             if merged.is_err() {
                 self.watch.fail(0);
             }
             merged
         })?;
-        Ok((merger.finish().into_nodes(), segments))
+        Ok((merger.finish().into_nodes(), queue.into_placed()))
     }
 
-    fn read<T>(
+    /// Reads a layer; its contents go to the queue.
+    fn read<'q, 'w, D: Disk, T>(
         &self,
         number: usize,
-        read: impl FnOnce(&mut stream::Archive<'_>) -> Result<T, oci::MergeError>,
+        queue: &'q Queue<'w, D>,
+        read: impl FnOnce(
+            &mut stream::Archive<'_>,
+            &mut Contents<Lane<'q, 'w, D>>,
+        ) -> Result<T, oci::MergeError>,
     ) -> Result<T, Error> {
-        stream::read(self.root, &self.layers[number], number, &self.watch, read)
+        let mut sink = Contents {
+            layer: number,
+            segment: Segment::new(Lane::new(queue, number)),
+        };
+        let layer = &self.layers[number];
+        let value = stream::read(self.root, layer, number, &self.watch, |tar| {
+            read(tar, &mut sink)
+        })?;
+        let failed = |source| Error::Write {
+            path: self.path.to_owned(),
+            source,
+        };
+        let lane = sink.segment.finish().map_err(failed)?;
+        lane.end().map_err(file::Error::at("write", self.path))?;
+        Ok(value)
     }
 
     /// Reads layers that nobody else reads, one after the other.
-    fn work<'a>(&'a self, results: &Sender<(usize, Result<Index<'a>, Error>)>) {
+    fn work<D: Disk>(&self, queue: &Queue<'_, D>, results: &Sender<(usize, Result<Index, Error>)>) {
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             if number >= self.layers.len() || self.watch.is_futile(number) {
                 return;
             }
-            let result = self.read_upper(number);
+            let result = self.read(number, queue, |tar, sink| {
+                LayerIndex::read(number as u32 + 1, tar, sink, self.options.max_metadata)
+            });
             if result.is_err() {
                 self.watch.fail(number);
             }
@@ -155,29 +181,13 @@ impl Assembly<'_> {
         }
     }
 
-    fn read_upper(&self, number: usize) -> Result<Index<'_>, Error> {
-        let mut sink = Kept {
-            layer: number,
-            segment: Segment::new(Pieces::new(&self.room)),
-        };
-        let index = self.read(number, |tar| {
-            LayerIndex::read(number as u32 + 1, tar, &mut sink, self.options.max_metadata)
-        })?;
-        let pieces = sink.segment.finish().map_err(|source| Error::Write {
-            path: self.path.to_owned(),
-            source,
-        })?;
-        Ok((index, pieces))
-    }
-
     /// Applies the upper layers in their order, each when it comes. The first error in that order is the one that is told.
-    fn apply<'a>(
+    fn apply(
         &self,
         merger: &mut Merger<Content>,
-        uppers: &Receiver<(usize, Result<Index<'a>, Error>)>,
-        segments: &mut [Option<Pieces<'a>>],
+        uppers: &Receiver<(usize, Result<Index, Error>)>,
     ) -> Result<(), Error> {
-        let mut early: Vec<Option<Result<Index<'a>, Error>>> = Vec::new();
+        let mut early: Vec<Option<Result<Index, Error>>> = Vec::new();
         early.resize_with(self.layers.len(), || None);
         for number in 1..self.layers.len() {
             let result = loop {
@@ -190,9 +200,7 @@ impl Assembly<'_> {
                     Err(_) => unreachable!("a thread ended without a result"),
                 }
             };
-            let (index, pieces) = result?;
-            segments[number] = Some(pieces);
-            merger.apply_index(index).map_err(|source| Error::Merge {
+            merger.apply_index(result?).map_err(|source| Error::Merge {
                 layer: self.layers[number].blob.digest,
                 source,
             })?;

@@ -50,4 +50,8 @@ impl ext4::Disk for Behind<'_> {
     fn set_len(&mut self, len: u64) -> io::Result<()> {
         ext4::Disk::set_len(&mut self.file, len)
     }
+
+    fn clear(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        disk::clear(self.file, offset, len)
+    }
 }

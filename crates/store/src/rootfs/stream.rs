@@ -31,15 +31,18 @@ pub(super) struct Watch {
     /// Bytes that layers may still unpack to.
     left: AtomicU64,
     limit: u64,
+    /// Bytes that all layers came in.
+    packed: u64,
     /// The lowest layer that failed. What is above it is of no use any more.
     failed: AtomicUsize,
 }
 
 impl Watch {
-    pub(super) fn new(limit: u64) -> Self {
+    pub(super) fn new(limit: u64, packed: u64) -> Self {
         Self {
             left: AtomicU64::new(limit),
             limit,
+            packed,
             failed: AtomicUsize::new(usize::MAX),
         }
     }
@@ -110,10 +113,10 @@ pub(super) fn read<T>(
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         if too_large {
-            let limit = watch.limit;
             return Err(Error::TooLarge {
                 layer: digest,
-                limit,
+                limit: watch.limit,
+                packed: watch.packed,
             });
         }
         if let Some(source) = broken {
@@ -282,7 +285,7 @@ mod tests {
                     .unwrap();
             }
             drop(to_read);
-            let watch = Watch::new(limit);
+            let watch = Watch::new(limit, 0);
             let mut archive = Archive::new(chunks, free, 0, &watch);
             let mut bytes = Vec::new();
             let read = archive.read_to_end(&mut bytes);
@@ -298,7 +301,7 @@ mod tests {
 
     #[test]
     fn layers_above_one_that_failed_end() {
-        let watch = Watch::new(100);
+        let watch = Watch::new(100, 0);
         watch.fail(7);
         watch.fail(3);
         watch.fail(5);

@@ -1,46 +1,129 @@
-//! Where contents of upper layers wait until it is known which of them win: in memory as far as that goes, then in a
-//! file without a name.
+//! Contents of upper layers that wait for their turn: in memory as far as that goes, then in a file without a name.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ext4::PIECE;
-use ext4::read::Source;
 
 /// The room for the waiting contents of one image, shared by its layers.
+///
+/// It has places of [`PIECE`] bytes; those that were given back are used again, so that neither memory nor the file is
+/// larger than what ever waited at once.
 #[derive(Debug)]
 pub(super) struct Room {
-    /// Bytes that may still be kept in memory.
-    memory: AtomicU64,
-    /// Made when memory is full. It has no name, so that nothing is left of it, whatever happens.
-    file: Mutex<Option<File>>,
+    places: Mutex<Places>,
     path: PathBuf,
-    /// Bytes of the file that are given out.
-    given: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Places {
+    /// Pieces that may still be made in memory.
+    memory: u64,
+    /// Memory that nothing waits in.
+    free: Vec<Box<[u8]>>,
+    /// Made when memory is full. It has no name, so that nothing is left of it, whatever happens.
+    file: Option<File>,
+    /// Where nothing waits in the file, in bytes.
+    holes: Vec<u64>,
+    /// The file's length in bytes.
+    end: u64,
+}
+
+/// Bytes that wait, at most [`PIECE`].
+#[derive(Debug)]
+pub(super) struct Piece {
+    place: Place,
+    len: usize,
+}
+
+#[derive(Debug)]
+enum Place {
+    Memory(Box<[u8]>),
+    /// At that offset of the file.
+    File(u64),
 }
 
 impl Room {
-    /// `path` is where the file has its name for a moment.
+    /// Room for `memory` bytes in memory. `path` is where the file has its name for a moment.
     pub(super) fn new(memory: u64, path: &Path) -> Self {
         Self {
-            memory: AtomicU64::new(memory),
-            file: Mutex::new(None),
+            places: Mutex::new(Places {
+                memory: memory / PIECE as u64,
+                free: Vec::new(),
+                file: None,
+                holes: Vec::new(),
+                end: 0,
+            }),
             path: path.to_owned(),
-            given: AtomicU64::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps at most [`PIECE`] bytes.
+    ///
+    /// # Errors
+    /// The file cannot be made, or written.
+    pub(super) fn keep(&self, bytes: &[u8]) -> io::Result<Piece> {
+        let len = bytes.len();
+        let mut places = self.lock();
+        let buffer = match places.free.pop() {
+            Some(buffer) => Some(buffer),
+            None if places.memory > 0 => {
+                places.memory -= 1;
+                Some(vec![0; PIECE].into_boxed_slice())
+            }
+            None => None,
+        };
+        if let Some(mut buffer) = buffer {
+            drop(places);
+            buffer[..len].copy_from_slice(bytes);
+            let place = Place::Memory(buffer);
+            return Ok(Piece { place, len });
+        }
+        let at = places.holes.pop().unwrap_or(places.end);
+        places.end = places.end.max(at + PIECE as u64);
+        let file = self.file(&mut places)?;
+        drop(places);
+        file.write_all_at(bytes, at)?;
+        let place = Place::File(at);
+        Ok(Piece { place, len })
+    }
+
+    /// Gives the bytes to `take`, and their place back.
+    ///
+    /// # Errors
+    /// The file cannot be read; what `take` says.
+    pub(super) fn take<E: From<io::Error>>(
+        &self,
+        piece: Piece,
+        buffer: &mut Vec<u8>,
+        take: impl FnOnce(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match piece.place {
+            Place::Memory(bytes) => {
+                let taken = take(&bytes[..piece.len]);
+                self.lock().free.push(bytes);
+                taken
+            }
+            Place::File(at) => {
+                let file = self.file(&mut self.lock())?;
+                buffer.resize(PIECE, 0);
+                file.read_exact_at(&mut buffer[..piece.len], at)?;
+                self.lock().holes.push(at);
+                take(&buffer[..piece.len])
+            }
         }
     }
 
     /// The file, for one more user.
-    fn file(&self) -> io::Result<File> {
-        let mut file = self
-            .file
-            .lock()
-            .unwrap_or_else(|poison| poison.into_inner());
-        if let Some(file) = &*file {
+    fn file(&self, places: &mut Places) -> io::Result<File> {
+        if let Some(file) = &places.file {
             return file.try_clone();
         }
         // A crash may have left one, just before it lost its name.
@@ -52,99 +135,7 @@ impl Room {
             .mode(0o600)
             .open(&self.path)?;
         fs::remove_file(&self.path)?;
-        file.insert(made).try_clone()
-    }
-}
-
-/// One layer's contents, as [`ext4::Segment`] writes them.
-#[derive(Debug)]
-pub(super) struct Pieces<'a> {
-    room: &'a Room,
-    pieces: Vec<Piece>,
-    /// Of all pieces, in bytes.
-    len: u64,
-    file: Option<File>,
-}
-
-#[derive(Debug)]
-enum Piece {
-    Memory(Box<[u8]>),
-    /// At that offset of the file.
-    File(u64),
-}
-
-impl<'a> Pieces<'a> {
-    pub(super) fn new(room: &'a Room) -> Self {
-        Self {
-            room,
-            pieces: Vec::new(),
-            len: 0,
-            file: None,
-        }
-    }
-
-    fn file(&mut self) -> io::Result<&File> {
-        let file = match self.file.take() {
-            Some(file) => file,
-            None => self.room.file()?,
-        };
-        Ok(self.file.insert(file))
-    }
-}
-
-impl Write for Pieces<'_> {
-    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
-        let len = piece.len() as u64;
-        let room = self.room;
-        let fits = room
-            .memory
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                left.checked_sub(len)
-            });
-        let piece = if fits.is_ok() {
-            Piece::Memory(piece.into())
-        } else {
-            let at = room.given.fetch_add(len, Ordering::Relaxed);
-            self.file()?.write_all_at(piece, at)?;
-            Piece::File(at)
-        };
-        self.pieces.push(piece);
-        self.len += len;
-        Ok(len as usize)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Source for Pieces<'_> {
-    fn read_at(&self, mut buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        if offset.saturating_add(buffer.len() as u64) > self.len {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let mut at = offset as usize;
-        while !buffer.is_empty() {
-            let (number, within) = (at / PIECE, at % PIECE);
-            let len = buffer.len().min(PIECE - within);
-            let (now, later) = buffer.split_at_mut(len);
-            let end: io::Error = io::ErrorKind::UnexpectedEof.into();
-            match (self.pieces.get(number), &self.file) {
-                (Some(Piece::Memory(bytes)), _) => {
-                    now.copy_from_slice(bytes.get(within..within + len).ok_or(end)?);
-                }
-                (Some(Piece::File(start)), Some(file)) => {
-                    file.read_exact_at(now, start + within as u64)?;
-                }
-                _ => return Err(end),
-            }
-            (buffer, at) = (later, at + len);
-        }
-        Ok(())
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.len)
+        places.file.insert(made).try_clone()
     }
 }
 
@@ -153,33 +144,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_waits_is_given_back_from_memory_and_from_the_file() {
+    fn what_waits_is_given_back_from_memory_and_from_the_file_and_its_place_is_used_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("waiting");
         // As a crash leaves it.
         fs::write(&path, "left behind").unwrap();
-        let piece = PIECE as u64;
-        let room = Room::new(2 * piece, &path);
+        let room = Room::new(2 * PIECE as u64 + 5, &path);
         let bytes: Vec<u8> = (0..5 * PIECE + 5000).map(|at| (at / 1000) as u8).collect();
-        let mut layers = [Pieces::new(&room), Pieces::new(&room)];
-        for (number, part) in bytes.chunks(PIECE).enumerate() {
-            // Two layers in turns: one has the even pieces, the last is a short one.
-            layers[number % 2].write_all(part).unwrap();
-        }
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-        for (layer, pieces) in layers.iter().enumerate() {
-            let own = bytes.chunks(PIECE).skip(layer).step_by(2);
-            let expect: Vec<u8> = own.flatten().copied().collect();
-            assert_eq!(pieces.size().unwrap(), expect.len() as u64);
-            let in_file = |piece: &&Piece| matches!(piece, Piece::File(_));
-            assert_eq!(pieces.pieces.iter().filter(in_file).count(), 2);
-            for (at, len) in [(0, expect.len()), (PIECE - 10, 20), (PIECE, PIECE), (7, 0)] {
-                let mut found = vec![0; len];
-                pieces.read_at(&mut found, at as u64).unwrap();
-                assert!(found == expect[at..at + len], "{layer} {at} {len}");
+        let mut buffer = Vec::new();
+        for _ in 0..3 {
+            let mut pieces = Vec::new();
+            for part in bytes.chunks(PIECE) {
+                pieces.push(room.keep(part).unwrap());
             }
-            let beyond = pieces.read_at(&mut [0; 2], expect.len() as u64 - 1);
-            assert!(beyond.is_err());
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+            let in_file = |piece: &&Piece| matches!(piece.place, Place::File(_));
+            assert_eq!(pieces.iter().filter(in_file).count(), 4);
+            let mut found: Vec<u8> = Vec::new();
+            for piece in pieces {
+                let taken: io::Result<()> = room.take(piece, &mut buffer, |bytes| {
+                    found.extend(bytes);
+                    Ok(())
+                });
+                taken.unwrap();
+            }
+            assert!(found == bytes);
+            let places = room.lock();
+            assert_eq!(places.end, 4 * PIECE as u64);
+            assert_eq!((places.memory, places.free.len()), (0, 2));
         }
     }
 }

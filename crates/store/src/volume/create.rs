@@ -132,6 +132,8 @@ fn format(path: &Path, spec: &Spec, durability: Durability) -> Result<(), Error>
         created: std::time::SystemTime::now().into(),
         root_uid: owner.uid,
         root_gid: owner.gid,
+        // Whatever an image's file has must find room when the volume is filled.
+        large_xattrs: true,
         ..ext4::FormatOptions::default()
     };
     ext4::format(&mut disk, &options).map_err(|error| failed(error.into()))?;

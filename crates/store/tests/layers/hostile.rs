@@ -68,12 +68,35 @@ fn ten_gigabytes_of_zeros_meet_a_limit() {
     let blob = zeros(&header, blocks);
     assert!(blob.len() < 350_000);
     let layer = raw(&root, &blob, Digest::of(b"whatever"));
+    let allowed = rootfs::max_unpacked(std::slice::from_ref(&layer));
+    assert!(allowed < size, "{allowed} bytes, and nobody asked for them");
     let few = Options {
-        max_unpacked: 24 << 20,
+        max_unpacked: Some(24 << 20),
         ..options()
     };
-    let expect = "unpacks to more than the 24 MiB allowed";
-    check_error(&root, &[layer], &few, expect);
+    let expect = format!(
+        "unpacks to more than the 24 MiB allowed ({} bytes packed)",
+        blob.len()
+    );
+    check_error(&root, &[layer], &few, &expect);
+}
+
+/// What an image may unpack to by itself follows from what it came in: a small one may be dense, a large one honest.
+#[test]
+fn the_limit_follows_from_the_bytes_that_came() {
+    let layer = |size: u64| Layer {
+        blob: Descriptor::new(MediaType::OciLayerZstd, Digest::of(b""), size),
+        diff_id: Digest::of(b""),
+    };
+    let check = |sizes: &[u64], expect: u64| {
+        let layers: Vec<_> = sizes.iter().map(|size| layer(*size)).collect();
+        assert_eq!(rootfs::max_unpacked(&layers), expect, "{sizes:?}");
+    };
+    check(&[], 1 << 30);
+    check(&[10 << 10], 1 << 30);
+    check(&[100 << 20, 20 << 20], 100 * (120 << 20));
+    check(&[8 << 30, 1 << 30], 256 << 30);
+    check(&[u64::MAX, u64::MAX], 256 << 30);
 }
 
 /// The limit is of all layers together, whoever of them comes first.
@@ -83,7 +106,7 @@ fn many_small_layers_meet_the_same_limit() {
     let image = (0..6).fold(ImageBuilder::new(), |image, byte| image.layer(layer(byte)));
     let sample = Sample::new(&image);
     let limited = |max_unpacked| Options {
-        max_unpacked,
+        max_unpacked: Some(max_unpacked),
         ..options()
     };
     // Each archive has a header and an end besides.

@@ -1,10 +1,11 @@
 //! Layers → rootfs image, against decompressing the same layers alone, and beside `mke2fs -d` and `umoci unpack`.
 
 use std::fs::{self, File};
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::sync::mpsc::{channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -28,6 +29,9 @@ const MEMORY: f64 = 150.0;
 /// Bytes that are decompressed at once.
 const CHUNK: usize = 256 << 10;
 
+/// Chunks that wait for the thread that writes.
+const BUFFERS: usize = 8;
+
 /// Runs of the tools that are slow.
 const FEW: usize = 3;
 
@@ -46,21 +50,22 @@ pub fn measure(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
     for packing in [Packing::Gzip, Packing::Zstd] {
         let name = packing.name();
         let debian = Sample::new(cache, samples::debian(cache, packing)?, packing)?;
-        rows.push(debian.against_decompression(format!("Debian, {name}"), pairs)?);
+        rows.extend(debian.against_decompression(format!("Debian, {name}"), pairs)?);
         if packing == Packing::Gzip {
             rows.extend(debian.beside_others(cache, "Debian", pairs)?);
         }
         let usr = samples::usr(cache, packing, LARGE, 1)?;
         let large = Sample::new(cache, usr, packing)?;
-        rows.push(large.against_decompression(format!("1 GiB of /usr, {name}"), pairs)?);
+        rows.extend(large.against_decompression(format!("1 GiB of /usr, {name}"), pairs)?);
         rows.push(large.memory(format!("1 GiB of /usr, {name}: memory"))?);
         let usr = samples::usr(cache, packing, LARGE, 8)?;
         let layers = Sample::new(cache, usr, packing)?;
-        rows.push(layers.against_decompression(format!("the same, 8 layers, {name}"), pairs)?);
+        rows.extend(layers.against_decompression(format!("the same, 8 layers, {name}"), pairs)?);
         rows.push(layers.memory(format!("the same, 8 layers, {name}: memory"))?);
     }
     let million = Sample::new(cache, samples::million(cache)?, Packing::Gzip)?;
-    rows.push(million.against_decompression("a million empty files".to_owned(), FEW.min(pairs))?);
+    let name = "a million empty files".to_owned();
+    rows.extend(million.against_decompression(name, FEW.min(pairs))?);
     Ok(rows)
 }
 
@@ -109,6 +114,49 @@ impl Sample {
 
     /// The same layers decompressed by the same library, and by as many threads as the options allow.
     fn decompress(&self) -> Result<Duration> {
+        self.with_each_blob(|path| {
+            each_chunk(&mut decompressor(path)?, |chunk| {
+                std::hint::black_box(chunk);
+                Ok(())
+            })
+        })
+    }
+
+    /// The same, and what comes out is hashed and written to a file each, which is synced: by a second thread for each that
+    /// decompresses. What every unpacker has to do at least.
+    fn decompress_hash_and_write(&self) -> Result<Duration> {
+        let to = tempfile::tempdir_in(self.dir.path())?;
+        let took = self.with_each_blob(|path| {
+            let name = path.file_name().context("a name")?;
+            let file = File::create(to.path().join(name))?;
+            std::thread::scope(|scope| {
+                let (full, fulls) = sync_channel::<Vec<u8>>(BUFFERS);
+                let (empty, empties) = channel();
+                let writing = scope.spawn(move || -> Result<()> {
+                    let mut hasher = Hasher::new();
+                    for chunk in fulls {
+                        hasher.update(&chunk);
+                        (&file).write_all(&chunk)?;
+                        let _ = empty.send(chunk);
+                    }
+                    std::hint::black_box(hasher.finish());
+                    Ok(file.sync_data()?)
+                });
+                each_chunk(&mut decompressor(path)?, |chunk| {
+                    let mut buffer = empties.try_recv().unwrap_or_default();
+                    buffer.clear();
+                    buffer.extend_from_slice(chunk);
+                    full.send(buffer).context("the thread that writes")
+                })?;
+                drop(full);
+                writing.join().map_err(|_| anyhow::anyhow!("a panic"))?
+            })
+        })?;
+        to.close()?;
+        Ok(took)
+    }
+
+    fn with_each_blob(&self, each: impl Fn(&Path) -> Result<()> + Sync) -> Result<Duration> {
         let begun = Instant::now();
         let queue = Mutex::new(self.blobs.clone());
         let work = || -> Result<()> {
@@ -117,10 +165,7 @@ impl Sample {
                 let Some(path) = next else {
                     return Ok(());
                 };
-                each_chunk(&mut decompressor(&path)?, |chunk| {
-                    std::hint::black_box(chunk);
-                    Ok(())
-                })?;
+                each(&path)?;
             }
         };
         std::thread::scope(|scope| {
@@ -134,20 +179,23 @@ impl Sample {
         Ok(begun.elapsed())
     }
 
-    fn against_decompression(&self, row: String, pairs: usize) -> Result<Row> {
+    fn against_decompression(&self, row: String, pairs: usize) -> Result<Vec<Row>> {
         let mut alone = Times::new(format!("{row}: decompressed alone"));
+        let mut least = Times::new(format!("{row}: decompressed, hashed and written alone"));
         let mut ours = Times::new(row);
         // The first pair fills the page cache.
         for pair in 0..=pairs {
-            let (took, least) = (self.build()?, self.decompress()?);
+            let (took, decompressed) = (self.build()?, self.decompress()?);
+            let written = self.decompress_hash_and_write()?;
             if pair > 0 {
                 ours.add(took);
-                alone.add(least);
+                alone.add(decompressed);
+                least.add(written);
             }
         }
-        let row = ours.against(&alone, BUDGET);
-        print(&[&ours, &alone], std::slice::from_ref(&row));
-        Ok(row)
+        let rows = vec![ours.against(&alone, BUDGET), ours.against(&least, BUDGET)];
+        print(&[&ours, &alone, &least], &rows);
+        Ok(rows)
     }
 
     /// The most memory that this process has while it makes the image: that, and whatever the bench itself holds.
