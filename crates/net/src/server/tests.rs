@@ -82,6 +82,8 @@ impl Network {
             mac: Mac([2, 0, 0, 0, 0, 0xff]),
             mtu: MTU,
             internal: false,
+            ipv6: Some(("fd00::1".parse().unwrap(), 64)),
+            allow: Vec::new(),
             seed: [1; 16],
         };
         let resolv_conf = dir.path().join("resolv.conf");
