@@ -22,8 +22,8 @@ const LARGEST: u64 = 1 << 20;
 pub struct Journal {
     file: Option<File>,
     len: u64,
-    /// Of each guest: which second it is, and how many lines it had.
-    spent: HashMap<u32, (u64, u32)>,
+    /// Of each guest, what lasts apart from the rest: which second it is, and how many lines it had.
+    spent: HashMap<(u32, bool), (u64, u32)>,
 }
 
 impl Journal {
@@ -39,7 +39,7 @@ impl Journal {
 
     /// The line about a note of a guest's, for those who watch. `None`: this second has had enough of them.
     pub fn line(&mut self, port: u32, guest: &str, note: &Note, now: Duration) -> Option<String> {
-        let (second, lines) = self.spent.entry(port).or_default();
+        let (second, lines) = self.spent.entry((port, lasts(note))).or_default();
         if *second != now.as_secs() {
             (*second, *lines) = (now.as_secs(), 0);
         }
@@ -75,7 +75,7 @@ impl Journal {
 
     /// A guest has left.
     pub fn forget(&mut self, port: u32) {
-        self.spent.remove(&port);
+        self.spent.retain(|(known, _), _| *known != port);
     }
 }
 
