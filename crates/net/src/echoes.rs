@@ -23,7 +23,11 @@ const TURN: usize = 32;
 
 /// All flows.
 #[derive(Debug, Default)]
-pub struct Echoes(HashMap<FlowId, OwnedFd>);
+pub struct Echoes {
+    sockets: HashMap<FlowId, OwnedFd>,
+    /// It was said that the host does not allow it.
+    told: bool,
+}
 
 /// What an error says to the guest.
 fn unreachable(errno: Errno) -> Unreachable {
@@ -56,6 +60,14 @@ impl Echoes {
         payload: &[u8],
     ) {
         if let Err(errno) = self.try_send(poll, (flow, to), sequence, payload) {
+            if errno == Errno::ACCESS && !self.told {
+                self.told = true;
+                let group = rustix::process::getegid().as_raw();
+                eprintln!(
+                    "gourd-net: the host does not let group {group} send echoes: \
+                     `sysctl -w net.ipv4.ping_group_range=\"{group} {group}\"` would"
+                );
+            }
             stack.flow_failed(flow, unreachable(errno));
         }
     }
@@ -67,7 +79,7 @@ impl Echoes {
         sequence: u16,
         payload: &[u8],
     ) -> rustix::io::Result<()> {
-        let fd = match self.0.entry(flow) {
+        let fd = match self.sockets.entry(flow) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => {
                 let fd = socket(to)?;
@@ -93,7 +105,7 @@ impl Echoes {
     /// Something came in.
     pub fn on_ready(&mut self, stack: &mut Stack, flow: FlowId, buffer: &mut [u8], now: Duration) {
         for _ in 0..TURN {
-            let Some(fd) = self.0.get(&flow) else {
+            let Some(fd) = self.sockets.get(&flow) else {
                 return;
             };
             match rustix::net::recv(fd, &mut *buffer, RecvFlags::empty()) {
@@ -113,6 +125,6 @@ impl Echoes {
 
     /// The flow is over.
     pub fn forget(&mut self, flow: FlowId) {
-        self.0.remove(&flow);
+        self.sockets.remove(&flow);
     }
 }

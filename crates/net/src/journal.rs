@@ -6,9 +6,11 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, SystemTime};
 
+use netstack::wire::protocol;
 use netstack::{Note, Unreachable};
 
 /// Lines of one guest in a second.
@@ -108,10 +110,10 @@ fn words(note: &Note) -> String {
             remote,
             client,
         } => {
-            let protocol = protocol_name(*protocol);
+            let name = protocol_name(*protocol);
             match client {
-                Some(client) => format!("{protocol} {client} -> {guest}"),
-                None => format!("{protocol} {guest} -> {remote}"),
+                Some(client) => format!("{name} {client} -> {guest}"),
+                None => format!("{name} {}", ends(*protocol, *guest, *remote)),
             }
         }
         Note::Refused {
@@ -120,14 +122,15 @@ fn words(note: &Note) -> String {
             remote,
             why,
         } => {
-            let protocol = protocol_name(*protocol);
+            let name = protocol_name(*protocol);
             let why = match why {
                 Unreachable::Network => "there is no way there",
                 Unreachable::Host => "the host can't be reached",
                 Unreachable::Port => "nobody listens there",
                 Unreachable::Prohibited => "it is not allowed",
             };
-            format!("{protocol} {guest} -> {remote} refused: {why}")
+            let ends = ends(*protocol, *guest, *remote);
+            format!("{name} {ends} refused: {why}")
         }
         Note::Question {
             name,
@@ -154,8 +157,15 @@ fn words(note: &Note) -> String {
     }
 }
 
+/// From where to where; ICMP has no ports.
+fn ends(number: u8, guest: SocketAddr, remote: SocketAddr) -> String {
+    match number {
+        protocol::ICMP | protocol::ICMPV6 => format!("{} -> {}", guest.ip(), remote.ip()),
+        _ => format!("{guest} -> {remote}"),
+    }
+}
+
 fn protocol_name(number: u8) -> &'static str {
-    use netstack::wire::protocol;
     match number {
         protocol::TCP => "tcp",
         protocol::UDP => "udp",
@@ -210,6 +220,34 @@ mod tests {
             remote: "[2001:db8::9]:80".parse().unwrap(),
             why: Unreachable::Prohibited,
         }
+    }
+
+    #[test]
+    fn words_for_people() {
+        let check = |note: Note, expect: &str| assert_eq!(words(&note), expect);
+        let flow = |protocol, guest: &str, remote: &str, client: Option<&str>| Note::Flow {
+            protocol,
+            guest: guest.parse().unwrap(),
+            remote: remote.parse().unwrap(),
+            client: client.map(|client| client.parse().unwrap()),
+        };
+        check(
+            flow(58, "[fd00::2]:7", "[2001:db8::9]:0", None),
+            "icmpv6 fd00::2 -> 2001:db8::9",
+        );
+        check(
+            flow(17, "10.0.0.2:7", "10.0.0.1:40000", Some("[::1]:5")),
+            "udp [::1]:5 -> 10.0.0.2:7",
+        );
+        let question = Note::Question {
+            name: "a.test".to_owned(),
+            kind: 65,
+            refused: true,
+        };
+        check(
+            question,
+            "dns TYPE65 a.test refused: it is no name of the allow-list",
+        );
     }
 
     #[test]

@@ -81,7 +81,7 @@ fn row(network: &NetworkSummary, whole: bool) -> Value {
         "Internal": network.internal.to_string(),
         "IPv4": "true",
         "IPv6": network.subnet6.is_some().to_string(),
-        "Subnet6": network.subnet6,
+        "Subnet6": network.subnet6.clone().unwrap_or_default(),
         "Allow": network.allow.join(","),
         "Labels": labels.join(","),
         "CreatedAt": human::created_at(network.created_ns),

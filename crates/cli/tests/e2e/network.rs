@@ -384,7 +384,7 @@ fn an_allow_list_and_ipv6() {
         " -> 192.0.2.10:80 refused: it is not allowed",
         " -> [2001:db8::10]:80 refused: it is not allowed",
         " client dns A next.example.test refused: it is no name of the allow-list",
-        " -> 192.0.2.9:0 refused: it is not allowed",
+        " client icmp 10.78.0.3 -> 192.0.2.9 refused: it is not allowed",
     ] {
         assert!(log.contains(line), "{line:?} is not in: {log}");
     }
@@ -395,7 +395,7 @@ fn an_allow_list_and_ipv6() {
     for line in [
         " client dns A www.example.test",
         " -> 192.0.2.9:80\n",
-        " client icmp 10.78.0.3:",
+        " client icmp 10.78.0.3 -> 192.0.2.53",
     ] {
         assert!(watched.contains(line), "{line:?} is not in: {watched}");
     }
