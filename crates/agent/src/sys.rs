@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::process::Pid;
@@ -99,6 +99,14 @@ impl Interfaces {
         Ok(Interfaces(fd))
     }
 
+    /// For the calls of IPv6.
+    pub(crate) fn open_ipv6() -> io::Result<Interfaces> {
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+        // SAFETY: no pointers; a returned descriptor is new and owned by nobody else.
+        let fd = unsafe { OwnedFd::from_raw_fd(check(libc::socket(libc::AF_INET6, kind, 0))?) };
+        Ok(Interfaces(fd))
+    }
+
     fn request(name: &str) -> libc::ifreq {
         // SAFETY: ifreq is integers, bytes and a pointer, for which all zeros is a value.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -127,6 +135,52 @@ impl Interfaces {
             *to = from as u8;
         }
         Ok(mac)
+    }
+
+    /// Its number.
+    pub(crate) fn index(&self, name: &str) -> io::Result<c_int> {
+        let mut request = Self::request(name);
+        self.call(libc::SIOCGIFINDEX, &mut request)?;
+        // SAFETY: the call has written the number.
+        Ok(unsafe { request.ifr_ifru.ifru_ifindex })
+    }
+
+    /// Gives it a further address, of IPv6: `self` is of [`Interfaces::open_ipv6`].
+    pub(crate) fn add_address6(
+        &self,
+        index: c_int,
+        address: Ipv6Addr,
+        prefix: u32,
+    ) -> io::Result<()> {
+        let request = libc::in6_ifreq {
+            ifr6_addr: in6_address(address),
+            ifr6_prefixlen: prefix,
+            ifr6_ifindex: index,
+        };
+        // SAFETY: on a socket of AF_INET6 the call reads one in6_ifreq, which lives for the call.
+        check(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SIOCSIFADDR, &raw const request) })?;
+        Ok(())
+    }
+
+    /// Sends everything of IPv6 that has no way of its own to `gateway`: `self` is of [`Interfaces::open_ipv6`].
+    pub(crate) fn add_default_route6(&self, index: c_int, gateway: Ipv6Addr) -> io::Result<()> {
+        /// What the kernel's own routes have.
+        const METRIC: u32 = 1024;
+        let route = Route6 {
+            destination: in6_address(Ipv6Addr::UNSPECIFIED),
+            source: in6_address(Ipv6Addr::UNSPECIFIED),
+            gateway: in6_address(gateway),
+            kind: 0,
+            destination_len: 0,
+            source_len: 0,
+            metric: METRIC,
+            info: 0,
+            flags: u32::from(libc::RTF_UP | libc::RTF_GATEWAY),
+            index,
+        };
+        // SAFETY: on a socket of AF_INET6 the call reads one such structure, which lives for the call.
+        check(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SIOCADDRT, &raw const route) })?;
+        Ok(())
     }
 
     /// Gives it an address and its subnet's mask.
@@ -168,6 +222,27 @@ impl Interfaces {
         // SAFETY: SIOCADDRT reads one rtentry, whose device pointer is null; it lives for the call.
         check(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SIOCADDRT, &raw const route) })?;
         Ok(())
+    }
+}
+
+/// `struct in6_rtmsg` of `linux/ipv6_route.h`; libc's has no fields that anybody could fill in.
+#[repr(C)]
+struct Route6 {
+    destination: libc::in6_addr,
+    source: libc::in6_addr,
+    gateway: libc::in6_addr,
+    kind: u32,
+    destination_len: u16,
+    source_len: u16,
+    metric: u32,
+    info: libc::c_ulong,
+    flags: u32,
+    index: c_int,
+}
+
+fn in6_address(address: Ipv6Addr) -> libc::in6_addr {
+    libc::in6_addr {
+        s6_addr: address.octets(),
     }
 }
 

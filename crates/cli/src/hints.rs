@@ -64,6 +64,10 @@ pub fn engine(error: &Error) -> Option<String> {
             "unless it was run with --rm, `gourd logs {name}` shows what it wrote and `gourd start {name}` starts it again \
              with its disk"
         ),
+        // They say what would be right.
+        Error::Network(
+            engine::NetworkError::InvalidAllow { .. } | engine::NetworkError::InternalAllows,
+        ) => return None,
         Error::Network(error) if error_is_about_a_network(error) => {
             "`gourd network ls` lists the networks and their subnets; `gourd network create` makes one".to_owned()
         }

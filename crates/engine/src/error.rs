@@ -578,7 +578,10 @@ fn network_kind(error: &store::network::Error) -> ErrorKind {
         Error::NotFound(_) => ErrorKind::NotFound,
         Error::Exists(_) | Error::Overlaps { .. } | Error::NoSubnet => ErrorKind::Conflict,
         Error::InUse(_) => ErrorKind::InUse,
-        Error::InvalidName(_) | Error::InvalidSubnet { .. } => ErrorKind::Invalid,
+        Error::InvalidName(_)
+        | Error::InvalidSubnet { .. }
+        | Error::InvalidAllow { .. }
+        | Error::InternalAllows => ErrorKind::Invalid,
         Error::Json(error) => json_kind(error),
         Error::Lock(error) => lock_kind(error),
         Error::File(error) => file_kind(error),

@@ -45,7 +45,7 @@ pub use image::{
     LoadedImage, PrunedImages, PullEvent, PushEvent, PushRequest, PushedImage, Removed,
 };
 pub use login::{LoggedIn, LoggedOut};
-pub use network::{NetworkRequest, NetworkSummary};
+pub use network::{NetworkRequest, NetworkSummary, NetworkWatch};
 pub use store::TimeRange;
 pub use store::container::{
     Attach, Endpoint, HealthStatus, Journal, Port, Protocol, Resolution, Restart, RestartPolicy,

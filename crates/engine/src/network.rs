@@ -1,6 +1,7 @@
 //! Networks: make, list, look at, remove. What runs on one is the supervisors' affair ([`store::network`] says where).
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -17,10 +18,14 @@ use crate::{Engine, Error, blocking, time};
 pub struct NetworkRequest {
     /// Unique among networks.
     pub name: String,
-    /// `10.1.2.0/24`; one that is free when absent.
-    pub subnet: Option<String>,
+    /// `10.1.2.0/24`, `fd00:1::/64`: one of each at most. One that is free where there is none.
+    pub subnets: Vec<String>,
+    /// It has IPv6, as it has with a subnet of IPv6.
+    pub ipv6: bool,
     /// Nothing outside of it can be reached.
     pub internal: bool,
+    /// What can be reached outside of it ([`store::network::Allow`]); empty: everything.
+    pub allow: Vec<String>,
     /// The user's.
     pub labels: BTreeMap<String, String>,
 }
@@ -34,8 +39,12 @@ pub struct NetworkSummary {
     pub name: String,
     /// Its addresses.
     pub subnet: String,
+    /// Its addresses of IPv6.
+    pub subnet6: Option<String>,
     /// Nothing outside of it can be reached.
     pub internal: bool,
+    /// What can be reached outside of it; empty: everything.
+    pub allow: Vec<String>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Nanoseconds since 1970.
@@ -46,9 +55,21 @@ impl Engine {
     /// Makes a network; its id.
     ///
     /// # Errors
-    /// The name is taken, the subnet overlaps with another network's.
+    /// The name is taken, a subnet overlaps with another network's, the allow-list makes no sense.
     pub fn create_network(&self, request: NetworkRequest) -> Result<String, Error> {
-        let subnet = request.subnet.map(|subnet| subnet.parse()).transpose()?;
+        let (mut subnet, mut subnet6) = (None, None);
+        for text in &request.subnets {
+            let twice = match text.contains(':') {
+                true => subnet6.replace(text.parse()?).is_some(),
+                false => subnet.replace(text.parse()?).is_some(),
+            };
+            if twice {
+                let reason = "a network has one of IPv4 and one of IPv6 at most".to_owned();
+                return Err(Error::invalid("subnet", reason));
+            }
+        }
+        let allow = request.allow.iter().map(|text| text.parse());
+        let allow = allow.collect::<Result<Vec<_>, _>>()?;
         // `default` exists, whether it was used or not.
         if request.name == network::DEFAULT {
             return Err(network::Error::Exists(request.name).into());
@@ -59,7 +80,10 @@ impl Engine {
                 name: request.name,
                 id: crate::container::new_id()?,
                 subnet,
+                ipv6: request.ipv6,
+                subnet6,
                 internal: request.internal,
+                allow,
                 labels: request.labels,
             },
         )?;
@@ -77,7 +101,9 @@ impl Engine {
                 id,
                 name,
                 subnet,
+                subnet6,
                 internal,
+                allow,
                 labels,
                 created_ns,
                 ..
@@ -86,7 +112,9 @@ impl Engine {
                 id,
                 name,
                 subnet: subnet.to_string(),
+                subnet6: subnet6.map(|subnet| subnet.to_string()),
                 internal,
+                allow: allow.iter().map(ToString::to_string).collect(),
                 labels,
                 created_ns,
             }
@@ -118,6 +146,50 @@ impl Engine {
         match (fitting.next(), fitting.next()) {
             (Some(network), None) => Ok(network),
             _ => Err(network::Error::NotFound(name.to_owned()).into()),
+        }
+    }
+
+    /// What a network's process has written: what it refused, and what went wrong with it. Its newest MiB at most.
+    ///
+    /// # Errors
+    /// No such network; its log can't be read.
+    pub fn network_log(&self, name: &str) -> Result<Vec<u8>, Error> {
+        Ok(self.network(name)?.read_log()?)
+    }
+
+    /// What happens on a network from now on: connections, questions about names, and what is refused; of all of its containers,
+    /// or of one. Frames go into `pcap`, for as long as the watch lives.
+    ///
+    /// # Errors
+    /// No such network or container; nobody is on it, so that nothing happens.
+    pub fn watch_network(
+        &self,
+        name: &str,
+        container: Option<&str>,
+        pcap: Option<&File>,
+    ) -> Result<NetworkWatch, Error> {
+        let network = self.network(name)?;
+        let found = container.map(|name| store::container::resolve(&self.root, name));
+        let container = found
+            .transpose()?
+            .map(|container| container.spec().id.clone());
+        let watch = || -> io::Result<OwnedFd> {
+            let (_dir, path) = network.socket().map_err(io::Error::other)?;
+            let socket = dial(&path)?;
+            let question = Request::Watch {
+                protocol: PROTOCOL,
+                container: container.clone(),
+            };
+            wire::send(socket.as_fd(), &question, pcap.map(AsFd::as_fd))?;
+            Ok(socket)
+        };
+        match watch() {
+            Ok(socket) => Ok(NetworkWatch(socket)),
+            Err(_) => {
+                let name = &network.spec().name;
+                let reason = format!("no running container is on {name}, so that nothing happens");
+                Err(Error::invalid("network", reason))
+            }
         }
     }
 
@@ -171,10 +243,33 @@ fn report(network: &Network) -> Result<Vec<Member>, network::Error> {
     Ok(ask(&path).unwrap_or_default())
 }
 
-fn ask(path: &std::path::Path) -> io::Result<Vec<Member>> {
+/// What happens on a network, line by line, each as it comes; it ends when the network's process does. Who reads too slowly misses some.
+#[derive(Debug)]
+pub struct NetworkWatch(OwnedFd);
+
+impl Iterator for NetworkWatch {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        loop {
+            match wire::expect::<Reply>(&self.0) {
+                Ok((Reply::Note(line), _)) => return Some(line),
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+fn dial(path: &std::path::Path) -> io::Result<OwnedFd> {
     let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
     let socket: OwnedFd = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
+fn ask(path: &std::path::Path) -> io::Result<Vec<Member>> {
+    let socket = dial(path)?;
     let question = Request::Report { protocol: PROTOCOL };
     wire::send(socket.as_fd(), &question, None)?;
     match wire::expect::<Reply>(&socket)?.0 {
@@ -191,11 +286,18 @@ fn describe(spec: &Spec, members: &[Member]) -> Value {
                 "Name": member.name,
                 "MacAddress": mac(member.mac),
                 "IPv4Address": format!("{}/{}", member.address, spec.subnet.prefix),
-                "IPv6Address": "",
+                "IPv6Address": match (member.ipv6, spec.subnet6) {
+                    (Some(address), Some(subnet)) => format!("{address}/{}", subnet.prefix),
+                    _ => String::new(),
+                },
             });
             (member.container.clone(), described)
         })
         .collect();
+    let mut subnets = vec![json!({ "Subnet": spec.subnet, "Gateway": spec.subnet.gateway() })];
+    if let Some(subnet) = spec.subnet6 {
+        subnets.push(json!({ "Subnet": subnet, "Gateway": subnet.gateway() }));
+    }
     json!({
         "Name": spec.name,
         "Id": spec.id,
@@ -203,12 +305,14 @@ fn describe(spec: &Spec, members: &[Member]) -> Value {
         "Scope": "local",
         "Driver": "gourd",
         "EnableIPv4": true,
-        "EnableIPv6": false,
+        "EnableIPv6": spec.subnet6.is_some(),
         "IPAM": {
             "Driver": "default",
-            "Config": [{ "Subnet": spec.subnet, "Gateway": spec.subnet.gateway() }],
+            "Config": subnets,
         },
         "Internal": spec.internal,
+        // Beyond Docker's.
+        "Allow": spec.allow,
         "Containers": containers,
         "Labels": spec.labels,
     })

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use netstack::{FlowId, Stack};
+use netstack::{FlowId, Stack, Unreachable};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketType};
 
@@ -52,7 +52,7 @@ impl Datagrams {
         payload: &[u8],
     ) {
         if self.try_send(poll, flow, to, payload).is_err() {
-            stack.udp_failed(flow);
+            stack.flow_failed(flow, Unreachable::Port);
         }
     }
 
@@ -116,7 +116,7 @@ impl Datagrams {
             }
             self.sockets.remove(&flow);
         }
-        stack.udp_failed(flow);
+        stack.flow_failed(flow, Unreachable::Port);
     }
 
     /// Something came in.
@@ -140,7 +140,7 @@ impl Datagrams {
                 Err(_) if self.questions.contains_key(&flow) => {
                     return self.ask_next(poll, stack, flow, now);
                 }
-                Err(_) => return stack.udp_failed(flow),
+                Err(_) => return stack.flow_failed(flow, Unreachable::Port),
             }
         }
     }

@@ -5,11 +5,15 @@
 //! the connection of its last guest's supervisor. What it knows is gone then, and needed by nobody: a network that starts anew gives its
 //! guests the addresses that they had, because their supervisors ask for them.
 //!
-//! One thread, one `epoll`: [`server`] is its loop, [`members`] are the guests, [`streams`] and [`datagrams`] the host's
-//! sockets behind their flows, [`published`] the ports that lead to them, [`resolvers`] who is asked for names.
+//! One thread, one `epoll`: [`server`] is its loop, [`members`] are the guests, [`streams`], [`datagrams`] and [`echoes`] the host's
+//! sockets behind their flows, [`published`] the ports that lead to them, [`resolvers`] who is asked for names, [`journal`] what
+//! people are told.
 
 mod args;
+mod capture;
 mod datagrams;
+mod echoes;
+mod journal;
 mod members;
 mod poll;
 mod published;

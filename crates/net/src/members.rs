@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::SystemTime;
 
 use netstack::{Endpoint, Mac, Stack};
-use proto::network::{self, Join, Joined, Member, PROTOCOL, Publish, Refused};
+use proto::network::{self, Ipv6, Join, Joined, Member, PROTOCOL, Publish, Refused, Reply};
 
+use crate::capture::Capture;
 use crate::poll::{Poll, Token};
 use crate::published::Ports;
 use crate::resolvers;
@@ -22,6 +24,24 @@ pub struct Client {
     pub socket: OwnedFd,
     /// The guest, once it has joined.
     pub guest: Option<Guest>,
+    /// It wants to hear what people are told.
+    watch: Option<Watch>,
+}
+
+/// Somebody who watches.
+#[derive(Debug)]
+struct Watch {
+    /// The container that it is about.
+    container: Option<String>,
+    /// Where frames go.
+    capture: Option<Capture>,
+}
+
+impl Watch {
+    fn is_about(&self, guest: &Guest) -> bool {
+        let container = self.container.as_ref();
+        container.is_none_or(|container| *container == guest.member.container)
+    }
 }
 
 /// A guest.
@@ -43,6 +63,8 @@ pub struct Guest {
 pub struct Clients {
     last: u32,
     all: HashMap<u32, Client>,
+    /// Somebody wants frames.
+    captured: bool,
 }
 
 fn refused(step: &str, object: impl ToString, message: impl ToString) -> Refused {
@@ -62,6 +84,7 @@ impl Clients {
         let client = Client {
             socket,
             guest: None,
+            watch: None,
         };
         self.all.insert(self.last, client);
         Ok(())
@@ -75,6 +98,75 @@ impl Clients {
     /// A guest.
     pub fn guest(&mut self, id: u32) -> Option<&mut Guest> {
         self.all.get_mut(&id)?.guest.as_mut()
+    }
+
+    /// The name of a guest.
+    pub fn name(&self, id: u32) -> &str {
+        let guest = self.all.get(&id).and_then(|client| client.guest.as_ref());
+        guest.map_or("?", |guest| &guest.member.name)
+    }
+
+    /// A client wants to hear what people are told, of all guests or of one, and to have the frames.
+    pub fn watch(&mut self, id: u32, container: Option<String>, file: Option<OwnedFd>) {
+        if let Some(client) = self.all.get_mut(&id) {
+            let capture = file.map(|file| Capture::new(file.into()));
+            client.watch = Some(Watch { container, capture });
+        }
+        self.find_captures();
+    }
+
+    fn find_captures(&mut self) {
+        let watches = self.all.values().filter_map(|client| client.watch.as_ref());
+        self.captured = watches.into_iter().any(|watch| watch.capture.is_some());
+    }
+
+    /// Whether anybody wants frames.
+    pub fn is_captured(&self) -> bool {
+        self.captured
+    }
+
+    /// A frame from a guest, or `to` one. What goes from one guest to another is recorded once, unless it is about the receiver.
+    pub fn capture(&mut self, id: u32, to: bool, frame: &[u8], gateway: Mac) {
+        let own = frame.get(6..12) == Some(&gateway.0[..]);
+        let at = SystemTime::now();
+        let guest = self.all.get(&id).and_then(|client| client.guest.as_ref());
+        let Some(container) = guest.map(|guest| guest.member.container.clone()) else {
+            return;
+        };
+        for watch in self.all.values_mut().filter_map(|it| it.watch.as_mut()) {
+            let about = match &watch.container {
+                Some(wanted) => *wanted == container,
+                None => !to || own,
+            };
+            if let Some(capture) = watch.capture.as_mut().filter(|_| about) {
+                capture.frame(frame, at);
+            }
+        }
+    }
+
+    /// Writes what was recorded.
+    pub fn flush_captures(&mut self) {
+        for watch in self.all.values_mut().filter_map(|it| it.watch.as_mut()) {
+            if let Some(capture) = &mut watch.capture {
+                capture.flush();
+            }
+        }
+    }
+
+    /// Whether anybody does.
+    pub fn is_watched(&self) -> bool {
+        self.all.values().any(|client| client.watch.is_some())
+    }
+
+    /// Tells those who do of what a guest did. Who does not keep up misses some.
+    pub fn tell(&self, id: u32, line: &str) {
+        let guest = self.all.get(&id).and_then(|client| client.guest.as_ref());
+        for client in self.all.values() {
+            let about = |watch: &Watch| guest.is_none_or(|guest| watch.is_about(guest));
+            if client.watch.as_ref().is_some_and(about) {
+                reply(client, &Reply::Note(line.to_owned()));
+            }
+        }
     }
 
     /// Nobody is connected.
@@ -137,11 +229,12 @@ impl Clients {
             host: join.host,
         };
         stack.attach(id, endpoint);
-        self.plug(id, join, link, address);
-        Ok(joined(stack, address, published))
+        let joined = joined(stack, address, published);
+        self.plug(id, join, link, &joined);
+        Ok(joined)
     }
 
-    fn plug(&mut self, id: u32, join: Join, link: OwnedFd, address: Ipv4Addr) {
+    fn plug(&mut self, id: u32, join: Join, link: OwnedFd, joined: &Joined) {
         let resolver = |address: IpAddr| SocketAddr::new(address, resolvers::PORT);
         let guest = Guest {
             link,
@@ -152,7 +245,8 @@ impl Clients {
                 name: join.names.first().cloned().unwrap_or_default(),
                 container: join.container,
                 mac: join.mac,
-                address,
+                address: joined.address,
+                ipv6: joined.ipv6.map(|ipv6| ipv6.address),
             },
         };
         if let Some(client) = self.all.get_mut(&id) {
@@ -166,6 +260,7 @@ impl Clients {
             return false;
         };
         poll.forget(client.socket.as_fd());
+        self.find_captures();
         let Some(guest) = client.guest else {
             return false;
         };
@@ -201,7 +296,7 @@ fn address(stack: &Stack, join: &Join) -> Result<Ipv4Addr, Refused> {
     if let Some(wish) = join.wish.filter(|_| join.insists) {
         return match stack.is_free(wish) {
             true => Ok(wish),
-            false if stack.config().contains(wish) => {
+            false if stack.config().contains(wish.into()) => {
                 Err(refused("take the address", wish, "somebody has it"))
             }
             false => Err(refused(
@@ -223,11 +318,18 @@ fn joined(stack: &Stack, address: Ipv4Addr, published: Vec<Publish>) -> Joined {
         prefix: config.prefix,
         gateway: config.gateway,
         mtu: config.mtu,
+        ipv6: config.ipv6.and_then(|(gateway, prefix)| {
+            Some(Ipv6 {
+                address: config.twin(address)?,
+                prefix,
+                gateway,
+            })
+        }),
         published,
     }
 }
 
 /// Answers on a connection. One that does not read its answers is no concern of the network's.
-pub fn reply(client: &Client, reply: &network::Reply) {
+pub fn reply(client: &Client, reply: &Reply) {
     let _ = network::send(client.socket.as_fd(), reply, None);
 }

@@ -21,6 +21,8 @@ pub enum Token {
     Stream(FlowId),
     /// A datagram socket of the host's.
     Datagrams(FlowId),
+    /// A ping socket of the host's.
+    Echoes(FlowId),
     /// A port that was published.
     Published(u64),
 }
@@ -36,6 +38,7 @@ impl Token {
             Token::Stream(flow) => (3, flow.0),
             Token::Datagrams(flow) => (4, flow.0),
             Token::Published(id) => (5, id),
+            Token::Echoes(flow) => (6, flow.0),
         };
         kind << KIND | number
     }
@@ -48,6 +51,7 @@ impl Token {
             3 => Token::Stream(FlowId(number)),
             4 => Token::Datagrams(FlowId(number)),
             5 => Token::Published(number),
+            6 => Token::Echoes(FlowId(number)),
             _ => Token::Listener,
         }
     }
@@ -144,6 +148,7 @@ mod tests {
             Token::Stream(FlowId(1 << 50)),
             Token::Datagrams(FlowId(3)),
             Token::Published(9),
+            Token::Echoes(FlowId(8)),
         ] {
             assert_eq!(Token::of(token.word()), token);
         }

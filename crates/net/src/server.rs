@@ -1,18 +1,21 @@
 //! The loop: frames, sockets, supervisors, timers.
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use netstack::{Config, Event, FlowId, Stack, Target};
+use netstack::{Config, Event, FlowId, Note, Stack, Target};
 use proto::network::{self, PROTOCOL, Protocol, Reply, Request};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 use thiserror::Error;
 
 use crate::datagrams::{Datagrams, LARGEST};
+use crate::echoes::Echoes;
+use crate::journal::{self, Journal};
 use crate::members::{self, Clients};
 use crate::poll::{Poll, Ready, Token};
 use crate::published::Ports;
@@ -51,6 +54,8 @@ pub struct Server {
     ports: Ports,
     streams: Streams,
     datagrams: Datagrams,
+    echoes: Echoes,
+    journal: Journal,
     resolvers: Resolvers,
     start: Instant,
     /// Somebody was here.
@@ -73,7 +78,10 @@ impl Server {
         };
         let listener = duplicate(io::stdin().as_fd())?;
         let lock = duplicate(io::stdout().as_fd())?;
-        Server::with(config, listener, Some(lock), RESOLV_CONF.into())
+        let log = File::from(duplicate(io::stderr().as_fd())?);
+        let mut server = Server::with(config, listener, Some(lock), RESOLV_CONF.into())?;
+        server.journal = Journal::new(Some(log));
+        Ok(server)
     }
 
     fn with(
@@ -95,6 +103,8 @@ impl Server {
             ports: Ports::default(),
             streams: Streams::default(),
             datagrams: Datagrams::default(),
+            echoes: Echoes::default(),
+            journal: Journal::new(None),
             resolvers: Resolvers::new(resolv_conf),
             start: Instant::now(),
             used: false,
@@ -137,6 +147,9 @@ impl Server {
             }
             self.datagrams.on_time(&self.poll, &mut self.stack, now);
             self.settle(now);
+            if self.clients.is_captured() {
+                self.clients.flush_captures();
+            }
             if !self.used && now >= PATIENCE {
                 return Ok(());
             }
@@ -161,6 +174,10 @@ impl Server {
                 let (poll, stack) = (&self.poll, &mut self.stack);
                 self.datagrams
                     .on_ready(poll, stack, flow, &mut self.buffer, now);
+            }
+            Token::Echoes(flow) => {
+                let stack = &mut self.stack;
+                self.echoes.on_ready(stack, flow, &mut self.buffer, now);
             }
             Token::Published(id) => self.on_published(id, now),
         }
@@ -187,6 +204,7 @@ impl Server {
             Ok(None) | Err(_) => {
                 let (poll, stack) = (&self.poll, &mut self.stack);
                 let left = self.clients.leave(poll, stack, &mut self.ports, id);
+                self.journal.forget(id);
                 // The last guest, or the only one that wanted to be one.
                 let over = self.clients.guests() == 0 && (left || self.clients.is_empty());
                 return if over { Next::End } else { Next::On };
@@ -203,6 +221,18 @@ impl Server {
                     Err(refused) => Reply::Refused(refused),
                 }
             }
+            (
+                Request::Watch {
+                    protocol: PROTOCOL,
+                    container,
+                },
+                file,
+            ) => {
+                self.clients.watch(id, container, file);
+                return Next::On;
+            }
+            // Of another version: it hears nothing that it could take for something else.
+            (Request::Watch { .. }, _) => return Next::On,
             (Request::Report { protocol: PROTOCOL }, _) => Reply::Report(self.clients.report()),
             // Of another version: no answer that it would know.
             (Request::Report { .. }, _) => Reply::Report(Vec::new()),
@@ -230,7 +260,14 @@ impl Server {
                 return;
             };
             match rustix::net::recv(&guest.link, &mut self.buffer[..], RecvFlags::empty()) {
-                Ok((count, _)) => self.stack.receive(id, &self.buffer[..count], now),
+                Ok((count, _)) => {
+                    let frame = &self.buffer[..count];
+                    if self.clients.is_captured() {
+                        let gateway = self.stack.config().mac;
+                        self.clients.capture(id, false, frame, gateway);
+                    }
+                    self.stack.receive(id, frame, now);
+                }
                 Err(Errno::INTR) => {}
                 // Nothing more; or the VM is gone, and its supervisor will say so.
                 Err(_) => return,
@@ -248,9 +285,18 @@ impl Server {
         }
         let mut frame = std::mem::take(&mut guest.waiting);
         loop {
-            if frame.is_empty() && !self.stack.transmit(id, &mut frame, now) {
-                break;
+            if frame.is_empty() {
+                if !self.stack.transmit(id, &mut frame, now) {
+                    break;
+                }
+                if self.clients.is_captured() {
+                    let gateway = self.stack.config().mac;
+                    self.clients.capture(id, true, &frame, gateway);
+                }
             }
+            let Some(guest) = self.clients.guest(id) else {
+                return;
+            };
             match rustix::net::send(&guest.link, &frame, SendFlags::NOSIGNAL) {
                 Err(Errno::AGAIN | Errno::NOBUFS) => {
                     guest.full = true;
@@ -262,7 +308,9 @@ impl Server {
                 _ => frame.clear(),
             }
         }
-        guest.waiting = frame;
+        if let Some(guest) = self.clients.guest(id) {
+            guest.waiting = frame;
+        }
     }
 
     fn on_published(&mut self, id: u64, now: Duration) {
@@ -353,8 +401,38 @@ impl Server {
                     let _ = rustix::net::sendto(&published.fd, &payload, flags, &peer);
                 }
             }
-            Event::Forgotten(flow) => self.datagrams.forget(flow),
+            Event::Echo {
+                flow,
+                to,
+                sequence,
+                payload,
+            } => {
+                let (poll, stack) = (&self.poll, &mut self.stack);
+                self.echoes
+                    .send(poll, stack, (flow, to), sequence, &payload);
+            }
+            Event::Forgotten(flow) => {
+                self.datagrams.forget(flow);
+                self.echoes.forget(flow);
+            }
+            Event::Note(port, note) => self.note(port, &note, now),
         }
+    }
+
+    /// Tells those who watch, and the log what lasts.
+    fn note(&mut self, port: u32, note: &Note, now: Duration) {
+        let lasts = journal::lasts(note);
+        if !lasts && !self.clients.is_watched() {
+            return;
+        }
+        let name = self.clients.name(port).to_owned();
+        let Some(line) = self.journal.line(port, &name, note, now) else {
+            return;
+        };
+        if lasts {
+            self.journal.write(&line);
+        }
+        self.clients.tell(port, &line);
     }
 
     fn resolvers(&mut self, port: u32) -> Vec<SocketAddr> {

@@ -2,9 +2,10 @@
 //! it is.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::wire::be16;
+use crate::wire::ipv6::ipv6_at;
+use crate::wire::{be16, be32, ipv4_at};
 
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 12;
@@ -15,7 +16,9 @@ const TTL: u32 = 5;
 /// Resource record types.
 mod kind {
     pub const A: u16 = 1;
+    pub const CNAME: u16 = 5;
     pub const PTR: u16 = 12;
+    pub const AAAA: u16 = 28;
     pub const ANY: u16 = 255;
 }
 
@@ -158,14 +161,14 @@ fn encode_name(name: &str) -> Option<Vec<u8>> {
 /// The names of a network.
 #[derive(Debug, Default)]
 pub struct Names {
-    addresses: BTreeMap<String, Vec<Ipv4Addr>>,
+    addresses: BTreeMap<String, Vec<IpAddr>>,
     /// The first name of each address.
-    names: BTreeMap<Ipv4Addr, String>,
+    names: BTreeMap<IpAddr, String>,
 }
 
 impl Names {
     /// Adds a name of an address. Several addresses may have one name.
-    pub fn insert(&mut self, name: &str, address: Ipv4Addr) {
+    pub fn insert(&mut self, name: &str, address: IpAddr) {
         let name = name.to_ascii_lowercase();
         let addresses = self.addresses.entry(name.clone()).or_default();
         if !addresses.contains(&address) {
@@ -175,7 +178,7 @@ impl Names {
     }
 
     /// Takes an address's names away.
-    pub fn remove(&mut self, address: Ipv4Addr) {
+    pub fn remove(&mut self, address: IpAddr) {
         self.names.remove(&address);
         self.addresses.retain(|_, addresses| {
             addresses.retain(|known| *known != address);
@@ -184,7 +187,7 @@ impl Names {
     }
 
     /// The addresses of a name.
-    pub fn get(&self, name: &str) -> &[Ipv4Addr] {
+    pub fn get(&self, name: &str) -> &[IpAddr] {
         self.addresses.get(name).map_or(&[], Vec::as_slice)
     }
 
@@ -193,18 +196,19 @@ impl Names {
         &self,
         query: &[u8],
         question: &Question,
-        is_own: impl Fn(Ipv4Addr) -> bool,
+        is_own: impl Fn(IpAddr) -> bool,
     ) -> Option<Vec<u8>> {
         if question.class != CLASS_IN {
             return None;
         }
         if let Some(addresses) = self.addresses.get(&question.name) {
             // Names of ours have no other records: "there is such a name, and nothing of that kind".
-            let wanted = matches!(question.kind, kind::A | kind::ANY);
-            let addresses = addresses.iter().filter(|_| wanted);
-            let records: Vec<_> = addresses
-                .map(|address| (kind::A, address.octets().to_vec()))
-                .collect();
+            let records = addresses.iter().map(|address| match address {
+                IpAddr::V4(address) => (kind::A, address.octets().to_vec()),
+                IpAddr::V6(address) => (kind::AAAA, address.octets().to_vec()),
+            });
+            let wanted = |(kind, _): &(u16, Vec<u8>)| [*kind, kind::ANY].contains(&question.kind);
+            let records: Vec<_> = records.filter(wanted).collect();
             return Some(answer(query, question, Code::NoError, &records));
         }
         let address = reverse(&question.name).filter(|address| is_own(*address))?;
@@ -222,108 +226,148 @@ impl Names {
     }
 }
 
-/// The address of a name under `in-addr.arpa`.
-fn reverse(name: &str) -> Option<Ipv4Addr> {
+/// The address of a name under `in-addr.arpa` or `ip6.arpa` (RFC 3596, 2.5).
+fn reverse(name: &str) -> Option<IpAddr> {
+    if let Some(digits) = name.strip_suffix(".ip6.arpa") {
+        let mut bits = 0;
+        let mut count = 0;
+        for digit in digits.rsplit('.') {
+            let value = match digit.as_bytes() {
+                [digit] => char::from(*digit).to_digit(16)?,
+                _ => return None,
+            };
+            bits = (bits << 4) | u128::from(value);
+            count += 1;
+        }
+        return (count == 32).then(|| Ipv6Addr::from_bits(bits).into());
+    }
     let digits = name.strip_suffix(".in-addr.arpa")?;
     let address: Ipv4Addr = digits.parse().ok()?;
     let [a, b, c, d] = address.octets();
-    Some(Ipv4Addr::new(d, c, b, a))
+    Some(Ipv4Addr::new(d, c, b, a).into())
+}
+
+/// The addresses that a response gives for its question's name, with the seconds that each holds: what stands under other names is
+/// left out, but for those that the name is an alias of.
+pub fn addresses(message: &[u8]) -> Vec<(IpAddr, u32)> {
+    /// Nobody's name has more aliases in a row.
+    const PASSES: usize = 16;
+    let Some(records) = records(message) else {
+        return Vec::new();
+    };
+    let Some((question, _)) = whole_name(message, HEADER_LEN) else {
+        return Vec::new();
+    };
+    let mut names = vec![(question, u32::MAX)];
+    // Aliases mostly stand before what they lead to, but need not.
+    for _ in 0..PASSES {
+        let before = names.len();
+        for record in records.iter().filter(|record| record.kind == kind::CNAME) {
+            let known = names.iter().find(|(name, _)| *name == record.name);
+            if let Some((_, ttl)) = known
+                && let Some((target, _)) = whole_name(message, record.data)
+                && !names.iter().any(|(name, _)| *name == target)
+            {
+                names.push((target, record.ttl.min(*ttl)));
+            }
+        }
+        if names.len() == before {
+            break;
+        }
+    }
+    let address = |record: &Record| {
+        let (_, ttl) = names.iter().find(|(name, _)| *name == record.name)?;
+        let address = match (record.kind, record.len) {
+            (kind::A, 4) => IpAddr::from(ipv4_at(message, record.data)?),
+            (kind::AAAA, 16) => IpAddr::from(ipv6_at(message, record.data)?),
+            _ => return None,
+        };
+        Some((address, record.ttl.min(*ttl)))
+    };
+    records.iter().filter_map(address).collect()
+}
+
+/// A resource record of class IN.
+struct Record {
+    /// As [`whole_name`] has it.
+    name: Vec<u8>,
+    kind: u16,
+    ttl: u32,
+    /// Where its data begins in the message, and how long it is.
+    data: usize,
+    len: usize,
+}
+
+/// The answer section of a response with one question.
+fn records(message: &[u8]) -> Option<Vec<Record>> {
+    /// More are not looked at: a datagram has no room for more, unless it means harm.
+    const MOST: usize = 256;
+    if be16(message, 4)? != 1 {
+        return None;
+    }
+    let count = usize::from(be16(message, 6)?).min(MOST);
+    let mut at = whole_name(message, HEADER_LEN)?.1 + 4;
+    let mut records = Vec::new();
+    for _ in 0..count {
+        // One that is cut short: those before it count.
+        let Some((name, next)) = whole_name(message, at) else {
+            break;
+        };
+        let fixed = (be16(message, next), be16(message, next + 2));
+        let (Some(kind), Some(class)) = fixed else {
+            break;
+        };
+        let (Some(ttl), Some(len)) = (be32(message, next + 4), be16(message, next + 8)) else {
+            break;
+        };
+        let (data, len) = (next + 10, usize::from(len));
+        at = data + len;
+        if at > message.len() {
+            break;
+        }
+        // The highest bit counts as none at all (RFC 2181, 8).
+        let ttl = if ttl >> 31 == 0 { ttl } else { 0 };
+        if class == CLASS_IN {
+            records.push(Record {
+                name,
+                kind,
+                ttl,
+                data,
+                len,
+            });
+        }
+    }
+    Some(records)
+}
+
+/// Reads a name that may be compressed: its labels in lower case, each with its length, and where it ends in the message.
+fn whole_name(message: &[u8], mut at: usize) -> Option<(Vec<u8>, usize)> {
+    const POINTER: u8 = 0xc0;
+    /// A name has 128 labels at most, and so have pointers to them.
+    const JUMPS: usize = 128;
+    let mut name = Vec::new();
+    let mut end = None;
+    for _ in 0..2 * JUMPS {
+        let len = *message.get(at)?;
+        if len & POINTER == POINTER {
+            let to = be16(message, at)? & 0x3fff;
+            end.get_or_insert(at + 2);
+            at = usize::from(to);
+            continue;
+        }
+        if len & POINTER != 0 || name.len() + usize::from(len) + 1 > 255 {
+            return None;
+        }
+        let label = message.get(at + 1..at + 1 + usize::from(len))?;
+        at += 1 + usize::from(len);
+        if len == 0 {
+            return Some((name, end.unwrap_or(at)));
+        }
+        name.push(len);
+        name.extend(label.iter().map(u8::to_ascii_lowercase));
+    }
+    None
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn query(name: &str, kind: u16) -> Vec<u8> {
-        let mut message = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-        message.extend(encode_name(name).unwrap());
-        message.extend(kind.to_be_bytes());
-        message.extend(CLASS_IN.to_be_bytes());
-        message
-    }
-
-    fn ask(names: &Names, name: &str, kind: u16) -> Option<Vec<u8>> {
-        let query = query(name, kind);
-        let question = parse_query(&query).unwrap();
-        let own = |address: Ipv4Addr| address.octets()[..2] == [10, 88];
-        let reply = names.answer(&query, &question, own);
-        if let Some(reply) = &reply {
-            assert!(answers(reply, &query));
-        }
-        reply
-    }
-
-    fn table() -> Names {
-        let mut names = Names::default();
-        names.insert("Web", Ipv4Addr::new(10, 88, 0, 2));
-        names.insert("api", Ipv4Addr::new(10, 88, 0, 2));
-        names.insert("api", Ipv4Addr::new(10, 88, 0, 3));
-        names
-    }
-
-    /// Oracle: smoltcp's parser of messages.
-    #[test]
-    fn names_of_ours() {
-        use smoltcp::wire::DnsPacket;
-        let names = table();
-        let reply = ask(&names, "WEB", kind::A).unwrap();
-        let packet = DnsPacket::new_checked(&reply[..]).unwrap();
-        assert_eq!(packet.transaction_id(), 0x1234);
-        assert_eq!(
-            (packet.question_count(), packet.answer_record_count()),
-            (1, 1)
-        );
-        assert!(reply.ends_with(&[0, 4, 10, 88, 0, 2]));
-        let both = ask(&names, "api", kind::A).unwrap();
-        assert_eq!(both[7], 2);
-        // AAAA: the name is there, and has none.
-        let none = ask(&names, "web", 28).unwrap();
-        assert_eq!((none[3] & 15, none[7]), (0, 0));
-        let back = ask(&names, "2.0.88.10.in-addr.arpa", kind::PTR).unwrap();
-        assert!(back.ends_with(b"\x03web\0"));
-        let nobody = ask(&names, "9.0.88.10.in-addr.arpa", kind::PTR).unwrap();
-        assert_eq!(nobody[3] & 15, 3);
-        assert_eq!(ask(&names, "example.org", kind::A), None);
-        assert_eq!(ask(&names, "1.1.1.1.in-addr.arpa", kind::PTR), None);
-    }
-
-    #[test]
-    fn names_go_with_their_address() {
-        let mut names = table();
-        names.remove(Ipv4Addr::new(10, 88, 0, 2));
-        assert!(names.get("web").is_empty());
-        assert_eq!(names.get("api"), [Ipv4Addr::new(10, 88, 0, 3)]);
-    }
-
-    #[test]
-    fn only_queries_are_answered() {
-        let good = query("a.b", kind::A);
-        assert_eq!(parse_query(&good).unwrap().name, "a.b");
-        for (at, byte) in [(2, 0x80), (2, 0x10), (5, 0), (5, 2), (12, 0xc0), (12, 64)] {
-            let mut wrong = good.clone();
-            wrong[at] = byte;
-            assert_eq!(parse_query(&wrong), None, "{at} {byte}");
-        }
-        let reply = refuse(&good, Code::ServFail).unwrap();
-        assert_eq!(reply[3], 0x82);
-        let mut other = reply.clone();
-        other[13] = b'x';
-        assert!(answers(&reply, &good) && !answers(&other, &good) && !answers(&good, &good));
-    }
-
-    proptest! {
-        #[test]
-        fn anything_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let mut message = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-            message.extend(&bytes);
-            for message in [&bytes, &message] {
-                if let Some(question) = parse_query(message) {
-                    let _ = table().answer(message, &question, |_| true);
-                    prop_assert!(refuse(message, Code::ServFail).is_some());
-                }
-                let _ = answers(message, &query("web", kind::A));
-            }
-        }
-    }
-}
+mod tests;

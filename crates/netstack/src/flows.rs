@@ -1,23 +1,23 @@
 //! TCP connections: from a guest's segment to the host's socket, and back.
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::limit;
-use crate::stack::{Event, PortId, Stack, Target};
+use crate::stack::{Event, Note, PortId, Stack, Target};
 use crate::table::{Ends, FlowId, TcpFlow};
 use crate::tcp::{self, Header, Tcp, flag};
-use crate::wire::{self, Ipv4, Mac, ether_type, protocol};
+use crate::wire::{self, Mac, Packet, Unreachable, protocol};
 
 impl Stack {
-    pub(crate) fn on_tcp(&mut self, id: PortId, mac: Mac, packet: &Ipv4<'_>, now: Duration) {
+    pub(crate) fn on_tcp(&mut self, id: PortId, mac: Mac, packet: &Packet<'_>, now: Duration) {
         let Some((header, payload)) = tcp::parse(packet.payload) else {
             self.counters.malformed += 1;
             return;
         };
         let ends = Ends {
-            guest: SocketAddrV4::new(packet.source, header.source),
-            remote: SocketAddrV4::new(packet.destination, header.destination),
+            guest: SocketAddr::new(packet.source, header.source),
+            remote: SocketAddr::new(packet.destination, header.destination),
         };
         if let Some(flow) = self.table.tcp_by_ends.get(&ends).copied() {
             let mut changed = false;
@@ -39,29 +39,61 @@ impl Stack {
     }
 
     fn on_syn(&mut self, id: PortId, mac: Mac, ends: Ends, header: &Header, now: Duration) {
-        let dns = *ends.remote.ip() == self.config.gateway && ends.remote.port() == 53;
-        let to = if dns && !self.config.internal {
-            Ok(Target::Resolver)
-        } else {
-            self.outside(id, *ends.remote.ip(), ends.remote.port())
-                .map(Target::Address)
+        let dns = self.config.is_gateway(ends.remote.ip()) && ends.remote.port() == 53;
+        let to = match dns {
+            // What a resolver answers there would open nothing: the guest is to ask in a datagram.
+            true if self.config.internal || !self.config.allow.is_empty() => Err(Unreachable::Port),
+            true => Ok(Target::Resolver),
+            false => self.outside(id, ends.remote, now).map(Target::Address),
         };
         let full = self
             .ports
             .get(&id)
             .is_none_or(|port| port.tcp_flows >= limit::TCP_FLOWS);
         let (Ok(to), false) = (to, full) else {
-            self.counters.refused += 1;
+            let why = to.err().unwrap_or(Unreachable::Port);
+            self.note_refused(id, protocol::TCP, ends, why);
             return self.no_connection(id, mac, ends, header, 0);
         };
         let initial = self.initial_sequence(ends.guest, ends.remote, now);
-        let tcp = Tcp::held(header, self.own_mss(), initial, now);
+        let own_mss = self.own_mss(ends.guest.ip());
+        let tcp = Tcp::held(header, own_mss, initial, now);
         let flow = self.insert(id, mac, ends, tcp);
+        self.note_flow(id, protocol::TCP, ends, None);
         self.events.push_back(Event::Dial { flow, port: id, to });
     }
 
-    fn own_mss(&self) -> u16 {
-        self.config.mtu - (wire::IPV4_LEN + tcp::HEADER_LEN) as u16
+    /// Somebody may not go where it wants to.
+    pub(crate) fn note_refused(&mut self, id: PortId, protocol: u8, ends: Ends, why: Unreachable) {
+        self.counters.refused += 1;
+        let note = Note::Refused {
+            protocol,
+            guest: ends.guest,
+            remote: ends.remote,
+            why,
+        };
+        self.events.push_back(Event::Note(id, note));
+    }
+
+    /// A flow begins.
+    pub(crate) fn note_flow(
+        &mut self,
+        id: PortId,
+        protocol: u8,
+        ends: Ends,
+        client: Option<SocketAddr>,
+    ) {
+        let note = Note::Flow {
+            protocol,
+            guest: ends.guest,
+            remote: ends.remote,
+            client,
+        };
+        self.events.push_back(Event::Note(id, note));
+    }
+
+    fn own_mss(&self, address: IpAddr) -> u16 {
+        self.config.mtu - (wire::ip_len(address) + tcp::HEADER_LEN) as u16
     }
 
     fn insert(&mut self, id: PortId, mac: Mac, ends: Ends, tcp: Tcp) -> FlowId {
@@ -76,6 +108,7 @@ impl Stack {
             speaking: false,
             told: false,
             timer: None,
+            other: None,
         })
     }
 
@@ -103,17 +136,10 @@ impl Stack {
 
     fn send_header(&mut self, id: PortId, mac: Mac, ends: Ends, header: &Header) {
         let mut frame = self.buffer();
-        self.begin(&mut frame, mac);
+        begin(&mut frame, (self.config.mac, mac), ends);
         tcp::put(&mut frame, header);
         finish(&mut frame, ends);
         self.enqueue(id, frame);
-    }
-
-    /// The Ethernet header, and room for that of IPv4.
-    fn begin(&self, frame: &mut Vec<u8>, mac: Mac) {
-        frame.clear();
-        wire::put_ethernet(frame, mac, self.config.mac, ether_type::IPV4);
-        frame.resize(wire::ETHERNET_LEN + wire::IPV4_LEN, 0);
     }
 
     /// Does something to a connection, and keeps count of what waits in it.
@@ -133,7 +159,13 @@ impl Stack {
         let Some(known) = self.table.tcp.get_mut(&flow) else {
             return;
         };
+        if known.tcp.is_open() {
+            known.other = None;
+        }
         if known.tcp.is_dead() {
+            if let Some(guest) = known.other.take() {
+                return self.dial_again(flow, guest);
+            }
             self.remove(flow);
             self.events.push_back(Event::Reset(flow));
             return;
@@ -192,9 +224,7 @@ impl Stack {
             return false;
         }
         let ends = known.ends;
-        frame.clear();
-        wire::put_ethernet(frame, known.mac, mac, ether_type::IPV4);
-        frame.resize(wire::ETHERNET_LEN + wire::IPV4_LEN, 0);
+        begin(frame, (mac, known.mac), ends);
         let ports = (ends.remote.port(), ends.guest.port());
         known.tcp.emit(frame, ports, now);
         finish(frame, ends);
@@ -293,6 +323,7 @@ impl Stack {
     }
 
     /// Dials a guest's port for a client of the host's side. It may be looked at when it stands; it is reset when it doesn't.
+    /// A client of IPv6 is taken to the guest's address of IPv6, if it has one, and to that of IPv4 when nobody listens there.
     pub fn tcp_dial(
         &mut self,
         id: PortId,
@@ -304,35 +335,66 @@ impl Stack {
         if port.tcp_flows >= limit::TCP_FLOWS {
             return None;
         }
-        let guest = SocketAddrV4::new(port.endpoint.address, guest_port);
-        let mac = port.endpoint.mac;
-        let mut ends = Ends {
-            guest,
-            remote: self.client(client),
-        };
+        let (mac, address) = (port.endpoint.mac, port.endpoint.address);
+        let at_v4 = SocketAddr::new(address.into(), guest_port);
+        let twin = self.config.twin(address).filter(|_| client.is_ipv6());
+        let guest = twin.map_or(at_v4, |twin| SocketAddr::new(twin.into(), guest_port));
+        let ends = self.inbound(guest, client);
+        let initial = self.initial_sequence(ends.guest, ends.remote, now);
+        let tcp = Tcp::dial(self.own_mss(guest.ip()), initial, now);
+        let flow = self.insert(id, mac, ends, tcp);
+        if let Some(known) = self.table.tcp.get_mut(&flow) {
+            known.other = (guest != at_v4).then_some(at_v4);
+        }
+        self.note_flow(id, protocol::TCP, ends, Some(client));
+        self.after(flow, false);
+        Some(flow)
+    }
+
+    /// The ends of a client's connection that no other one has.
+    fn inbound(&mut self, guest: SocketAddr, client: SocketAddr) -> Ends {
+        let remote = self.client(client, guest.ip());
+        let mut ends = Ends { guest, remote };
         // A client port of the gateway's may be in use still.
         for _ in 0..limit::TCP_FLOWS {
             if !self.table.tcp_by_ends.contains_key(&ends) {
                 break;
             }
-            let port = self.client_port();
-            ends.remote = SocketAddrV4::new(self.config.gateway, port);
+            ends.remote = self.gateway_client(guest.ip());
         }
+        ends
+    }
+
+    /// The guest refused a client at one of its addresses: here is the other one.
+    fn dial_again(&mut self, flow: FlowId, guest: SocketAddr) {
+        let Some(known) = self.table.tcp.get(&flow) else {
+            return;
+        };
+        let (now, client) = (known.tcp.heard(), known.ends.remote);
+        let ends = self.inbound(guest, client);
         let initial = self.initial_sequence(ends.guest, ends.remote, now);
-        let tcp = Tcp::dial(self.own_mss(), initial, now);
-        let flow = self.insert(id, mac, ends, tcp);
+        let own_mss = self.own_mss(guest.ip());
+        self.table.move_tcp(flow, ends);
+        self.with(flow, |known| known.tcp = Tcp::dial(own_mss, initial, now));
         self.after(flow, false);
-        Some(flow)
     }
 }
 
-/// Fills in the IPv4 header and TCP's checksum.
+/// The Ethernet header, and room for the packet's.
+fn begin(frame: &mut Vec<u8>, (from, to): (Mac, Mac), ends: Ends) {
+    let address = ends.guest.ip();
+    frame.clear();
+    wire::put_ethernet(frame, to, from, wire::ether_type_of(address));
+    frame.resize(wire::ETHERNET_LEN + wire::ip_len(address), 0);
+}
+
+/// Fills in the packet's header and TCP's checksum.
 fn finish(frame: &mut [u8], ends: Ends) {
-    let (from, to) = (*ends.remote.ip(), *ends.guest.ip());
-    let start = wire::ETHERNET_LEN + wire::IPV4_LEN;
+    let (from, to) = (ends.remote.ip(), ends.guest.ip());
+    let start = wire::ETHERNET_LEN + wire::ip_len(to);
     let len = frame.len() - start;
-    let mut header = Vec::with_capacity(wire::IPV4_LEN);
-    wire::put_ipv4(&mut header, from, to, protocol::TCP, len);
+    let mut header = Vec::with_capacity(wire::IPV6_LEN);
+    wire::put_ip(&mut header, from, to, protocol::TCP, len);
     frame[wire::ETHERNET_LEN..start].copy_from_slice(&header);
     let pseudo = wire::pseudo_header(from, to, protocol::TCP, len);
     let sum = wire::checksum(&frame[start..], pseudo);

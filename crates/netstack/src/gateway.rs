@@ -1,13 +1,13 @@
-//! What the gateway does with frames that are for it: ARP, ICMP, UDP (DHCP, DNS, flows to the host's side), and who may
-//! reach what.
+//! The gateway that guests see: ARP, neighbours of IPv6, ICMP, DHCP, and what may go on to the host's side.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::stack::{Event, PortId, Stack, Target};
-use crate::table::{Ends, FlowId, Side, UdpFlow};
-use crate::wire::{self, Arp, Ethernet, Ipv4, Mac, Unreachable, ether_type, protocol};
-use crate::{dhcp, dns, limit};
+use crate::stack::{PortId, Stack};
+use crate::table::Ends;
+use crate::wire::ipv6::{self, Neighbour};
+use crate::wire::{self, Arp, Echo, Ethernet, Mac, Packet, Unreachable, ether_type, protocol};
+use crate::{dhcp, limit};
 
 /// The ports that the gateway itself serves.
 mod service {
@@ -16,23 +16,27 @@ mod service {
     pub const DHCP_CLIENT: u16 = 68;
 }
 
+/// What everybody of IPv6 on the link listens to.
+const ALL_NODES_MAC: Mac = Mac([0x33, 0x33, 0, 0, 0, 1]);
+
 impl Stack {
     pub(crate) fn for_gateway(&mut self, id: PortId, frame: &Ethernet<'_>, now: Duration) {
-        match frame.ether_type {
-            ether_type::ARP => self.on_arp(id, frame),
-            ether_type::IPV4 => {
-                let Some(packet) = wire::parse_ipv4(frame.payload) else {
-                    self.counters.malformed += 1;
-                    return;
-                };
-                match packet.protocol {
-                    protocol::ICMP => self.on_icmp(id, frame, &packet),
-                    protocol::UDP => self.on_udp(id, frame, &packet, now),
-                    protocol::TCP if frame.destination == self.config.mac => {
-                        self.on_tcp(id, frame.source, &packet, now);
-                    }
-                    _ => {}
-                }
+        let packet = match frame.ether_type {
+            ether_type::ARP => return self.on_arp(id, frame),
+            ether_type::IPV4 => wire::parse_ipv4(frame.payload),
+            ether_type::IPV6 if self.config.ipv6.is_some() => wire::parse_ipv6(frame.payload),
+            _ => return,
+        };
+        let Some(packet) = packet else {
+            self.counters.malformed += 1;
+            return;
+        };
+        match packet.protocol {
+            protocol::ICMP if packet.source.is_ipv4() => self.on_icmp(id, frame, &packet, now),
+            protocol::ICMPV6 if packet.source.is_ipv6() => self.on_icmpv6(id, frame, &packet, now),
+            protocol::UDP => self.on_udp(id, frame, &packet, now),
+            protocol::TCP if frame.destination == self.config.mac && is_somebody(packet.source) => {
+                self.on_tcp(id, frame.source, &packet, now);
             }
             _ => {}
         }
@@ -59,299 +63,203 @@ impl Stack {
         self.enqueue(id, reply);
     }
 
-    /// Where a packet of a guest goes on the host's side.
+    /// Where a packet of a guest goes on the host's side. An echo's port is 0.
     pub(crate) fn outside(
         &self,
         id: PortId,
-        destination: Ipv4Addr,
-        port: u16,
+        to: SocketAddr,
+        now: Duration,
     ) -> Result<SocketAddr, Unreachable> {
-        let there = |address: Ipv4Addr| SocketAddr::new(IpAddr::V4(address), port);
-        let endpoint = self.ports.get(&id).map(|port| &port.endpoint);
-        if destination == self.config.gateway {
-            return match endpoint {
-                Some(endpoint) if endpoint.host => Ok(there(Ipv4Addr::LOCALHOST)),
+        let port = self.ports.get(&id);
+        if self.config.is_gateway(to.ip()) {
+            let loopback: IpAddr = match to {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            };
+            return match port {
+                Some(port) if port.endpoint.host => Ok(SocketAddr::new(loopback, to.port())),
                 _ => Err(Unreachable::Port),
             };
         }
         if self.config.internal {
             return Err(Unreachable::Prohibited);
         }
-        // What the host's kernel takes for itself, or for several: 0.0.0.0 is its own loopback, too.
-        let first = destination.octets()[0];
-        if first == 0 || first == 127 || first >= 224 || self.config.contains(destination) {
+        if !is_outside(to.ip()) || self.config.contains(to.ip()) {
             return Err(Unreachable::Host);
         }
-        Ok(there(destination))
-    }
-
-    fn on_icmp(&mut self, id: PortId, frame: &Ethernet<'_>, packet: &Ipv4<'_>) {
-        let Some(echo) = wire::parse_echo(packet.payload).filter(|echo| echo.request) else {
-            return;
-        };
-        if packet.destination == self.config.gateway {
-            let mut message = Vec::with_capacity(packet.payload.len());
-            let reply = wire::Echo {
-                request: false,
-                ..echo
-            };
-            wire::put_echo(&mut message, &reply);
-            let to = (frame.source, packet.source);
-            self.send_packet(id, to, packet.destination, protocol::ICMP, &message);
-        } else if frame.destination == self.config.mac {
-            self.refuse(id, frame.source, packet, Unreachable::Prohibited);
+        let mut rules = self.config.allow.iter();
+        let allowed = self.config.allow.is_empty()
+            || rules.any(|rule| rule.covers(to))
+            || port.is_some_and(|port| port.opened.allows(to, now));
+        match allowed {
+            true => Ok(to),
+            false => Err(Unreachable::Prohibited),
         }
     }
 
-    /// Sends an IPv4 packet to a guest.
+    fn on_icmp(&mut self, id: PortId, frame: &Ethernet<'_>, packet: &Packet<'_>, now: Duration) {
+        if let Some(echo) = wire::parse_echo(packet.payload).filter(|echo| echo.request) {
+            self.on_echo(id, frame, packet, &echo, now);
+        }
+    }
+
+    fn on_icmpv6(&mut self, id: PortId, frame: &Ethernet<'_>, packet: &Packet<'_>, now: Duration) {
+        match ipv6::parse_neighbour(packet) {
+            Some(Neighbour::RouterSolicitation) => return self.advertise_to(id),
+            Some(Neighbour::Solicitation(target)) => {
+                return self.on_solicitation(id, frame.source, packet.source, target);
+            }
+            Some(_) => return,
+            None => {}
+        }
+        if let Some(echo) = ipv6::parse_echo(packet.payload).filter(|echo| echo.request) {
+            self.on_echo(id, frame, packet, &echo, now);
+        }
+    }
+
+    /// Who has this address of the gateway's?
+    fn on_solicitation(&mut self, id: PortId, mac: Mac, source: IpAddr, target: Ipv6Addr) {
+        let IpAddr::V6(source) = source else {
+            return;
+        };
+        if !self.config.is_gateway(target.into()) {
+            return;
+        }
+        // One that asks for an address that it wants for itself has none yet.
+        let (mac, to) = match source.is_unspecified() {
+            true => (ALL_NODES_MAC, ipv6::ALL_NODES),
+            false => (mac, source),
+        };
+        let own = self.config.mac;
+        let mut reply = self.buffer();
+        wire::put_ethernet(&mut reply, mac, own, ether_type::IPV6);
+        ipv6::put_advertisement(&mut reply, (target, to), target, own);
+        self.enqueue(id, reply);
+    }
+
+    /// Tells a guest that there is a router.
+    fn advertise_to(&mut self, id: PortId) {
+        let Some((gateway, prefix)) = self.config.ipv6 else {
+            return;
+        };
+        let router = ipv6::Router {
+            gateway,
+            prefix,
+            mac: self.config.mac,
+            mtu: self.config.mtu,
+        };
+        let mut frame = self.buffer();
+        wire::put_ethernet(&mut frame, ALL_NODES_MAC, router.mac, ether_type::IPV6);
+        ipv6::put_router_advertisement(&mut frame, ipv6::ALL_NODES, &router);
+        self.enqueue(id, frame);
+    }
+
+    /// Tells all guests.
+    pub(crate) fn advertise(&mut self) {
+        let all: Vec<PortId> = self.ports.keys().copied().collect();
+        for id in all {
+            self.advertise_to(id);
+        }
+    }
+
+    fn on_echo(
+        &mut self,
+        id: PortId,
+        frame: &Ethernet<'_>,
+        packet: &Packet<'_>,
+        echo: &Echo<'_>,
+        now: Duration,
+    ) {
+        if !is_somebody(packet.source) {
+            return;
+        }
+        if self.config.is_gateway(packet.destination) {
+            let reply = Echo {
+                request: false,
+                ..*echo
+            };
+            let ends = (packet.destination, packet.source);
+            self.send_echo(id, frame.source, ends, &reply);
+        } else if frame.destination == self.config.mac {
+            self.echo_outside(id, frame.source, packet, echo, now);
+        }
+    }
+
+    /// Sends an echo to a guest, from and to these addresses.
+    pub(crate) fn send_echo(
+        &mut self,
+        id: PortId,
+        mac: Mac,
+        (from, to): (IpAddr, IpAddr),
+        echo: &Echo<'_>,
+    ) {
+        let mut message = Vec::with_capacity(echo.payload.len() + 8);
+        let protocol = match (from, to) {
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                ipv6::put_echo(&mut message, (from, to), echo);
+                protocol::ICMPV6
+            }
+            _ => {
+                wire::put_echo(&mut message, echo);
+                protocol::ICMP
+            }
+        };
+        self.send_packet(id, mac, (from, to), protocol, &message);
+    }
+
+    /// Sends a packet to a guest.
     fn send_packet(
         &mut self,
         id: PortId,
-        (mac, to): (Mac, Ipv4Addr),
-        from: Ipv4Addr,
+        mac: Mac,
+        (from, to): (IpAddr, IpAddr),
         protocol: u8,
         payload: &[u8],
     ) {
         let mut reply = self.buffer();
-        wire::put_ethernet(&mut reply, mac, self.config.mac, ether_type::IPV4);
-        wire::put_ipv4(&mut reply, from, to, protocol, payload.len());
+        wire::put_ethernet(&mut reply, mac, self.config.mac, wire::ether_type_of(to));
+        wire::put_ip(&mut reply, from, to, protocol, payload.len());
         reply.extend_from_slice(payload);
         self.enqueue(id, reply);
     }
 
     /// Says that a packet can't go where it wants to.
-    fn refuse(&mut self, id: PortId, mac: Mac, packet: &Ipv4<'_>, why: Unreachable) {
-        self.counters.refused += 1;
+    pub(crate) fn refuse(&mut self, id: PortId, mac: Mac, packet: &Packet<'_>, why: Unreachable) {
+        let (from, to) = (self.config.gateway_for(packet.source), packet.source);
         let mut message = Vec::new();
-        wire::put_unreachable(&mut message, why, packet.packet);
-        let (gateway, to) = (self.config.gateway, (mac, packet.source));
-        self.send_packet(id, to, gateway, protocol::ICMP, &message);
+        let protocol = match (from, to) {
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                ipv6::put_unreachable(&mut message, (from, to), why, packet.packet);
+                protocol::ICMPV6
+            }
+            _ => {
+                wire::put_unreachable(&mut message, why, packet.packet);
+                protocol::ICMP
+            }
+        };
+        self.send_packet(id, mac, (from, to), protocol, &message);
     }
 
-    fn on_udp(&mut self, id: PortId, frame: &Ethernet<'_>, packet: &Ipv4<'_>, now: Duration) {
+    fn on_udp(&mut self, id: PortId, frame: &Ethernet<'_>, packet: &Packet<'_>, now: Duration) {
         let Some(udp) = wire::parse_udp(packet.payload) else {
             self.counters.malformed += 1;
             return;
         };
-        if udp.destination == service::DHCP_SERVER {
+        if udp.destination == service::DHCP_SERVER && packet.source.is_ipv4() {
             return self.on_dhcp(id, frame.source, udp.payload);
         }
-        if frame.destination != self.config.mac {
+        if frame.destination != self.config.mac || !is_somebody(packet.source) {
             return;
         }
         let ends = Ends {
-            guest: SocketAddrV4::new(packet.source, udp.source),
-            remote: SocketAddrV4::new(packet.destination, udp.destination),
+            guest: SocketAddr::new(packet.source, udp.source),
+            remote: SocketAddr::new(packet.destination, udp.destination),
         };
-        if packet.destination == self.config.gateway && udp.destination == service::DNS {
-            return self.on_question(id, frame.source, ends, udp.payload, now);
-        }
-        let known = self.table.udp_by_ends.get(&ends).copied();
-        let flow = match known {
-            Some(flow) => flow,
-            None => match self.outside(id, packet.destination, udp.destination) {
-                Ok(to) => {
-                    let side = Side::Out(Target::Address(to));
-                    self.new_udp(id, frame.source, ends, side, now)
-                }
-                Err(why) => return self.refuse(id, frame.source, packet, why),
-            },
-        };
-        let Some(known) = self.table.udp.get_mut(&flow).filter(|flow| flow.port == id) else {
-            return;
-        };
-        known.used = now;
-        let payload = udp.payload.to_vec();
-        self.events.push_back(match known.side {
-            Side::In { published, peer } => Event::Reply {
-                published,
-                peer,
-                payload,
-            },
-            Side::Out(to) => Event::Datagram {
-                flow,
-                port: id,
-                to,
-                payload,
-            },
-            Side::Question => return,
-        });
-    }
-
-    fn new_udp(&mut self, id: PortId, mac: Mac, ends: Ends, side: Side, now: Duration) -> FlowId {
-        let question = side == Side::Question;
-        let Some(port) = self.ports.get_mut(&id) else {
-            return FlowId(0);
-        };
-        let (count, most) = if question {
-            (&mut port.questions, limit::QUESTIONS)
+        if self.config.is_gateway(packet.destination) && udp.destination == service::DNS {
+            self.on_question(id, frame.source, ends, udp.payload, now);
         } else {
-            (&mut port.udp_flows, limit::UDP_FLOWS)
-        };
-        *count += 1;
-        if *count > most
-            && let Some(oldest) = self.table.oldest_udp(id, question)
-        {
-            self.forget_udp(oldest);
+            self.on_datagram(id, frame.source, packet, ends, udp.payload, now);
         }
-        self.table.insert_udp(UdpFlow {
-            port: id,
-            mac,
-            ends,
-            side,
-            used: now,
-            question: Vec::new(),
-        })
-    }
-
-    /// A flow of datagrams is over.
-    fn forget_udp(&mut self, flow: FlowId) {
-        let Some(known) = self.table.remove_udp(flow) else {
-            return;
-        };
-        if let Some(port) = self.ports.get_mut(&known.port) {
-            let count = match known.side {
-                Side::Question => &mut port.questions,
-                _ => &mut port.udp_flows,
-            };
-            *count = count.saturating_sub(1);
-        }
-        self.events.push_back(Event::Forgotten(flow));
-    }
-
-    /// A datagram for a flow, from the host's side.
-    pub fn udp_answer(&mut self, flow: FlowId, payload: &[u8], now: Duration) {
-        let Some(known) = self.table.udp.get_mut(&flow) else {
-            return;
-        };
-        if known.side == Side::Question {
-            if dns::answers(payload, &known.question) {
-                self.send_udp(flow, payload);
-                self.forget_udp(flow);
-            }
-            return;
-        }
-        known.used = now;
-        self.send_udp(flow, payload);
-    }
-
-    /// The host's side can't deliver what a flow sends.
-    pub fn udp_failed(&mut self, flow: FlowId) {
-        let Some(known) = self.table.udp.get(&flow) else {
-            return;
-        };
-        if known.side == Side::Question {
-            if let Some(reply) = dns::refuse(&known.question, dns::Code::ServFail) {
-                self.send_udp(flow, &reply);
-            }
-            return self.forget_udp(flow);
-        }
-        // The packet is gone; its header is what matters.
-        let (id, mac, ends) = (known.port, known.mac, known.ends);
-        let mut datagram = Vec::new();
-        let (guest, remote) = (ends.guest, ends.remote);
-        let from = (*guest.ip(), guest.port());
-        let to = (*remote.ip(), remote.port());
-        wire::put_ipv4(&mut datagram, from.0, to.0, protocol::UDP, wire::UDP_LEN);
-        wire::put_udp(&mut datagram, from, to, &[]);
-        if let Some(packet) = wire::parse_ipv4(&datagram) {
-            self.refuse(id, mac, &packet, Unreachable::Port);
-        }
-    }
-
-    fn send_udp(&mut self, flow: FlowId, payload: &[u8]) {
-        let Some(known) = self.table.udp.get(&flow) else {
-            return;
-        };
-        let (id, mac, ends) = (known.port, known.mac, known.ends);
-        self.put_udp(id, mac, ends, payload);
-    }
-
-    fn put_udp(&mut self, id: PortId, mac: Mac, ends: Ends, payload: &[u8]) {
-        // What a link can't carry in one piece is lost; the largest datagram of IPv4 is 15 bytes longer than that.
-        if wire::IPV4_LEN + wire::UDP_LEN + payload.len() > usize::from(self.config.mtu) {
-            self.counters.dropped += 1;
-            return;
-        }
-        let mut frame = self.buffer();
-        let (from, to) = (ends.remote, ends.guest);
-        wire::put_ethernet(&mut frame, mac, self.config.mac, ether_type::IPV4);
-        let len = wire::UDP_LEN + payload.len();
-        wire::put_ipv4(&mut frame, *from.ip(), *to.ip(), protocol::UDP, len);
-        wire::put_udp(
-            &mut frame,
-            (*from.ip(), from.port()),
-            (*to.ip(), to.port()),
-            payload,
-        );
-        self.enqueue(id, frame);
-    }
-
-    /// A datagram from `peer` for a published port of a guest.
-    pub fn udp_inbound(
-        &mut self,
-        id: PortId,
-        published: u64,
-        peer: SocketAddr,
-        guest_port: u16,
-        payload: &[u8],
-        now: Duration,
-    ) {
-        let side = Side::In { published, peer };
-        let flow = match self.table.udp_by_peer.get(&(published, peer)) {
-            Some(flow) => *flow,
-            None => {
-                let Some(port) = self.ports.get(&id) else {
-                    return;
-                };
-                let guest = SocketAddrV4::new(port.endpoint.address, guest_port);
-                let mac = port.endpoint.mac;
-                let remote = self.client(peer);
-                self.new_udp(id, mac, Ends { guest, remote }, side, now)
-            }
-        };
-        self.udp_answer(flow, payload, now);
-    }
-
-    /// How a guest sees a client: by its own address where an answer to it would come to us.
-    pub(crate) fn client(&mut self, peer: SocketAddr) -> SocketAddrV4 {
-        if let SocketAddr::V4(peer) = peer {
-            let first = peer.ip().octets()[0];
-            if first != 0 && first != 127 && first < 224 && !self.config.contains(*peer.ip()) {
-                return peer;
-            }
-        }
-        let port = self.client_port();
-        SocketAddrV4::new(self.config.gateway, port)
-    }
-
-    fn on_question(&mut self, id: PortId, mac: Mac, ends: Ends, message: &[u8], now: Duration) {
-        let Some(question) = dns::parse_query(message) else {
-            self.counters.malformed += 1;
-            return;
-        };
-        let own = |address| self.config.contains(address);
-        if let Some(reply) = self.names.answer(message, &question, own) {
-            return self.put_udp(id, mac, ends, &reply);
-        }
-        let internal = question.name.ends_with("gourd.internal") || !question.name.contains('.');
-        if self.config.internal || internal {
-            // Names without a dot are containers'. The host's resolvers would only look in their search list.
-            if let Some(reply) = dns::refuse(message, dns::Code::NxDomain) {
-                self.put_udp(id, mac, ends, &reply);
-            }
-            return;
-        }
-        let flow = self.new_udp(id, mac, ends, Side::Question, now);
-        if let Some(known) = self.table.udp.get_mut(&flow) {
-            known.question = message.to_vec();
-        }
-        self.events.push_back(Event::Datagram {
-            flow,
-            port: id,
-            to: Target::Resolver,
-            payload: message.to_vec(),
-        });
     }
 
     fn on_dhcp(&mut self, id: PortId, mac: Mac, payload: &[u8]) {
@@ -369,34 +277,51 @@ impl Stack {
             mac
         };
         let ends = Ends {
-            guest: SocketAddrV4::new(to, service::DHCP_CLIENT),
-            remote: SocketAddrV4::new(self.config.gateway, service::DHCP_SERVER),
+            guest: SocketAddr::new(to.into(), service::DHCP_CLIENT),
+            remote: SocketAddr::new(self.config.gateway.into(), service::DHCP_SERVER),
         };
         self.put_udp(id, destination, ends, &reply);
     }
 
     /// The address of who is behind a port: it is the same each time.
     fn address_of(&mut self, id: PortId, mac: Mac, wish: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
-        let known = self.owners.iter().find(|(_, owner)| **owner == (id, mac));
-        if let Some((address, _)) = known {
-            return Some(*address);
+        let mut leases = 0;
+        for (address, owner) in &self.owners {
+            if let (IpAddr::V4(address), (of, known)) = (address, owner)
+                && *of == id
+            {
+                if *known == mac {
+                    return Some(*address);
+                }
+                leases += 1;
+            }
         }
-        let leases = self.owners.values().filter(|(owner, _)| *owner == id);
-        if leases.count() >= limit::MACS {
+        if leases >= limit::MACS {
             return None;
         }
         let address = self.free_address(wish)?;
-        self.owners.insert(address, (id, mac));
+        self.owners.insert(address.into(), (id, mac));
         Some(address)
     }
+}
 
-    /// Forgets flows of datagrams that are idle.
-    pub(crate) fn sweep_udp(&mut self, now: Duration) {
-        let idle = |flow: &UdpFlow| now.saturating_sub(flow.used) > limit::UDP_IDLE;
-        let flows = self.table.udp.iter().filter(|(_, flow)| idle(flow));
-        let flows: Vec<FlowId> = flows.map(|(id, _)| *id).collect();
-        for flow in flows {
-            self.forget_udp(flow);
+/// Whether an address may be a sender's who hears answers.
+fn is_somebody(address: IpAddr) -> bool {
+    !address.is_unspecified() && !address.is_multicast()
+}
+
+/// Whether an address is one machine's outside: not what the host's kernel takes for itself, or for several. 0.0.0.0 is
+/// its own loopback, too; IPv4's addresses in IPv6's clothes would go around every rule about them.
+pub(crate) fn is_outside(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let first = address.octets()[0];
+            first != 0 && first != 127 && first < 224
+        }
+        IpAddr::V6(address) => {
+            let segments = address.segments();
+            let low = segments[..5].iter().all(|segment| *segment == 0);
+            !low && !address.is_multicast() && segments[0] & 0xffc0 != 0xfe80
         }
     }
 }

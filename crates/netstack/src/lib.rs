@@ -1,7 +1,7 @@
 //! A network in user space, without I/O: a switch between guests, and the gateway that they all see at one address.
 //!
 //! ```text
-//!   guest ── port ──┐                      ┌── ARP, ICMP echo, DHCP, DNS
+//!   guest ── port ──┐                      ┌── ARP and neighbours of IPv6, ICMP echo, DHCP, DNS
 //!   guest ── port ──┤ switch ── gateway ───┼── TCP: ends here ([`tcp`]), goes on as a socket of the host's
 //!   guest ── port ──┘                      └── UDP: a flow each, goes on as a socket of the host's
 //! ```
@@ -13,18 +13,24 @@
 //! makes us remember is bounded ([`limit`]), and one guest's excess takes nothing from others: queues, flows and bytes are
 //! counted for each port.
 
+pub mod allow;
+mod config;
+mod datagrams;
 pub mod dhcp;
 pub mod dns;
+mod event;
 mod flows;
 mod gateway;
+mod questions;
 mod stack;
 mod table;
 pub mod tcp;
 pub mod wire;
 
-pub use stack::{Config, Counters, Endpoint, Event, PortId, Stack, Target};
+pub use allow::{Rule, What};
+pub use stack::{Config, Counters, Endpoint, Event, Note, PortId, Stack, Target};
 pub use table::FlowId;
-pub use wire::Mac;
+pub use wire::{Mac, Unreachable};
 
 /// How much a guest may make us remember.
 pub mod limit {
@@ -36,6 +42,12 @@ pub mod limit {
     pub const UDP_FLOWS: usize = 1024;
     /// DNS questions of a port that wait for a resolver.
     pub const QUESTIONS: usize = 256;
+    /// Addresses that the allow-list's names have opened for a port: the one that closes first makes room.
+    pub const OPENED: usize = 1024;
+    /// The least that one is open: a guest that is slow has to come from the answer to its connection.
+    pub const OPEN_LEAST: Duration = Duration::from_secs(10);
+    /// The longest, whatever the answer says.
+    pub const OPEN_MOST: Duration = Duration::from_secs(24 * 3600);
     /// Frames that wait for a port's link, TCP's left out (which are made when there is room). More are dropped.
     pub const FRAMES: usize = 512;
     /// Bytes of them.

@@ -2,115 +2,32 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::allow::Opened;
+pub use crate::config::Config;
 use crate::dns::Names;
+pub use crate::event::{Event, Note, Target};
 use crate::table::{FlowId, Table};
-use crate::wire::{self, Ethernet, Mac, ether_type};
+use crate::wire::ipv6::{self, Neighbour};
+use crate::wire::{self, Ethernet, Mac, ether_type, protocol};
 use crate::{dhcp, limit};
 
 /// A guest's place on the switch.
 pub type PortId = u32;
-
-/// A network.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The gateway's address, one of the subnet's.
-    pub gateway: Ipv4Addr,
-    /// Bits of the subnet, 8 to 30.
-    pub prefix: u8,
-    /// The gateway's Ethernet address.
-    pub mac: Mac,
-    /// Bytes of the largest IP packet: 1280 to 65535.
-    pub mtu: u16,
-    /// Nothing outside of the subnet can be reached.
-    pub internal: bool,
-    /// Random, so that nobody guesses sequence numbers.
-    pub seed: [u8; 16],
-}
-
-impl Config {
-    /// The subnet's mask.
-    pub fn mask(&self) -> Ipv4Addr {
-        let bits = u32::MAX.checked_shl(32 - u32::from(self.prefix));
-        Ipv4Addr::from_bits(bits.unwrap_or(0))
-    }
-
-    /// Whether an address is one of the subnet's.
-    pub fn contains(&self, address: Ipv4Addr) -> bool {
-        let mask = self.mask().to_bits();
-        address.to_bits() & mask == self.gateway.to_bits() & mask
-    }
-
-    /// The subnet's broadcast address.
-    pub fn broadcast(&self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.gateway.to_bits() | !self.mask().to_bits())
-    }
-}
 
 /// A guest.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     /// Its Ethernet address: nobody else may send from it.
     pub mac: Mac,
-    /// Its address: nobody else may send from it.
+    /// Its address: nobody else may send from it, nor from its twin ([`Config::twin`]).
     pub address: Ipv4Addr,
     /// What others call it.
     pub names: Vec<String>,
     /// The gateway's address reaches the host's loopback.
     pub host: bool,
-}
-
-/// Where a flow goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// There.
-    Address(SocketAddr),
-    /// To a resolver of the host's, or of the port's own.
-    Resolver,
-}
-
-/// What the host's sockets are to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Connect, then say [`Stack::tcp_connected`] or [`Stack::tcp_abort`].
-    Dial {
-        /// The flow.
-        flow: FlowId,
-        /// Whose it is.
-        port: PortId,
-        /// To where.
-        to: Target,
-    },
-    /// Look at the flow: there may be input, its end, or room for output.
-    Look(FlowId),
-    /// Both halves have ended in peace, and all input was taken. The flow is no more.
-    Done(FlowId),
-    /// The guest has reset it, or is gone. The flow is no more.
-    Reset(FlowId),
-    /// Send a datagram.
-    Datagram {
-        /// The flow.
-        flow: FlowId,
-        /// Whose it is.
-        port: PortId,
-        /// To where; the same for all of a flow.
-        to: Target,
-        /// What.
-        payload: Vec<u8>,
-    },
-    /// Send a datagram from a published port.
-    Reply {
-        /// The port's number, as [`Stack::udp_inbound`] was told it.
-        published: u64,
-        /// To whom.
-        peer: SocketAddr,
-        /// What.
-        payload: Vec<u8>,
-    },
-    /// The flow of datagrams is over.
-    Forgotten(FlowId),
 }
 
 /// What has happened, for people.
@@ -143,6 +60,8 @@ pub(crate) struct Port {
     pub questions: usize,
     /// Bytes that wait in its connections.
     pub buffered: usize,
+    /// What the allow-list's names have opened.
+    pub opened: Opened,
     macs: usize,
     /// It stands in the list of ports with output.
     ready: bool,
@@ -160,8 +79,8 @@ impl Port {
 pub struct Stack {
     pub(crate) config: Config,
     pub(crate) ports: BTreeMap<PortId, Port>,
-    /// Who has which address of the subnet; those of guests that asked by DHCP, too.
-    pub(crate) owners: HashMap<Ipv4Addr, (PortId, Mac)>,
+    /// Who has which address of the subnets or of the link; those of guests that asked by DHCP, too.
+    pub(crate) owners: HashMap<IpAddr, (PortId, Mac)>,
     /// Behind which port an Ethernet address is.
     macs: HashMap<Mac, PortId>,
     pub(crate) names: Names,
@@ -170,6 +89,7 @@ pub struct Stack {
     ready: VecDeque<PortId>,
     pub(crate) timers: BTreeSet<(Duration, FlowId)>,
     next_sweep: Duration,
+    next_advertisement: Duration,
     next_client: u16,
     /// Buffers that were frames.
     pool: Vec<Vec<u8>>,
@@ -179,6 +99,9 @@ pub struct Stack {
 
 /// How often idle flows are looked for.
 const SWEEP: Duration = Duration::from_secs(15);
+
+/// How often guests are told that there is a router still.
+const ADVERTISEMENT: Duration = Duration::from_secs(600);
 
 /// The name by which guests reach the host.
 pub const HOST_NAME: &str = "host.gourd.internal";
@@ -190,8 +113,12 @@ impl Stack {
     /// A network without guests.
     pub fn new(config: Config) -> Stack {
         let mut names = Names::default();
-        names.insert(GATEWAY_NAME, config.gateway);
-        names.insert(HOST_NAME, config.gateway);
+        names.insert(GATEWAY_NAME, config.gateway.into());
+        if let Some((gateway, _)) = config.ipv6 {
+            names.insert(GATEWAY_NAME, gateway.into());
+        }
+        // By IPv4 alone: that is where most of what a host serves on its loopback listens.
+        names.insert(HOST_NAME, config.gateway.into());
         Stack {
             config,
             ports: BTreeMap::new(),
@@ -203,6 +130,7 @@ impl Stack {
             ready: VecDeque::new(),
             timers: BTreeSet::new(),
             next_sweep: SWEEP,
+            next_advertisement: ADVERTISEMENT,
             next_client: 0,
             pool: Vec::new(),
             counters: Counters::default(),
@@ -218,11 +146,11 @@ impl Stack {
     pub fn is_free(&self, address: Ipv4Addr) -> bool {
         let network =
             Ipv4Addr::from_bits(self.config.gateway.to_bits() & self.config.mask().to_bits());
-        self.config.contains(address)
+        self.config.contains(address.into())
             && address != network
             && address != self.config.broadcast()
             && address != self.config.gateway
-            && !self.owners.contains_key(&address)
+            && !self.owners.contains_key(&address.into())
     }
 
     /// An address for a guest: `wish` if it is free, otherwise the lowest that is. `None`: there is none left.
@@ -239,10 +167,16 @@ impl Stack {
 
     /// Plugs a guest in. Its address and Ethernet address must be nobody else's.
     pub fn attach(&mut self, id: PortId, endpoint: Endpoint) {
-        for name in &endpoint.names {
-            self.names.insert(name, endpoint.address);
+        let twin = self.config.twin(endpoint.address).map(IpAddr::from);
+        let addresses = [Some(endpoint.address.into()), twin];
+        for address in addresses.into_iter().flatten() {
+            for name in &endpoint.names {
+                self.names.insert(name, address);
+            }
+            self.owners.insert(address, (id, endpoint.mac));
         }
-        self.owners.insert(endpoint.address, (id, endpoint.mac));
+        let on_link = ipv6::link_local(endpoint.mac).into();
+        self.owners.insert(on_link, (id, endpoint.mac));
         self.macs.insert(endpoint.mac, id);
         let port = Port {
             endpoint,
@@ -253,6 +187,7 @@ impl Stack {
             udp_flows: 0,
             questions: 0,
             buffered: 0,
+            opened: Opened::default(),
             macs: 0,
             ready: false,
         };
@@ -269,7 +204,10 @@ impl Stack {
         let Some(port) = self.ports.remove(&id) else {
             return;
         };
-        self.names.remove(port.endpoint.address);
+        self.names.remove(port.endpoint.address.into());
+        if let Some(twin) = self.config.twin(port.endpoint.address) {
+            self.names.remove(twin.into());
+        }
         self.owners.retain(|_, (owner, _)| *owner != id);
         self.macs.retain(|_, owner| *owner != id);
         let of_port = self.table.tcp.iter().filter(|(_, flow)| flow.port == id);
@@ -345,18 +283,35 @@ impl Stack {
         true
     }
 
-    /// Whether a frame says that it is from an address that is somebody else's.
+    /// Whether a frame says that it is from an address that is somebody else's, or what only the gateway says.
     fn lies(&self, id: PortId, frame: &Ethernet<'_>) -> bool {
-        let source = match frame.ether_type {
-            ether_type::ARP => wire::parse_arp(frame.payload).map(|arp| arp.sender),
-            ether_type::IPV4 => wire::ipv4_at(frame.payload, 12),
-            _ => None,
-        };
-        let Some(source) = source else {
-            return false;
-        };
-        let owner = self.owners.get(&source);
-        source == self.config.gateway || owner.is_some_and(|(owner, _)| *owner != id)
+        match frame.ether_type {
+            ether_type::ARP => {
+                let arp = wire::parse_arp(frame.payload);
+                arp.is_some_and(|arp| self.is_others(id, arp.sender.into()))
+            }
+            ether_type::IPV4 => {
+                let source = wire::ipv4_at(frame.payload, 12);
+                source.is_some_and(|source| self.is_others(id, source.into()))
+                    || wire::parse_ipv4(frame.payload).is_some_and(|packet| is_servers(&packet))
+            }
+            // One that can't be read might say anything behind the headers that we gave up on.
+            ether_type::IPV6 => wire::parse_ipv6(frame.payload).is_none_or(|packet| {
+                let lies = match ipv6::parse_neighbour(&packet) {
+                    Some(Neighbour::RouterAdvertisement | Neighbour::Redirect) => true,
+                    Some(Neighbour::Advertisement(target)) => self.is_others(id, target.into()),
+                    _ => false,
+                };
+                lies || self.is_others(id, packet.source) || is_servers(&packet)
+            }),
+            _ => false,
+        }
+    }
+
+    /// Whether an address is the gateway's, or another guest's.
+    fn is_others(&self, id: PortId, address: IpAddr) -> bool {
+        let owner = self.owners.get(&address);
+        self.config.is_gateway(address) || owner.is_some_and(|(owner, _)| *owner != id)
     }
 
     fn flood(&mut self, from: PortId, bytes: &[u8]) {
@@ -453,8 +408,8 @@ impl Stack {
     /// A sequence number to begin with (RFC 6528).
     pub(crate) fn initial_sequence(
         &self,
-        guest: SocketAddrV4,
-        remote: SocketAddrV4,
+        guest: SocketAddr,
+        remote: SocketAddr,
         now: Duration,
     ) -> u32 {
         let mut hasher = DefaultHasher::new();
@@ -492,6 +447,10 @@ impl Stack {
             self.next_sweep = now + SWEEP;
             self.sweep(now);
         }
+        if now >= self.next_advertisement {
+            self.next_advertisement = now + ADVERTISEMENT;
+            self.advertise();
+        }
     }
 
     /// What DHCP says about the network.
@@ -502,4 +461,11 @@ impl Stack {
             mtu: self.config.mtu,
         }
     }
+}
+
+/// Whether a packet is what DHCP's servers send, of either version: no guest is one.
+fn is_servers(packet: &wire::Packet<'_>) -> bool {
+    packet.protocol == protocol::UDP
+        && wire::parse_udp(packet.payload)
+            .is_some_and(|udp| matches!((udp.source, udp.destination), (67, 68) | (547, 546)))
 }

@@ -1,7 +1,7 @@
 //! The flows of a network: TCP connections and UDP flows, by number and by their ends.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::stack::{PortId, Target};
@@ -15,8 +15,8 @@ pub struct FlowId(pub u64);
 /// Both ends as the guest sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Ends {
-    pub guest: SocketAddrV4,
-    pub remote: SocketAddrV4,
+    pub guest: SocketAddr,
+    pub remote: SocketAddr,
 }
 
 /// A TCP connection.
@@ -32,6 +32,8 @@ pub(crate) struct TcpFlow {
     pub told: bool,
     /// The earliest entry of it among the timers.
     pub timer: Option<Duration>,
+    /// Where the guest is dialled when it refuses at this address.
+    pub other: Option<SocketAddr>,
 }
 
 /// What a UDP flow is on the host's side.
@@ -43,6 +45,8 @@ pub(crate) enum Side {
     In { published: u64, peer: SocketAddr },
     /// A question to the host's resolvers.
     Question,
+    /// Echoes of the guest's; their ends are its identifier and port 0, which is no port of UDP's.
+    Echo(IpAddr),
 }
 
 /// A UDP flow, or a question to the resolvers.
@@ -85,6 +89,15 @@ impl Table {
         let flow = self.tcp.remove(&id)?;
         self.tcp_by_ends.remove(&flow.ends);
         Some(flow)
+    }
+
+    /// A connection has other ends from now on.
+    pub fn move_tcp(&mut self, id: FlowId, ends: Ends) {
+        if let Some(flow) = self.tcp.get_mut(&id) {
+            self.tcp_by_ends.remove(&flow.ends);
+            flow.ends = ends;
+            self.tcp_by_ends.insert(ends, id);
+        }
     }
 
     pub fn insert_udp(&mut self, flow: UdpFlow) -> FlowId {

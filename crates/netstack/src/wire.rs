@@ -1,12 +1,16 @@
 //! The formats of frames: Ethernet II, ARP (RFC 826), IPv4 (RFC 791), UDP (RFC 768), ICMP (RFC 792), and the Internet checksum
-//! (RFC 1071). TCP's segments are [`crate::tcp`]'s.
+//! (RFC 1071). IPv6 is in [`ipv6`], TCP's segments are [`crate::tcp`]'s.
 //!
 //! `parse_…` takes bytes that a guest wrote and gives `None` for what is not well formed; nothing panics. `put_…` writes
 //! into a buffer. Checksums of what guests send are not looked at: a frame comes over a unix socket, which loses and changes
 //! nothing, and where it is for another guest that guest looks.
 
+pub mod ipv6;
+
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+pub use ipv6::{IPV6_LEN, parse_ipv6};
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET_LEN: usize = 14;
@@ -21,6 +25,8 @@ pub mod ether_type {
     pub const IPV4: u16 = 0x0800;
     /// ARP.
     pub const ARP: u16 = 0x0806;
+    /// IPv6.
+    pub const IPV6: u16 = 0x86dd;
 }
 
 /// IP protocol numbers.
@@ -31,6 +37,8 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
 }
 
 /// An Ethernet address.
@@ -159,23 +167,23 @@ pub fn put_arp(buffer: &mut Vec<u8>, arp: &Arp) {
     buffer.extend_from_slice(&arp.target.octets());
 }
 
-/// An IPv4 packet that is no fragment.
+/// A packet of IPv4 or IPv6 that is no fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ipv4<'a> {
+pub struct Packet<'a> {
     /// From whom.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
     /// To whom.
-    pub destination: Ipv4Addr,
+    pub destination: IpAddr,
     /// What the payload is.
     pub protocol: u8,
     /// As long as the header says; padding of the frame is cut off.
     pub payload: &'a [u8],
-    /// Header and payload.
+    /// Headers and payload.
     pub packet: &'a [u8],
 }
 
 /// Reads a packet. Fragments are refused: our links carry the largest packets whole, so that nobody needs them.
-pub fn parse_ipv4(packet: &[u8]) -> Option<Ipv4<'_>> {
+pub fn parse_ipv4(packet: &[u8]) -> Option<Packet<'_>> {
     const MORE_OR_OFFSET: u16 = 0x3fff;
     let first = *packet.first()?;
     let header = usize::from(first & 0x0f) * 4;
@@ -187,9 +195,9 @@ pub fn parse_ipv4(packet: &[u8]) -> Option<Ipv4<'_>> {
         return None;
     }
     let packet = packet.get(..total)?;
-    Some(Ipv4 {
-        source: ipv4_at(packet, 12)?,
-        destination: ipv4_at(packet, 16)?,
+    Some(Packet {
+        source: ipv4_at(packet, 12)?.into(),
+        destination: ipv4_at(packet, 16)?.into(),
         protocol: packet[9],
         payload: packet.get(header..)?,
         packet,
@@ -219,6 +227,35 @@ pub fn put_ipv4(
     buffer[start + 10..start + 12].copy_from_slice(&sum.to_be_bytes());
 }
 
+/// Writes the header of a packet of either version; both addresses are of one.
+pub fn put_ip(buffer: &mut Vec<u8>, source: IpAddr, destination: IpAddr, protocol: u8, len: usize) {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            put_ipv4(buffer, source, destination, protocol, len);
+        }
+        (source, destination) => {
+            let (source, destination) = (ipv6::bits(source), ipv6::bits(destination));
+            ipv6::put_ipv6(buffer, source, destination, protocol, len, ipv6::HOPS);
+        }
+    }
+}
+
+/// Bytes of the header that [`put_ip`] writes for an address.
+pub fn ip_len(address: IpAddr) -> usize {
+    match address {
+        IpAddr::V4(_) => IPV4_LEN,
+        IpAddr::V6(_) => IPV6_LEN,
+    }
+}
+
+/// The EtherType of packets with an address.
+pub fn ether_type_of(address: IpAddr) -> u16 {
+    match address {
+        IpAddr::V4(_) => ether_type::IPV4,
+        IpAddr::V6(_) => ether_type::IPV6,
+    }
+}
+
 /// A UDP datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Udp<'a> {
@@ -240,21 +277,17 @@ pub fn parse_udp(segment: &[u8]) -> Option<Udp<'_>> {
     })
 }
 
-/// Writes a datagram after its IPv4 header.
-pub fn put_udp(
-    buffer: &mut Vec<u8>,
-    (source, source_port): (Ipv4Addr, u16),
-    (destination, destination_port): (Ipv4Addr, u16),
-    payload: &[u8],
-) {
+/// Writes a datagram after its packet's header.
+pub fn put_udp(buffer: &mut Vec<u8>, source: SocketAddr, destination: SocketAddr, payload: &[u8]) {
     let start = buffer.len();
     let len = u16::try_from(UDP_LEN + payload.len()).unwrap_or(u16::MAX);
-    buffer.extend_from_slice(&source_port.to_be_bytes());
-    buffer.extend_from_slice(&destination_port.to_be_bytes());
+    buffer.extend_from_slice(&source.port().to_be_bytes());
+    buffer.extend_from_slice(&destination.port().to_be_bytes());
     buffer.extend_from_slice(&len.to_be_bytes());
     buffer.extend_from_slice(&[0, 0]);
     buffer.extend_from_slice(payload);
-    let pseudo = pseudo_header(source, destination, protocol::UDP, buffer.len() - start);
+    let len = buffer.len() - start;
+    let pseudo = pseudo_header(source.ip(), destination.ip(), protocol::UDP, len);
     // Zero says that there is none: one that comes out so is sent as its twin (RFC 768).
     let sum = match checksum(&buffer[start..], pseudo) {
         0 => 0xffff,
@@ -332,10 +365,13 @@ fn put_icmp(buffer: &mut Vec<u8>, kind: u8, code: u8, word: u32, payload: &[u8])
 }
 
 /// What checksums of TCP and UDP cover beside their own bytes: a partial sum for [`checksum`].
-pub fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, len: usize) -> u64 {
-    let halves = |address: Ipv4Addr| {
-        let bits = u64::from(address.to_bits());
-        (bits >> 16) + (bits & 0xffff)
+pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> u64 {
+    let halves = |address: IpAddr| match address {
+        IpAddr::V4(address) => {
+            let bits = u64::from(address.to_bits());
+            (bits >> 16) + (bits & 0xffff)
+        }
+        IpAddr::V6(address) => address.segments().iter().copied().map(u64::from).sum(),
     };
     halves(source) + halves(destination) + u64::from(protocol) + len as u64
 }
@@ -371,84 +407,4 @@ fn fold(mut sum: u64) -> u16 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const A: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
-    const B: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
-
-    /// The definition of RFC 1071, word by word.
-    fn slow(bytes: &[u8], partial: u64) -> u16 {
-        let mut sum = partial;
-        for pair in bytes.chunks(2) {
-            sum += u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0));
-        }
-        !fold(sum)
-    }
-
-    proptest! {
-        #[test]
-        fn checksums_are_the_standards(bytes in proptest::collection::vec(any::<u8>(), 0..300), partial in 0_u64..1 << 20) {
-            prop_assert_eq!(checksum(&bytes, partial), slow(&bytes, partial));
-        }
-
-        #[test]
-        fn anything_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
-            let _ = parse_ethernet(&bytes);
-            let _ = parse_arp(&bytes);
-            let _ = parse_ipv4(&bytes);
-            let _ = parse_udp(&bytes);
-            let _ = parse_echo(&bytes);
-        }
-    }
-
-    /// Oracle: smoltcp's parsers, which check lengths and checksums.
-    #[test]
-    fn what_is_written_is_what_others_read() {
-        use smoltcp::wire::{Icmpv4Packet, Ipv4Packet, UdpPacket};
-        let mut packet = Vec::new();
-        put_ipv4(&mut packet, A, B, protocol::UDP, UDP_LEN + 5);
-        put_udp(&mut packet, (A, 53), (B, 4000), b"hello");
-        let ip = Ipv4Packet::new_checked(&packet).unwrap();
-        assert!(ip.verify_checksum());
-        assert_eq!((ip.src_addr(), ip.dst_addr()), (A, B));
-        let udp = UdpPacket::new_checked(ip.payload()).unwrap();
-        assert!(udp.verify_checksum(&A.into(), &B.into()));
-        assert_eq!(udp.payload(), b"hello");
-        let ours = parse_ipv4(&packet).unwrap();
-        assert_eq!(parse_udp(ours.payload).unwrap().payload, b"hello");
-
-        let mut message = Vec::new();
-        put_unreachable(&mut message, Unreachable::Port, &packet);
-        let icmp = Icmpv4Packet::new_checked(&message).unwrap();
-        assert!(icmp.verify_checksum());
-        message.clear();
-        let echo = Echo {
-            request: true,
-            identifier: 7,
-            sequence: 9,
-            payload: b"ping!",
-        };
-        put_echo(&mut message, &echo);
-        assert!(
-            Icmpv4Packet::new_checked(&message)
-                .unwrap()
-                .verify_checksum()
-        );
-        assert_eq!(parse_echo(&message), Some(echo));
-    }
-
-    #[test]
-    fn fragments_and_short_packets_are_refused() {
-        let mut packet = Vec::new();
-        put_ipv4(&mut packet, A, B, protocol::UDP, 0);
-        assert!(parse_ipv4(&packet).is_some());
-        assert!(parse_ipv4(&packet[..19]).is_none());
-        for (at, byte) in [(6, 0x20), (7, 1), (0, 0x65), (0, 0x44), (3, 10), (3, 21)] {
-            let mut wrong = packet.clone();
-            wrong[at] = byte;
-            assert!(parse_ipv4(&wrong).is_none(), "{at} {byte}");
-        }
-    }
-}
+mod tests;

@@ -1,245 +1,16 @@
-//! The stack against smoltcp's, which plays the guest, over a link that loses, doubles and reorders when it is told to.
-//! Time is virtual: nothing waits.
+//! TCP, UDP and the switch against smoltcp's, with and without faults.
 
-use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddr};
+mod world;
+
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use netstack::{Config, Endpoint, Event, FlowId, Mac, Stack, Target};
+use netstack::{Event, Stack, Target};
 use proptest::prelude::*;
-use smoltcp::iface::{Config as InterfaceConfig, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::{tcp, udp};
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint};
-
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
-const GUEST: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
-const OTHER: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 3);
-const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
-const MTU: usize = 9000;
-
-#[derive(Default)]
-struct Link {
-    to_guest: VecDeque<Vec<u8>>,
-    from_guest: VecDeque<Vec<u8>>,
-}
-
-struct Received(Vec<u8>);
-struct Sent<'a>(&'a mut VecDeque<Vec<u8>>);
-
-impl RxToken for Received {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
-    }
-}
-
-impl TxToken for Sent<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut frame = vec![0; len];
-        let result = f(&mut frame);
-        self.0.push_back(frame);
-        result
-    }
-}
-
-impl Device for Link {
-    type RxToken<'a> = Received;
-    type TxToken<'a> = Sent<'a>;
-
-    fn receive(&mut self, _: Instant) -> Option<(Received, Sent<'_>)> {
-        let frame = self.to_guest.pop_front()?;
-        Some((Received(frame), Sent(&mut self.from_guest)))
-    }
-
-    fn transmit(&mut self, _: Instant) -> Option<Sent<'_>> {
-        Some(Sent(&mut self.from_guest))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = MTU + 14;
-        capabilities
-    }
-}
-
-/// What a link does to a frame.
-#[derive(Clone, Copy, Debug, Default)]
-struct Faults {
-    /// Of 256 frames.
-    lost: u8,
-    doubled: u8,
-    swapped: u8,
-    seed: u64,
-}
-
-impl Faults {
-    fn roll(&mut self) -> u8 {
-        // Knuth's MMIX generator.
-        self.seed = self
-            .seed
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        (self.seed >> 56) as u8
-    }
-
-    fn pass(&mut self, queue: &mut VecDeque<Vec<u8>>, frame: Vec<u8>) {
-        if self.roll() < self.lost {
-            return;
-        }
-        if self.roll() < self.doubled {
-            queue.push_back(frame.clone());
-        }
-        queue.push_back(frame);
-        if self.roll() < self.swapped && queue.len() > 1 {
-            let last = queue.len() - 1;
-            queue.swap(last, last - 1);
-        }
-    }
-}
-
-/// One guest with smoltcp.
-struct Guest {
-    interface: Interface,
-    link: Link,
-    sockets: SocketSet<'static>,
-    port: u32,
-}
-
-impl Guest {
-    fn new(stack: &mut Stack, port: u32, address: Ipv4Addr, host: bool) -> Guest {
-        let mac = [2, 0, 0, 0, 0, port as u8];
-        stack.attach(
-            port,
-            Endpoint {
-                mac: Mac(mac),
-                address,
-                names: vec![format!("guest{port}")],
-                host,
-            },
-        );
-        let mut link = Link::default();
-        let hardware = HardwareAddress::Ethernet(EthernetAddress(mac));
-        let config = InterfaceConfig::new(hardware);
-        let mut interface = Interface::new(config, &mut link, Instant::ZERO);
-        interface.update_ip_addrs(|addresses| {
-            let cidr = IpCidr::new(IpAddress::Ipv4(address), 16);
-            addresses.push(cidr).unwrap();
-        });
-        interface
-            .routes_mut()
-            .add_default_ipv4_route(GATEWAY)
-            .unwrap();
-        Guest {
-            interface,
-            link,
-            sockets: SocketSet::new(Vec::new()),
-            port,
-        }
-    }
-
-    fn tcp(&mut self, buffer: usize) -> SocketHandle {
-        let buffer = || tcp::SocketBuffer::new(vec![0; buffer]);
-        self.sockets.add(tcp::Socket::new(buffer(), buffer()))
-    }
-
-    fn dial(&mut self, handle: SocketHandle, to: (Ipv4Addr, u16), from: u16) {
-        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(handle);
-        let to = IpEndpoint::new(IpAddress::Ipv4(to.0), to.1);
-        socket.connect(self.interface.context(), to, from).unwrap();
-    }
-
-    fn socket(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
-        self.sockets.get_mut(handle)
-    }
-}
-
-struct World {
-    stack: Stack,
-    guests: Vec<Guest>,
-    now: Duration,
-    faults: Faults,
-    events: VecDeque<Event>,
-}
-
-fn stack(internal: bool) -> Stack {
-    Stack::new(Config {
-        gateway: GATEWAY,
-        prefix: 16,
-        mac: Mac([2, 0, 0, 0, 0, 0xff]),
-        mtu: MTU as u16,
-        internal,
-        seed: [7; 16],
-    })
-}
-
-impl World {
-    fn new(faults: Faults) -> World {
-        let mut stack = stack(false);
-        let guests = vec![
-            Guest::new(&mut stack, 1, GUEST, false),
-            Guest::new(&mut stack, 2, OTHER, true),
-        ];
-        World {
-            stack,
-            guests,
-            now: Duration::ZERO,
-            faults,
-            events: VecDeque::new(),
-        }
-    }
-
-    /// A moment passes.
-    fn turn(&mut self) {
-        self.now += Duration::from_millis(1);
-        for guest in &mut self.guests {
-            let now = Instant::from_micros(self.now.as_micros() as i64);
-            guest
-                .interface
-                .poll(now, &mut guest.link, &mut guest.sockets);
-            let mut frames = VecDeque::new();
-            for frame in guest.link.from_guest.drain(..) {
-                self.faults.pass(&mut frames, frame);
-            }
-            for frame in frames {
-                self.stack.receive(guest.port, &frame, self.now);
-            }
-        }
-        if self.stack.deadline() <= self.now {
-            self.stack.on_time(self.now);
-        }
-        while let Some(id) = self.stack.ready_port() {
-            let mut buffer = Vec::new();
-            while self.stack.transmit(id, &mut buffer, self.now) {
-                let guest = self.guests.iter_mut().find(|guest| guest.port == id);
-                let queue = &mut guest.unwrap().link.to_guest;
-                self.faults.pass(queue, buffer.clone());
-            }
-        }
-        while let Some(event) = self.stack.event() {
-            self.events.push_back(event);
-        }
-    }
-
-    /// Until the next event.
-    fn event(&mut self) -> Event {
-        for _ in 0..1_000_000 {
-            if let Some(event) = self.events.pop_front() {
-                return event;
-            }
-            self.turn();
-        }
-        panic!("nothing happens any more");
-    }
-
-    fn dialled(&mut self) -> (FlowId, Target) {
-        match self.event() {
-            Event::Dial { flow, to, .. } => (flow, to),
-            other => panic!("{other:?}"),
-        }
-    }
-}
+use smoltcp::wire::{IpAddress, IpCidr, IpEndpoint};
+use world::{Faults, GATEWAY, GUEST, Guest, OTHER, SERVER, World, config};
 
 fn pattern(len: usize, salt: usize) -> Vec<u8> {
     (0..len)
@@ -465,7 +236,7 @@ fn a_guest_that_goes_takes_its_flows_along() {
 
 #[test]
 fn nobody_speaks_from_an_address_that_is_not_his() {
-    let mut stack = stack(false);
+    let mut stack = Stack::new(config());
     let mut liar = Guest::new(&mut stack, 1, GUEST, false);
     Guest::new(&mut stack, 2, OTHER, false);
     liar.interface.update_ip_addrs(|addresses| {
@@ -497,7 +268,7 @@ proptest! {
         frames in proptest::collection::vec(
             (proptest::collection::vec(any::<u8>(), 0..90), 0_usize..5, any::<bool>()), 1..40),
     ) {
-        let mut stack = stack(false);
+        let mut stack = Stack::new(config());
         Guest::new(&mut stack, 1, GUEST, true);
         for (number, (bytes, kind, broadcast)) in frames.iter().enumerate() {
             let now = Duration::from_millis(number as u64 * 400);

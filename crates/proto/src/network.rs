@@ -22,7 +22,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
@@ -81,6 +81,13 @@ pub enum Request {
         /// [`PROTOCOL`].
         protocol: u32,
     },
+    /// What happens? It is answered for as long as the connection stands. May come with a file, into which frames go.
+    Watch {
+        /// [`PROTOCOL`].
+        protocol: u32,
+        /// The id of the container that it is about; absent: all of them.
+        container: Option<String>,
+    },
 }
 
 /// A guest.
@@ -116,6 +123,8 @@ pub enum Reply {
     Refused(Refused),
     /// Who is there.
     Report(Vec<Member>),
+    /// A line about what happens.
+    Note(String),
 }
 
 /// A guest's place on a network.
@@ -129,8 +138,22 @@ pub struct Joined {
     pub gateway: Ipv4Addr,
     /// Bytes of the largest packet.
     pub mtu: u16,
+    /// Its place in IPv6, where the network has that.
+    #[serde(default)]
+    pub ipv6: Option<Ipv6>,
     /// Its ports; where any was asked for, with the one that it got. All of the host's addresses are two: IPv4's and IPv6's.
     pub published: Vec<Publish>,
+}
+
+/// A guest's place in IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ipv6 {
+    /// Its address.
+    pub address: Ipv6Addr,
+    /// Bits of the subnet.
+    pub prefix: u8,
+    /// The gateway's address.
+    pub gateway: Ipv6Addr,
 }
 
 /// Why a guest can't join.
@@ -157,6 +180,9 @@ pub struct Member {
     pub mac: [u8; 6],
     /// Its address.
     pub address: Ipv4Addr,
+    /// Its address of IPv6.
+    #[serde(default)]
+    pub ipv6: Option<Ipv6Addr>,
 }
 
 /// Sends a message, whole or not at all. `fd` is duplicated into the receiver.

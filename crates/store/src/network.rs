@@ -6,13 +6,18 @@
 //!
 //! The network `default` need not be made: it is there when it is first looked for.
 
+mod allow;
+mod subnet;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+pub use allow::{Allow, What};
 use serde::{Deserialize, Serialize};
+pub use subnet::{Subnet, Subnet6};
 
 use crate::file::{self, Durability};
 use crate::lock::{self, LOCK, Lock, Mode};
@@ -59,15 +64,26 @@ pub enum Error {
         /// What would be right.
         reason: String,
     },
+    /// Not what an allow-list holds.
+    #[error("{text:?} can't be allowed: {reason}")]
+    InvalidAllow {
+        /// As it was given.
+        text: String,
+        /// What would be right.
+        reason: String,
+    },
+    /// Nothing outside can be reached, and something can.
+    #[error("an internal network reaches nothing outside, so that there is nothing to allow")]
+    InternalAllows,
     /// Two networks may not share addresses.
     #[error("the subnet {subnet} overlaps with that of the network {other}, {theirs}")]
     Overlaps {
         /// What was asked for.
-        subnet: Subnet,
+        subnet: String,
         /// Whose it is.
         other: String,
         /// Which that has.
-        theirs: Subnet,
+        theirs: String,
     },
     /// All that are given out by themselves are taken.
     #[error("there is no subnet left to give out")]
@@ -83,92 +99,6 @@ pub enum Error {
     File(#[from] file::Error),
 }
 
-/// Addresses of one network, in CIDR notation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Subnet {
-    /// The first address.
-    pub address: Ipv4Addr,
-    /// Bits that all have in common.
-    pub prefix: u8,
-}
-
-impl Subnet {
-    fn mask(self) -> u32 {
-        u32::MAX
-            .checked_shl(32 - u32::from(self.prefix))
-            .unwrap_or(0)
-    }
-
-    /// Whether an address belongs to both.
-    #[must_use]
-    pub fn overlaps(self, other: Subnet) -> bool {
-        let mask = self.mask() & other.mask();
-        self.address.to_bits() & mask == other.address.to_bits() & mask
-    }
-
-    /// The gateway's address: the first that a machine may have.
-    #[must_use]
-    pub fn gateway(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.address.to_bits() + 1)
-    }
-
-    /// Whether an address is in it.
-    #[must_use]
-    pub fn contains(self, address: Ipv4Addr) -> bool {
-        address.to_bits() & self.mask() == self.address.to_bits()
-    }
-}
-
-impl std::fmt::Display for Subnet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
-    }
-}
-
-impl From<Subnet> for String {
-    fn from(subnet: Subnet) -> String {
-        subnet.to_string()
-    }
-}
-
-impl TryFrom<String> for Subnet {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Subnet, Error> {
-        text.parse()
-    }
-}
-
-impl std::str::FromStr for Subnet {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Subnet, Error> {
-        let wrong = |reason: &str| Error::InvalidSubnet {
-            text: text.to_owned(),
-            reason: reason.to_owned(),
-        };
-        let parts = text.split_once('/').and_then(|(address, prefix)| {
-            let address: Ipv4Addr = address.parse().ok()?;
-            Some((address, prefix.parse::<u8>().ok()?))
-        });
-        let (address, prefix) = parts.ok_or_else(|| wrong("write it as 10.1.2.0/24"))?;
-        if !(8..=30).contains(&prefix) {
-            return Err(wrong("between 8 and 30 bits are common to its addresses"));
-        }
-        let subnet = Subnet { address, prefix };
-        let first = Ipv4Addr::from_bits(address.to_bits() & subnet.mask());
-        if first != address {
-            return Err(wrong(&format!("it begins at {first}")));
-        }
-        let bytes = address.octets();
-        if bytes[0] == 0 || bytes[0] == 127 || bytes[0] >= 224 {
-            return Err(wrong("these addresses are no machine's own"));
-        }
-        Ok(subnet)
-    }
-}
-
 /// `network.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
@@ -182,9 +112,15 @@ pub struct Spec {
     pub created_ns: u64,
     /// Its addresses.
     pub subnet: Subnet,
+    /// Its addresses of IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet6: Option<Subnet6>,
     /// Nothing outside can be reached.
     #[serde(default)]
     pub internal: bool,
+    /// What can be reached outside; empty: everything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<Allow>,
     /// The user's.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -199,8 +135,14 @@ pub struct Request {
     pub id: String,
     /// One that is free when absent.
     pub subnet: Option<Subnet>,
+    /// It has IPv6.
+    pub ipv6: bool,
+    /// Its addresses of IPv6, if it has any; one that nobody has when absent.
+    pub subnet6: Option<Subnet6>,
     /// Nothing outside can be reached.
     pub internal: bool,
+    /// What can be reached outside; empty: everything.
+    pub allow: Vec<Allow>,
     /// The user's.
     pub labels: BTreeMap<String, String>,
 }
@@ -279,22 +221,25 @@ pub fn create(root: &Root, request: Request) -> Result<Network, Error> {
     if dir.join("network.json").exists() {
         return Err(Error::Exists(request.name));
     }
+    if request.internal && !request.allow.is_empty() {
+        return Err(Error::InternalAllows);
+    }
     let taken = list(root)?;
     let subnet = match request.subnet {
         Some(subnet) => {
-            let other = taken
-                .iter()
-                .find(|other| other.spec.subnet.overlaps(subnet));
-            if let Some(other) = other {
-                return Err(Error::Overlaps {
-                    subnet,
-                    other: other.spec.name.clone(),
-                    theirs: other.spec.subnet,
-                });
-            }
+            let overlaps = |spec: &Spec| spec.subnet.overlaps(subnet).then_some(spec.subnet);
+            free(&taken, subnet, overlaps)?;
             subnet
         }
         None => free_subnet(&request.name, &taken).ok_or(Error::NoSubnet)?,
+    };
+    let subnet6 = match request.subnet6 {
+        Some(subnet) => {
+            let overlaps = |spec: &Spec| spec.subnet6.filter(|other| other.overlaps(subnet));
+            free(&taken, subnet, overlaps)?;
+            Some(subnet)
+        }
+        None => request.ipv6.then(|| Subnet6::of_id(&request.id)),
     };
     let spec = Spec {
         schema: SCHEMA,
@@ -302,7 +247,9 @@ pub fn create(root: &Root, request: Request) -> Result<Network, Error> {
         id: request.id,
         created_ns: crate::now_ns(),
         subnet,
+        subnet6,
         internal: request.internal,
+        allow: request.allow,
         labels: request.labels,
     };
     file::make_dir(&dir)?;
@@ -310,6 +257,24 @@ pub fn create(root: &Root, request: Request) -> Result<Network, Error> {
     file::sweep(&dir)?;
     json::write(&dir.join("network.json"), &spec, Durability::Synced)?;
     Ok(Network { dir, spec })
+}
+
+/// Whether no network has addresses of a subnet; `overlaps` says which of another one's subnets does.
+fn free<T: std::fmt::Display>(
+    taken: &[Network],
+    subnet: T,
+    overlaps: impl Fn(&Spec) -> Option<T>,
+) -> Result<(), Error> {
+    for other in taken {
+        if let Some(theirs) = overlaps(&other.spec) {
+            return Err(Error::Overlaps {
+                subnet: subnet.to_string(),
+                other: other.spec.name.clone(),
+                theirs: theirs.to_string(),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn free_subnet(name: &str, taken: &[Network]) -> Option<Subnet> {
@@ -362,6 +327,18 @@ impl Network {
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.dir.join("net.log")
+    }
+
+    /// What its process has written.
+    ///
+    /// # Errors
+    /// The log can't be read.
+    pub fn read_log(&self) -> Result<Vec<u8>, Error> {
+        let path = self.log();
+        match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            read => Ok(read.map_err(file::Error::at("read", &path))?),
+        }
     }
 
     /// Whether its process lives, as far as the lock tells.
@@ -444,30 +421,6 @@ mod tests {
     }
 
     #[test]
-    fn subnets() {
-        let check = |text: &str, expect: &str| {
-            let parsed: Result<Subnet, Error> = text.parse();
-            let shown = parsed.map_or_else(|error| error.to_string(), |subnet| subnet.to_string());
-            assert!(shown.ends_with(expect), "{shown}");
-        };
-        check("10.1.2.0/24", "10.1.2.0/24");
-        check("10.1.2.3/24", "it begins at 10.1.2.0");
-        check(
-            "10.1.2.0/31",
-            "between 8 and 30 bits are common to its addresses",
-        );
-        check("127.0.0.0/8", "these addresses are no machine's own");
-        check("10.1.2.0", "write it as 10.1.2.0/24");
-        check("fd00::/64", "write it as 10.1.2.0/24");
-        let (a, b): (Subnet, Subnet) = (
-            "10.1.0.0/16".parse().unwrap(),
-            "10.1.3.0/24".parse().unwrap(),
-        );
-        assert!(a.overlaps(b) && b.overlaps(a));
-        assert!(!a.overlaps("10.2.0.0/16".parse().unwrap()));
-    }
-
-    #[test]
     fn networks_come_and_go() {
         let (_dir, root) = root();
         let default = open(&root, DEFAULT).unwrap();
@@ -486,6 +439,30 @@ mod tests {
             .map(|n| n.spec().name.clone())
             .collect();
         assert_eq!(names, ["default", "one"]);
+        let six = Request {
+            ipv6: true,
+            id: "0123456789abcdef".repeat(4),
+            ..request("six", None)
+        };
+        let six = create(&root, six).unwrap();
+        let subnet = six.spec().subnet6.unwrap();
+        assert_eq!(subnet.to_string(), "fd01:2345:6789:abcd::/64");
+        let again = Request {
+            subnet6: Some("fd01:2345::/32".parse().unwrap()),
+            ..request("again", None)
+        };
+        let error = create(&root, again).unwrap_err().to_string();
+        assert!(
+            error.contains("overlaps with that of the network six, fd01:"),
+            "{error}"
+        );
+        let shut = Request {
+            internal: true,
+            allow: vec!["a.test".parse().unwrap()],
+            ..request("shut", None)
+        };
+        assert!(matches!(create(&root, shut), Err(Error::InternalAllows)));
+        six.remove(&root).unwrap();
         let held = one.lock().unwrap();
         assert!(matches!(one.clone().remove(&root), Err(Error::InUse(_))));
         drop(held);

@@ -229,6 +229,9 @@ pub fn boot_request(spec: &Spec, volumes: &[Volume], joined: &[Joined]) -> BootR
                 prefix: joined.prefix.into(),
                 gateway: joined.gateway.to_string(),
                 mtu: joined.mtu.into(),
+                address6: text(joined.ipv6.map(|ipv6| ipv6.address)),
+                prefix6: joined.ipv6.map_or(0, |ipv6| ipv6.prefix.into()),
+                gateway6: text(joined.ipv6.map(|ipv6| ipv6.gateway)),
             })
             .collect(),
         memory_limit: spec.vm.memory,
@@ -412,6 +415,11 @@ fn rlimits(ulimits: &[Ulimit]) -> Vec<Rlimit> {
         .collect()
 }
 
+/// An address, or nothing.
+fn text(address: Option<std::net::Ipv6Addr>) -> String {
+    address.map_or(String::new(), |address| address.to_string())
+}
+
 /// /etc/hosts: what every host has, what was asked for, and the container's own name at its address.
 fn hosts(spec: &Spec, joined: &[Joined]) -> String {
     let mut lines =
@@ -429,6 +437,9 @@ fn hosts(spec: &Spec, joined: &[Joined]) -> String {
     let own = joined.first().map(|joined| joined.address.to_string());
     let own = own.as_deref().unwrap_or("127.0.1.1");
     lines.push_str(&format!("{own}\t{}\n", spec.hostname));
+    if let Some(ipv6) = joined.first().and_then(|joined| joined.ipv6) {
+        lines.push_str(&format!("{}\t{}\n", ipv6.address, spec.hostname));
+    }
     lines
 }
 

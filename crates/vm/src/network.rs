@@ -28,7 +28,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use store::Root;
 use store::container::{Attached, Endpoint, Port, Protocol, Spec};
 use store::locate::{self, Programs};
-use store::network::Network;
+use store::network::{Network, What};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{oneshot, watch};
@@ -175,6 +175,9 @@ pub fn attached(network: &str, mac: [u8; 6], joined: &Joined) -> Attached {
         address: joined.address,
         prefix: joined.prefix,
         gateway: joined.gateway,
+        ipv6: joined
+            .ipv6
+            .map(|ipv6| (ipv6.address, ipv6.prefix, ipv6.gateway)),
         mac,
         ports: joined.published.iter().map(port).collect(),
     }
@@ -360,7 +363,7 @@ async fn try_join(plan: &Plan, link: &OwnedFd) -> Result<Option<(Connection, Joi
                 ..failure::own(&refused.step, refused.object, refused.message)
             })
         }
-        Some(Reply::Report(_)) => Err(failure::own(
+        Some(Reply::Report(_) | Reply::Note(_)) => Err(failure::own(
             step,
             &plan.network,
             "it says what nobody asked",
@@ -463,12 +466,34 @@ fn start(network: &Network, listener: OwnedFd, lock: OwnedFd) -> Result<Child, F
         .arg(spec.subnet.gateway().to_string());
     command.arg("--prefix").arg(spec.subnet.prefix.to_string());
     command.arg("--mtu").arg(MTU.to_string());
-    if spec.internal {
-        command.arg("--internal");
-    }
+    command.args(arguments(spec));
     command.stdin(listener).stdout(lock).stderr(log);
     let confinement = confine::for_spawn(&rules(program)).map_err(|error| failed(&error))?;
     sys::spawn_confined(command, confinement).map_err(|error| failed(&error))
+}
+
+/// What the network is told beyond its gateway.
+fn arguments(spec: &store::network::Spec) -> Vec<String> {
+    let mut words = Vec::new();
+    if let Some(subnet) = spec.subnet6 {
+        words.extend([
+            "--ipv6".to_owned(),
+            format!("{}/{}", subnet.gateway(), subnet.prefix),
+        ]);
+    }
+    if spec.internal {
+        words.push("--internal".to_owned());
+    }
+    for allow in &spec.allow {
+        let (kind, value) = match &allow.what {
+            What::Name(name) => ("name", name.clone()),
+            What::Below(name) => ("below", name.clone()),
+            What::Prefix(address, bits) => ("prefix", format!("{address}/{bits}")),
+        };
+        let port = allow.port.map_or("any".to_owned(), |port| port.to_string());
+        words.extend(["--allow".to_owned(), kind.to_owned(), value, port]);
+    }
+    words
 }
 
 /// What it may open by name: itself, its libraries, and the folders of the file that names the host's resolvers, which is replaced
@@ -500,7 +525,9 @@ fn rules(program: PathBuf) -> confine::Rules {
 
 fn log(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o600).open(path)
+    // Read, because its newer half is kept when it is full.
+    options.read(true).append(true).create(true);
+    options.mode(0o600).open(path)
 }
 
 #[cfg(test)]
@@ -511,6 +538,26 @@ mod tests {
     fn addresses_come_from_ids() {
         assert_eq!(mac("0123456789abcdef"), [2, 1, 0x23, 0x45, 0x67, 0x89]);
         assert_eq!(mac("xyz"), [2, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn what_a_network_is_told() {
+        let spec = store::network::Spec {
+            schema: store::network::SCHEMA,
+            name: "mine".to_owned(),
+            id: String::new(),
+            created_ns: 0,
+            subnet: "10.1.0.0/16".parse().unwrap(),
+            subnet6: Some("fd00:1::/64".parse().unwrap()),
+            internal: false,
+            allow: ["*.example.org:443", "192.0.2.0/24"]
+                .map(|text| text.parse().unwrap())
+                .to_vec(),
+            labels: std::collections::BTreeMap::new(),
+        };
+        let expect =
+            "--ipv6 fd00:1::1/64 --allow below example.org 443 --allow prefix 192.0.2.0/24 any";
+        assert_eq!(arguments(&spec).join(" "), expect);
     }
 
     #[test]

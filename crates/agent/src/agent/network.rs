@@ -1,6 +1,8 @@
 //! The VM's network devices: the host says what each is to have, so that nobody waits for DHCP.
 
-use std::net::Ipv4Addr;
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proto::agent::Network;
 use rustix::io::Errno;
@@ -20,7 +22,7 @@ pub(super) fn set_up(networks: &[Network]) -> Result<(), Failed> {
     let mut routed = false;
     for network in networks {
         let name = find(&interfaces, &network.mac)?;
-        let address = parse("address", &network.address)?;
+        let address: Ipv4Addr = parse("address", &network.address)?;
         let mask = u32::MAX.checked_shl(32_u32.saturating_sub(network.prefix));
         let mask = Ipv4Addr::from_bits(mask.unwrap_or(0));
         if network.mtu != 0 {
@@ -31,9 +33,14 @@ pub(super) fn set_up(networks: &[Network]) -> Result<(), Failed> {
         interfaces
             .set_address(&name, address, mask)
             .step("give an address to", &name)?;
+        // Before it comes up, when the kernel gives it an address of its own.
+        if !network.address6.is_empty() {
+            at_once(&name).step("switch off address detection of", &name)?;
+        }
         interfaces.up(&name).step("bring up", &name)?;
+        set_up_ipv6(&interfaces, &name, network)?;
         if !network.gateway.is_empty() && !routed {
-            let gateway = parse("gateway", &network.gateway)?;
+            let gateway: Ipv4Addr = parse("gateway", &network.gateway)?;
             interfaces
                 .set_default_route(gateway)
                 .step("set the default route to", gateway)?;
@@ -43,9 +50,39 @@ pub(super) fn set_up(networks: &[Network]) -> Result<(), Failed> {
     Ok(())
 }
 
-fn parse(what: &str, text: &str) -> Result<Ipv4Addr, Failed> {
+/// The same for IPv6: its address, and the way out.
+fn set_up_ipv6(interfaces: &Interfaces, name: &str, network: &Network) -> Result<(), Failed> {
+    if network.address6.is_empty() {
+        return Ok(());
+    }
+    let address: Ipv6Addr = parse("address", &network.address6)?;
+    let sockets = Interfaces::open_ipv6().step("open", "a socket for interfaces of IPv6")?;
+    let index = interfaces.index(name).step("look at", name)?;
+    sockets
+        .add_address6(index, address, network.prefix6)
+        .step("give an address to", name)?;
+    if !network.gateway6.is_empty() {
+        let gateway: Ipv6Addr = parse("gateway", &network.gateway6)?;
+        sockets
+            .add_default_route6(index, gateway)
+            .step("set the default route to", gateway)?;
+    }
+    Ok(())
+}
+
+/// An address can be used as soon as it is there: nobody else has it (the network sees to that), and a program that starts at once
+/// must not find it tentative for a second. Routers need not say anything: what they would say is set here.
+fn at_once(name: &str) -> io::Result<()> {
+    let conf = "/proc/sys/net/ipv6/conf";
+    // Both must be off (`addrconf_dad_begin` in net/ipv6/addrconf.c).
+    fs::write(format!("{conf}/all/accept_dad"), "0")?;
+    fs::write(format!("{conf}/{name}/accept_dad"), "0")?;
+    fs::write(format!("{conf}/{name}/accept_ra"), "0")
+}
+
+fn parse<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, Failed> {
     text.parse()
-        .map_err(|_| Failed::invalid(&format!("read the {what}"), text, "not an IPv4 address"))
+        .map_err(|_| Failed::invalid(&format!("read the {what}"), text, "not an address"))
 }
 
 /// The device with this Ethernet address.
@@ -71,6 +108,15 @@ fn find(interfaces: &Interfaces, mac: &[u8]) -> Result<String, Failed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_addresses() {
+        let fine: Result<Ipv6Addr, Failed> = parse("address", "fd00::2");
+        assert_eq!(fine.unwrap(), Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2));
+        let wrong: Result<Ipv4Addr, Failed> = parse("gateway", "fd00::2");
+        let wrong = wrong.unwrap_err().to_string();
+        assert!(wrong.contains("fd00::2"), "{wrong}");
+    }
 
     /// The machine that runs this has `lo` for sure, and no device with an address of all ones.
     #[test]

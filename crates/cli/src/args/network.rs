@@ -1,5 +1,7 @@
 //! The verbs of networks and their flags.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 use super::value;
@@ -17,6 +19,8 @@ pub enum Group {
     /// Remove networks that no running container is on
     #[command(visible_alias = "remove")]
     Rm(Remove),
+    /// Show what a network refused, or what happens on it
+    Logs(Logs),
     /// Remove all networks that no container is on
     Prune(Prune),
 }
@@ -24,12 +28,19 @@ pub enum Group {
 /// `gourd network create`.
 #[derive(Debug, Args)]
 pub struct Create {
-    /// Addresses of the network, for example 10.1.2.0/24 [default: one that is free]
-    #[arg(long, value_name = "SUBNET")]
-    pub subnet: Option<String>,
-    /// Let nobody on it reach anything outside of it
+    /// Addresses of the network, for example 10.1.2.0/24 or fd12:3456:789a::/64; one of each [default: one that is free]
+    #[arg(long = "subnet", value_name = "SUBNET")]
+    pub subnets: Vec<String>,
+    /// Give its containers IPv6, too
     #[arg(long)]
+    pub ipv6: bool,
+    /// Let nobody on it reach anything outside of it
+    #[arg(long, conflicts_with = "allow")]
     pub internal: bool,
+    /// Let its containers reach this outside, and nothing else: a name, all names below one (*.example.org), an address or a prefix
+    /// (192.0.2.0/24), with :PORT for one port only
+    #[arg(long, value_name = "NAME_OR_PREFIX[:PORT]")]
+    pub allow: Vec<String>,
     /// Attach a label
     #[arg(long = "label", value_name = "KEY[=VALUE]", value_parser = value::label)]
     pub labels: Vec<(String, String)>,
@@ -61,6 +72,23 @@ pub struct Inspect {
     /// Names or ids
     #[arg(required = true, value_name = "NETWORK")]
     pub names: Vec<String>,
+}
+
+/// `gourd network logs`.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Show every connection, question about a name and refusal from now on, as it comes
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Of this container only
+    #[arg(long, value_name = "CONTAINER", requires = "follow")]
+    pub container: Option<String>,
+    /// Record the frames, too, for tshark or Wireshark: into this file, which is made anew
+    #[arg(long, value_name = "FILE", requires = "follow")]
+    pub pcap: Option<PathBuf>,
+    /// Name or id
+    #[arg(value_name = "NETWORK")]
+    pub name: String,
 }
 
 /// `gourd network rm`.

@@ -1,10 +1,13 @@
 //! `gourd network …`.
 
+use std::fs::File;
+use std::path::PathBuf;
+
 use engine::{ErrorKind, NetworkRequest, NetworkSummary};
 use serde_json::{Value, json};
 
 use crate::app::App;
-use crate::args::network::{Create, Group, Inspect, List, Prune, Remove};
+use crate::args::network::{Create, Group, Inspect, List, Logs, Prune, Remove};
 use crate::confirm::confirm;
 use crate::failure::{Failure, Tally};
 use crate::render::listing::Columns;
@@ -24,6 +27,7 @@ pub async fn network(app: &App, verb: &Group) -> Result<u8, Failure> {
         Group::Ls(args) => list(app, args),
         Group::Inspect(args) => inspect(app, args).await,
         Group::Rm(args) => remove(app, args),
+        Group::Logs(args) => logs(app, args),
         Group::Prune(args) => prune(app, args),
     }
 }
@@ -31,8 +35,10 @@ pub async fn network(app: &App, verb: &Group) -> Result<u8, Failure> {
 fn create(app: &App, args: &Create) -> Result<u8, Failure> {
     let id = app.engine()?.create_network(NetworkRequest {
         name: args.name.clone(),
-        subnet: args.subnet.clone(),
+        subnets: args.subnets.clone(),
+        ipv6: args.ipv6,
         internal: args.internal,
+        allow: args.allow.clone(),
         labels: args.labels.iter().cloned().collect(),
     })?;
     out::line(&id)?;
@@ -74,7 +80,9 @@ fn row(network: &NetworkSummary, whole: bool) -> Value {
         "Subnet": network.subnet,
         "Internal": network.internal.to_string(),
         "IPv4": "true",
-        "IPv6": "false",
+        "IPv6": network.subnet6.is_some().to_string(),
+        "Subnet6": network.subnet6.clone().unwrap_or_default(),
+        "Allow": network.allow.join(","),
         "Labels": labels.join(","),
         "CreatedAt": human::created_at(network.created_ns),
     })
@@ -92,6 +100,25 @@ async fn inspect(app: &App, args: &Inspect) -> Result<u8, Failure> {
     }
     show(&found, args.format.as_deref())?;
     tally.end()
+}
+
+fn logs(app: &App, args: &Logs) -> Result<u8, Failure> {
+    let engine = app.engine()?;
+    if !args.follow {
+        out::print(&String::from_utf8_lossy(&engine.network_log(&args.name)?))?;
+        return Ok(0);
+    }
+    let failed = |path: &PathBuf, source| Failure::Create {
+        path: path.clone(),
+        source,
+    };
+    let create = |path: &PathBuf| File::create(path).map_err(|error| failed(path, error));
+    let pcap = args.pcap.as_ref().map(create).transpose()?;
+    let container = args.container.as_deref();
+    for line in engine.watch_network(&args.name, container, pcap.as_ref())? {
+        out::line(&line)?;
+    }
+    Ok(0)
 }
 
 fn remove(app: &App, args: &Remove) -> Result<u8, Failure> {

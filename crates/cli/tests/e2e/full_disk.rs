@@ -10,13 +10,13 @@ const SIZE: u64 = 160 << 20;
 
 /// Leaves this many bytes free, a page more or less.
 fn fill(home: &Home, free: u64) {
-    home.on_disk("dd if=/dev/zero of=filler bs=64k 2>/dev/null; dd if=/dev/zero bs=4k 2>/dev/null >> filler; true")
+    home.inside("dd if=/dev/zero of=filler bs=64k 2>/dev/null; dd if=/dev/zero bs=4k 2>/dev/null >> filler; true")
         .ok();
-    home.on_disk(&format!("truncate -s -{free} filler")).ok();
+    home.inside(&format!("truncate -s -{free} filler")).ok();
 }
 
 fn empty(home: &Home) {
-    home.on_disk("rm filler").ok();
+    home.inside("rm filler").ok();
 }
 
 /// What, where, why and a remedy.
@@ -32,7 +32,7 @@ fn refused(out: Out, home: &Home) -> Out {
 
 /// Nothing half-made is to be seen, nor lies about.
 fn nothing_unfinished(home: &Home) {
-    let found = home.on_disk("find . -name '.new-*' -o -name '.del-*' -o -name '*.tmp'");
+    let found = home.inside("find . -name '.new-*' -o -name '.del-*' -o -name '*.tmp'");
     assert_eq!(found.ok().text(), "");
 }
 
@@ -75,7 +75,7 @@ fn pull_and_load() {
             "PATH=$PATH:/sbin:/usr/sbin e2fsck -fn '{}'",
             path.ok().text()
         );
-        home.on_disk(&check).ok();
+        home.inside(&check).ok();
         home.gourd(&["rmi", name]).ok();
     }
 }
@@ -182,5 +182,5 @@ fn what_a_container_and_a_copy_write() {
     let id = home.inspect("it", "{{.Id}}");
     home.gourd(&["stop", "-t", "0", "it"]).ok();
     let check = format!("PATH=$PATH:/sbin:/usr/sbin e2fsck -fn containers/{id}/upper.ext4");
-    home.on_disk(&check).ok();
+    home.inside(&check).ok();
 }

@@ -1,9 +1,11 @@
 //! A `GOURD_ROOT` of a test's own, the `gourd` command in it, and the proof that nothing is left behind.
 
+mod namespaces;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -147,55 +149,6 @@ impl Home {
             ("GOURD_FAULT_TRACE", home.path("trace")),
         ];
         home
-    }
-
-    /// With the gourd kernel and `busybox`, on a file system that has no more than `size` bytes. It is a tmpfs in a mount
-    /// namespace of its own, so that nobody needs to be root, and it goes with the process that holds it.
-    pub fn on_a_small_disk(size: u64) -> Home {
-        let mut home = Home::empty();
-        let mount = format!(
-            "mount -t tmpfs -o size={size},mode=700 none '{}' && echo ready && exec sleep 100000",
-            home.root().display()
-        );
-        let mut holder = Command::new("unshare")
-            .args(["-Urm", "sh", "-c", &mount])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("unshare starts");
-        let mut ready = [0; 5];
-        let told = holder.stdout.take().expect("piped").read_exact(&mut ready);
-        let enter = format!("nsenter -t {} -U -m --preserve-credentials --", holder.id());
-        home.holder = Some(holder);
-        assert!(
-            told.is_ok() && ready == *b"ready",
-            "this test needs user namespaces for everybody: sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces"
-        );
-        let inside = home.path("inside");
-        fs::create_dir(&inside).expect("a folder");
-        let gourd = programs().join("gourd");
-        for (name, line) in [
-            ("gourd", format!("{enter} '{}' \"$@\"", gourd.display())),
-            ("sh", format!("{enter} sh -c \"$@\"")),
-        ] {
-            let path = inside.join(name);
-            fs::write(&path, format!("#!/bin/sh\nexec {line}\n")).expect("a script");
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode");
-        }
-        home.programs = inside;
-        let cached = |name: &str| cache().join(name).display().to_string();
-        let kernel = cached("kernels/gourd/vmlinux");
-        home.gourd(&["system", "kernel", "add", "gourd", &kernel])
-            .ok();
-        home.gourd(&["load", "-i", &cached("images/busybox.tar")])
-            .ok();
-        home
-    }
-
-    /// A shell's line where a small disk is to be seen, in its root.
-    pub fn on_disk(&self, script: &str) -> Out {
-        let script = format!("cd '{}' && {script}", self.root().display());
-        tool(&self.programs.join("sh").display().to_string(), &[&script])
     }
 
     /// `GOURD_ROOT`.

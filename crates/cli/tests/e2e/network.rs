@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use crate::harness::{Home, eventually, kill};
+use crate::harness::{Home, eventually, finish, kill};
 
 /// A container that serves `hello` at `/hello`.
 fn server(home: &Home, name: &str, flags: &[&str]) -> String {
@@ -245,5 +245,167 @@ fn the_host_is_reached_where_that_is_allowed() {
         &port,
     ]);
     refused.exits(1).says(&["Connection refused"]);
+    home.assert_nothing_left();
+}
+
+/// A file of the pcap format, whole, with frames that hold these texts.
+fn assert_frames(file: &[u8], texts: &[&[u8]]) {
+    assert_eq!(file[..4], 0xa1b2_3c4d_u32.to_le_bytes());
+    let (mut at, mut frames) = (24, Vec::new());
+    while let Some(header) = file.get(at..at + 16) {
+        let len = u32::from_le_bytes(header[8..12].try_into().expect("four bytes")) as usize;
+        frames.push(file.get(at + 16..at + 16 + len).expect("a whole frame"));
+        at += 16 + len;
+    }
+    assert_eq!(at, file.len());
+    for text in texts {
+        let holds = |frame: &&[u8]| frame.windows(text.len()).any(|part| part == *text);
+        assert!(
+            frames.iter().any(holds),
+            "{:?}",
+            String::from_utf8_lossy(text)
+        );
+    }
+}
+
+/// Servers at two addresses of each family, an address next to each, and a resolver (dnsmasq) that knows the first ones by name.
+const SETUP: &str = "
+    ip() { busybox ip \"$@\"; }
+    ip link set lo up
+    for last in 9 10 53; do
+        ip address add 192.0.2.$last/32 dev lo
+        ip address add 2001:db8::$last/128 dev lo
+    done
+    echo \"$(id -g) $(id -g)\" >/proc/sys/net/ipv4/ping_group_range
+    mkdir www; echo outside >www/hello
+    busybox httpd -f -p 80 -h www &
+    dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file= --bind-interfaces \
+        --listen-address=192.0.2.53 --host-record=web.example.test,192.0.2.9,2001:db8::9 --local-ttl=60 \
+        --cname=www.example.test,web.example.test --host-record=next.example.test,192.0.2.10 &
+    until busybox nslookup web.example.test 192.0.2.53 >/dev/null 2>&1; do kill -0 $!; done";
+
+#[test]
+fn an_allow_list_and_ipv6() {
+    let home = Home::in_a_network(SETUP);
+    let create = ["network", "create", "--ipv6", "--subnet", "10.78.0.0/24"];
+    let subnet6 = ["--subnet", "fd00:78::/64"];
+    let allow = [
+        "--allow",
+        "www.example.test:80",
+        "--allow",
+        "192.0.2.53",
+        "--allow",
+        "2001:db8::53/128",
+    ];
+    home.gourd(&[&create[..], &subnet6, &allow, &["guarded"]].concat())
+        .ok();
+    let shown = home.gourd(&[
+        "network",
+        "inspect",
+        "-f",
+        "{{.EnableIPv6}} {{json .Allow}}",
+        "guarded",
+    ]);
+    let expect = "true [\"www.example.test:80\",\"192.0.2.53/32\",\"2001:db8::53/128\"]";
+    assert_eq!(shown.ok().text(), expect);
+    let on = ["--network", "guarded", "--dns", "192.0.2.53"];
+    server(&home, "web", &[&on[..], &["-p", "[::1]:0:80"]].concat());
+    let address = home.inspect("web", "{{.NetworkSettings.GlobalIPv6Address}}");
+    assert_eq!(address, "fd00:78::a4e:2");
+    // In through IPv6 of the host, which only the namespace has.
+    let port = home.gourd(&["port", "web", "80"]).ok().text();
+    assert!(port.starts_with("[::1]:"), "{port}");
+    let inward = format!("until busybox wget -qO- http://{port}/hello; do :; done");
+    assert_eq!(home.inside(&inward).ok().text(), "hello");
+    let pcap = home.path("frames.pcap").display().to_string();
+    let watch = home.start(&["network", "logs", "-f", "--pcap", &pcap, "guarded"]);
+    let script = format!(
+        "say() {{ echo \"$1: $(shift; \"$@\" 2>&1 </dev/null | tr '\\n' ' ')\"; }}
+        get() {{ wget -qO- \"http://$1/hello\"; }}
+        say unasked get 192.0.2.9
+        say name get www.example.test
+        say address get 192.0.2.9
+        say six get [2001:db8::9]
+        say port nc -w 60 192.0.2.9 81
+        say neighbour get 192.0.2.10
+        say neighbour-six get [2001:db8::10]
+        say next nslookup next.example.test
+        say tcp-dns nc -w 60 10.78.0.1 53
+        say echo ping -c 1 -W 60 192.0.2.53
+        say echo-six ping6 -c 1 -W 60 2001:db8::53
+        say no-echo ping -c 1 -W 1 192.0.2.9
+        say sibling get [{address}]
+        say names nslookup web
+        say route ip -6 route show default"
+    );
+    let line = [
+        &["run", "--rm", "--name", "client"][..],
+        &on,
+        &["busybox", "sh", "-c", &script],
+    ]
+    .concat();
+    let said = home.gourd(&line).ok().text();
+    let check = |what: &str, expect: &str| {
+        let line = said
+            .lines()
+            .find(|line| line.starts_with(&format!("{what}: ")));
+        assert!(
+            line.is_some_and(|line| line.contains(expect)),
+            "{what}: {expect:?} is not in {said}"
+        );
+    };
+    check("unasked", "Connection refused");
+    check("name", "outside");
+    check("address", "outside");
+    check("six", "outside");
+    check("port", "Connection refused");
+    check("neighbour", "Connection refused");
+    check("neighbour-six", "Connection refused");
+    check("next", "NXDOMAIN");
+    check("tcp-dns", "Connection refused");
+    check("echo", "1 packets received");
+    check("echo-six", "1 packets received");
+    check("no-echo", "0 packets received");
+    check("sibling", "hello");
+    check("names", &address);
+    check("route", "via fd00:78::1 dev eth0");
+    // A container of another network reaches none of it, and has no IPv6 of its own.
+    let script = format!("wget -qO- http://[{address}]/hello; nslookup web; true");
+    let apart = home
+        .gourd(&["run", "--rm", "busybox", "sh", "-c", &script])
+        .ok();
+    assert!(
+        !apart.text().contains("hello") && apart.text().contains("NXDOMAIN"),
+        "{apart:?}"
+    );
+    let log = home.gourd(&["network", "logs", "guarded"]).ok().text();
+    for line in [
+        " client tcp 10.78.0.3:",
+        " -> 192.0.2.10:80 refused: it is not allowed",
+        " -> [2001:db8::10]:80 refused: it is not allowed",
+        " client dns A next.example.test refused: it is no name of the allow-list",
+        " client icmp 10.78.0.3 -> 192.0.2.9 refused: it is not allowed",
+    ] {
+        assert!(log.contains(line), "{line:?} is not in: {log}");
+    }
+    assert!(!log.contains("www.example.test"), "{log}");
+    home.gourd(&["rm", "-f", "web"]).ok();
+    // The watch ends with the network's process.
+    let watched = finish(watch, b"").ok().text();
+    for line in [
+        " client dns A www.example.test",
+        " -> 192.0.2.9:80\n",
+        " client icmp 10.78.0.3 -> 192.0.2.53",
+    ] {
+        assert!(watched.contains(line), "{line:?} is not in: {watched}");
+    }
+    assert_frames(
+        &std::fs::read(&pcap).expect("frames"),
+        &[b"GET /hello", b"Host: www.example.test"],
+    );
+    home.gourd(&["network", "create", "--allow", "web", "x1"])
+        .exits(125)
+        .says(&["names without a dot are containers'"]);
+    home.gourd(&["network", "rm", "guarded"]).ok();
     home.assert_nothing_left();
 }

@@ -1,7 +1,7 @@
 //! A container's networks and ports: what a request may ask for, and what `inspect` says, in Docker's shape.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde_json::{Map, Value, json};
 use store::container::{Attached, Endpoint, Port, Protocol, Resolution, Spec, State};
@@ -196,9 +196,16 @@ pub(super) fn settings(root: &store::Root, spec: &Spec, state: &State) -> Value 
         "IPAddress": text(first.map(|first| first.address)),
         "IPPrefixLen": first.map_or(0, |first| first.prefix),
         "Gateway": text(first.map(|first| first.gateway)),
+        "GlobalIPv6Address": text6(first.and_then(|first| first.ipv6).map(|(address, ..)| address)),
+        "GlobalIPv6PrefixLen": first.and_then(|first| first.ipv6).map_or(0, |(_, prefix, _)| prefix),
+        "IPv6Gateway": text6(first.and_then(|first| first.ipv6).map(|(.., gateway)| gateway)),
         "MacAddress": first.map(|first| mac(first.mac)).unwrap_or_default(),
         "Networks": networks,
     })
+}
+
+fn text6(address: Option<Ipv6Addr>) -> String {
+    address.map_or(String::new(), |address| address.to_string())
 }
 
 fn described(
@@ -209,6 +216,7 @@ fn described(
 ) -> Value {
     let id = network::open(root, &endpoint.network).map(|network| network.spec().id.clone());
     let text = |address: Option<Ipv4Addr>| address.map(|it| it.to_string()).unwrap_or_default();
+    let ipv6 = attached.and_then(|there| there.ipv6);
     let fixed = endpoint
         .address
         .map(|address| json!({ "IPv4Address": address }));
@@ -226,6 +234,9 @@ fn described(
         "IPAddress": text(attached.map(|there| there.address)),
         "IPPrefixLen": attached.map_or(0, |there| there.prefix),
         "Gateway": text(attached.map(|there| there.gateway)),
+        "GlobalIPv6Address": text6(ipv6.map(|(address, ..)| address)),
+        "GlobalIPv6PrefixLen": ipv6.map_or(0, |(_, prefix, _)| prefix),
+        "IPv6Gateway": text6(ipv6.map(|(.., gateway)| gateway)),
         // Beyond Docker's.
         "HostAllowed": endpoint.host,
     })

@@ -82,6 +82,8 @@ impl Network {
             mac: Mac([2, 0, 0, 0, 0, 0xff]),
             mtu: MTU,
             internal: false,
+            ipv6: Some(("fd00::1".parse().unwrap(), 64)),
+            allow: Vec::new(),
             seed: [1; 16],
         };
         let resolv_conf = dir.path().join("resolv.conf");
@@ -333,6 +335,14 @@ fn nobody_there_is_refused_and_a_member_is_reported() {
         .connect(guest.interface.context(), to, 40000)
         .unwrap();
     guest.until(|sockets| sockets.get_mut::<tcp::Socket<'_>>(handle).state() == tcp::State::Closed);
+    let watch = network.connect();
+    let file = tempfile::tempfile().unwrap();
+    let question = Request::Watch {
+        protocol: PROTOCOL,
+        container: None,
+    };
+    network::send(watch.as_fd(), &question, Some(file.as_fd())).unwrap();
+    // Its connection comes after the watch's request, which is in the queue; one answer says that it was read.
     let engine = network.connect();
     let question = Request::Report { protocol: PROTOCOL };
     network::send(engine.as_fd(), &question, None).unwrap();
@@ -340,4 +350,18 @@ fn nobody_there_is_refused_and_a_member_is_reported() {
         panic!("no report");
     };
     assert_eq!((members.len(), members[0].name.as_str()), (1, "guest2"));
+    assert_eq!(members[0].ipv6, Some("fd00::adb:2".parse().unwrap()));
+    let handle = guest.tcp();
+    let socket = guest.sockets.get_mut::<tcp::Socket<'_>>(handle);
+    socket
+        .connect(guest.interface.context(), to, 40001)
+        .unwrap();
+    guest.until(|sockets| sockets.get_mut::<tcp::Socket<'_>>(handle).state() == tcp::State::Closed);
+    let Reply::Note(line) = network::expect::<Reply>(&watch).unwrap().0 else {
+        panic!("no note");
+    };
+    let expect = format!("guest2 tcp 10.219.0.2:40001 -> 10.219.0.1:{}", to.port);
+    assert!(line.ends_with(&expect), "{line}");
+    // At least a SYN, and the reset that answers it.
+    guest.until(|_| file.metadata().unwrap().len() >= 24 + 2 * (16 + 54));
 }

@@ -5,7 +5,7 @@
 //! supervisor while it runs.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -441,6 +441,9 @@ pub struct Attached {
     pub prefix: u8,
     /// The gateway's address.
     pub gateway: Ipv4Addr,
+    /// Its address of IPv6, bits of that subnet, and the gateway's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<(Ipv6Addr, u8, Ipv6Addr)>,
     /// Its Ethernet address.
     pub mac: [u8; 6],
     /// Its ports, with addresses and numbers that they have now.

@@ -177,6 +177,7 @@ fn names_and_resolvers() {
         prefix: 16,
         gateway: "10.219.0.1".parse().unwrap(),
         mtu: 65520,
+        ipv6: None,
         published: Vec::new(),
     };
     let mut spec = spec(Main::default());
@@ -197,6 +198,24 @@ fn names_and_resolvers() {
         "nameserver 10.219.0.1\nsearch lan example\n"
     );
     assert_eq!(told.networks[0].address, "10.219.0.5");
+    assert_eq!(told.networks[0].address6, "");
+    let both = Joined {
+        ipv6: Some(proto::network::Ipv6 {
+            address: "fd00::adb:5".parse().unwrap(),
+            prefix: 64,
+            gateway: "fd00::1".parse().unwrap(),
+        }),
+        ..joined
+    };
+    let told = boot_request(&spec, &[], &[both]);
+    let hosts = String::from_utf8(told.hosts.to_vec()).unwrap();
+    assert!(
+        hosts.ends_with("10.219.0.5\tbox\nfd00::adb:5\tbox\n"),
+        "{hosts}"
+    );
+    let network = &told.networks[0];
+    let given = (&*network.address6, network.prefix6, &*network.gateway6);
+    assert_eq!(given, ("fd00::adb:5", 64, "fd00::1"));
     let alone = boot_request(&spec, &[], &[]);
     assert_eq!(
         alone.resolv_conf,
