@@ -22,6 +22,9 @@ mod memory;
 mod serial;
 mod vcpu;
 
+#[cfg(test)]
+mod hostile;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
