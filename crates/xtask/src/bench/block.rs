@@ -50,6 +50,10 @@ pub fn on_kvm(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
         .collect();
     let things: Vec<&Times> = times.iter().flatten().collect();
     print(&things, &rows);
+    for row in &rows {
+        let (ours, theirs) = (row.value * 1e6, row.against * 1e6);
+        println!("{}: {ours:.0} µs and {theirs:.0} µs a request", row.row);
+    }
     Ok(rows)
 }
 
