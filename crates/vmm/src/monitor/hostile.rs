@@ -159,7 +159,7 @@ fn changed_programs() {
     };
     let more = |count: u32| match seconds {
         Some(seconds) => begin.elapsed() < Duration::from_secs(seconds),
-        None => count < 2000,
+        None => count < 600,
     };
     let mut pool = [seeds(), corpus()].concat();
     let mut known: BTreeSet<(usize, u8)> = BTreeSet::new();
