@@ -231,7 +231,11 @@ impl Driver for Qemu {
         tracing::debug!(level = ?confinement.level(), "QEMU's confinement");
         let mut command = Command::new(&self.program);
         command.env_clear();
-        command.args(arguments::arguments(config, self.acceleration, &handed.fds));
+        let host = arguments::Host {
+            accel: self.acceleration,
+            translated: vmm::host::is_translated(),
+        };
+        command.args(arguments::arguments(config, host, &handed.fds));
         let mut keep: Vec<BorrowedFd<'_>> = handed.keep.iter().map(AsFd::as_fd).collect();
         keep.extend(options.held.iter().map(AsFd::as_fd));
         keep.extend(options.links.iter().map(AsFd::as_fd));

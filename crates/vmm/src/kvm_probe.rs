@@ -70,6 +70,9 @@ const PORT: u16 = 0x10;
 // 0x8000 and 0x9000 are zeroed scratch memory. r9: whether the processor has XSAVE.
 global_asm!(
     ".pushsection .rodata.gourd_kvm_probe, \"a\"",
+    // The compiler may put those who refer to it into another object.
+    ".globl gourd_kvm_probe_code, gourd_kvm_probe_int3, gourd_kvm_probe_end",
+    ".hidden gourd_kvm_probe_code, gourd_kvm_probe_int3, gourd_kvm_probe_end",
     "gourd_kvm_probe_code:",
     "    mov esi, 0x8000",
     "    xor eax, eax",

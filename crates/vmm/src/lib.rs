@@ -1,12 +1,13 @@
 //! The machine monitor's parts: virtio devices, their transports, and the confinement of whoever runs them.
 //!
 //! `control` and `machine` are what the other crates need: what a supervisor and `gourd-vmm` say to each other. They
-//! compile on every host. Everything else is Linux only.
+//! and `host` compile on every host. Everything else is Linux only.
 //!
 //! The guest is hostile, its kernel included. Nothing that guest memory holds is trusted: it is copied first, then
 //! checked, and what is wrong is counted, never an error that ends the process.
 
 pub mod control;
+pub mod host;
 pub mod machine;
 
 #[cfg(target_os = "linux")]

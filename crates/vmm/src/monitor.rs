@@ -22,6 +22,9 @@ mod memory;
 mod serial;
 mod vcpu;
 
+#[cfg(test)]
+mod hostile;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -482,7 +485,7 @@ fn make_vcpus(
     let supported = kvm
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(system("KVM_GET_SUPPORTED_CPUID"))?;
-    let deadline = !cpuid::host_is_translated();
+    let deadline = !crate::host::is_translated();
     let mut vcpus = Vec::new();
     for index in 0..machine.vcpus {
         let vcpu = vm

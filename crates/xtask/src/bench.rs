@@ -10,11 +10,18 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+mod block;
+mod boots;
 mod disks;
 mod floor;
+mod idle;
+mod monitor;
 mod samples;
 mod start;
 mod unpack;
+
+/// All that there are.
+const NAMES: &str = "start, start-kvm, create, boots-kvm, block-kvm, idle, idle-kvm, monitor, unpack, volume, qcow2";
 
 /// Pairs that are measured, after one that is thrown away. `GOURD_BENCH_PAIRS` overrides it.
 const PAIRS: usize = 10;
@@ -40,10 +47,12 @@ struct Row {
 
 /// Measures, prints, writes the file.
 pub fn run(name: &str, cache: &Path) -> Result<()> {
-    let pairs = match std::env::var("GOURD_BENCH_PAIRS") {
-        Ok(number) => number.parse().context("GOURD_BENCH_PAIRS is no number")?,
-        Err(_) => PAIRS,
+    let wanted: Option<usize> = match std::env::var("GOURD_BENCH_PAIRS") {
+        Ok(number) => Some(number.parse().context("GOURD_BENCH_PAIRS is no number")?),
+        Err(_) => None,
     };
+    let pairs = wanted.unwrap_or(PAIRS);
+    let count = |usual| wanted.unwrap_or(usual);
     let rows: Vec<Row> = match name {
         "start" => start::on_qemu(cache, pairs)?,
         "start-kvm" => start::on_kvm(cache, pairs)?,
@@ -51,7 +60,12 @@ pub fn run(name: &str, cache: &Path) -> Result<()> {
         "unpack" => unpack::measure(cache, pairs)?,
         "volume" => disks::volume(pairs)?,
         "qcow2" => disks::qcow2(pairs)?,
-        _ => bail!("unknown bench {name:?}: start, start-kvm, create, unpack, volume, qcow2"),
+        "monitor" => monitor::measure(cache, pairs)?,
+        "boots-kvm" => boots::on_kvm(cache, count(boots::COUNT))?,
+        "block-kvm" => block::on_kvm(cache, count(3))?,
+        "idle" => idle::measure(cache, "qemu", count(idle::COUNT))?,
+        "idle-kvm" => idle::measure(cache, "kvm", count(idle::COUNT_KVM))?,
+        _ => bail!("unknown bench {name:?}: {NAMES}"),
     };
     let dir = target()?.join("bench");
     fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;

@@ -21,7 +21,16 @@ pub fn busybox(cache: &Path) -> Result<()> {
 
 /// `CACHE/images/debian.tar`: Debian's essential packages, of the release that this machine runs.
 pub fn debian(cache: &Path) -> Result<()> {
-    let path = cache.join("images/debian.tar");
+    from_debian(cache, "debian", "bash", &[])
+}
+
+/// `CACHE/images/fio.tar`: the same with fio(1), which benches run.
+pub fn fio(cache: &Path) -> Result<()> {
+    from_debian(cache, "fio", "fio", &["--include=fio"])
+}
+
+fn from_debian(cache: &Path, name: &str, command: &str, more: &[&str]) -> Result<()> {
+    let path = cache.join(format!("images/{name}.tar"));
     if path.is_file() {
         return Ok(());
     }
@@ -32,12 +41,14 @@ pub fn debian(cache: &Path) -> Result<()> {
         .context("no VERSION_CODENAME in /etc/os-release")?;
     eprintln!("xtask: making a Debian root with mmdebstrap; this takes about a minute");
     let out = Command::new("mmdebstrap")
-        .args(["--quiet", "--variant=essential", "--format=tar", suite, "-"])
+        .args(["--quiet", "--variant=essential", "--format=tar"])
+        .args(more)
+        .args([suite, "-"])
         .stderr(Stdio::inherit())
         .output()
         .context("start mmdebstrap")?;
     ensure!(out.status.success(), "mmdebstrap: {}", out.status);
-    write(&path, out.stdout, "debian:latest", "bash")
+    write(&path, out.stdout, &format!("{name}:latest"), command)
 }
 
 /// Whoever reads the cache never sees half of an archive.

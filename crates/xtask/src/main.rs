@@ -40,12 +40,10 @@ fn run() -> Result<()> {
         "kernel-debian" => debian_kernel::make(&cache?),
         "image-busybox" => images::busybox(&cache?),
         "image-debian" => images::debian(&cache?),
-        "bench" => bench::run(
-            &next("the bench's name: start, start-kvm, unpack")?,
-            &cache?,
-        ),
+        "image-fio" => images::fio(&cache?),
+        "bench" => bench::run(&next("the bench's name")?, &cache?),
         _ => bail!(
-            "unknown verb {verb:?}: tidy, kernel-debian CACHE, image-busybox CACHE, image-debian CACHE, bench CACHE NAME, rig CACHE OPTIONS -- CMD"
+            "unknown verb {verb:?}: tidy, kernel-debian CACHE, image-busybox CACHE, image-debian CACHE, image-fio CACHE, bench CACHE NAME, rig CACHE OPTIONS -- CMD"
         ),
     }
 }

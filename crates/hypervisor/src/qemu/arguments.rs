@@ -44,15 +44,24 @@ impl Words {
     }
 }
 
+/// What of the host counts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Host {
+    /// What runs the guest's code.
+    pub accel: Acceleration,
+    /// See [`vmm::host::is_translated`].
+    pub translated: bool,
+}
+
 /// The words after the program's name. The configuration is valid.
-pub(super) fn arguments(config: &VmConfig, accel: Acceleration, fds: &Fds) -> Vec<String> {
+pub(super) fn arguments(config: &VmConfig, host: Host, fds: &Fds) -> Vec<String> {
     let mut words = Words::default();
     words.option("-name", format!("guest={}", config.id));
     for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
         words.flag(flag);
     }
     words.option("-display", "none");
-    machine(&mut words, config, accel);
+    machine(&mut words, config, host);
     words.option("-chardev", format!("socket,id=qmp,fd={}", fds.qmp));
     words.option("-mon", "chardev=qmp,mode=control");
     for (index, fd) in fds.consoles.iter().enumerate() {
@@ -90,15 +99,20 @@ pub(super) fn arguments(config: &VmConfig, accel: Acceleration, fds: &Fds) -> Ve
     words.0
 }
 
-fn machine(words: &mut Words, config: &VmConfig, accel: Acceleration) {
+fn machine(words: &mut Words, config: &VmConfig, host: Host) {
     words.option(
         "-machine",
         "q35,sata=off,smbus=off,usb=off,vmport=off,memory-backend=memory",
     );
-    match accel {
+    match host.accel {
         Acceleration::Kvm => {
             words.option("-accel", "kvm");
-            words.option("-cpu", "host");
+            // Where this host is itself translated, the timer that KVM offers never fires.
+            let cpu = match host.translated {
+                true => "host,-tsc-deadline",
+                false => "host",
+            };
+            words.option("-cpu", cpu);
         }
         Acceleration::Tcg => {
             // QEMU before 8.1 reads the code that it translates without a lock on its page (mended by its commit
@@ -198,7 +212,8 @@ mod tests {
     use crate::config::*;
 
     fn check(config: &VmConfig, accel: Acceleration, fds: &Fds, expect: &str) {
-        let words = arguments(config, accel, fds);
+        let translated = false;
+        let words = arguments(config, Host { accel, translated }, fds);
         let mut lines = String::new();
         for word in words {
             lines.push_str(if word.starts_with('-') { "\n" } else { " " });
@@ -284,18 +299,21 @@ mod tests {
 
     #[test]
     fn processors() {
-        let cpu = |virtualization, accel| {
+        let cpu = |virtualization, accel, translated| {
             let config = VmConfig {
                 virtualization,
                 ..small()
             };
-            let words = arguments(&config, accel, &Fds::default());
+            let host = Host { accel, translated };
+            let words = arguments(&config, host, &Fds::default());
             let at = words.iter().position(|word| word == "-cpu").unwrap();
             words[at + 1].clone()
         };
-        assert_eq!(cpu(false, Acceleration::Tcg), "max,-svm,-la57,-erms,-fsrm");
-        assert_eq!(cpu(true, Acceleration::Tcg), "max,+svm,-la57,-erms,-fsrm");
-        assert_eq!(cpu(true, Acceleration::Kvm), "host");
+        let (tcg, kvm) = (Acceleration::Tcg, Acceleration::Kvm);
+        assert_eq!(cpu(false, tcg, false), "max,-svm,-la57,-erms,-fsrm");
+        assert_eq!(cpu(true, tcg, true), "max,+svm,-la57,-erms,-fsrm");
+        assert_eq!(cpu(true, kvm, false), "host");
+        assert_eq!(cpu(true, kvm, true), "host,-tsc-deadline");
     }
 
     const SMALL: &str = "

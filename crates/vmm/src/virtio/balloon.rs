@@ -159,10 +159,10 @@ fn release(piece: &Piece<'_>, counters: &mut Counters) -> u64 {
         counters.violations += 1;
         return 0;
     }
-    // Guest memory is a shared mapping of a memory file: this frees the file's pages, too (MADV_REMOVE).
+    // Guest memory is a private mapping without a file: its pages are free then, and read as zeros.
     // SAFETY: the range lies in the mapping of guest memory that `piece` borrows. Its bytes become zeros, which is a
     // change such as the guest itself makes at any time; nothing here holds references into guest memory.
-    match unsafe { rustix::mm::madvise(start.cast(), len, Advice::LinuxRemove) } {
+    match unsafe { rustix::mm::madvise(start.cast(), len, Advice::LinuxDontNeed) } {
         Ok(()) => len as u64,
         Err(_) => {
             counters.failures += 1;

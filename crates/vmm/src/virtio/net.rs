@@ -45,8 +45,12 @@ pub struct Net {
     mtu: u16,
     /// The driver takes a frame in several buffers.
     mergeable: bool,
-    /// A frame that the guest had no buffers for, after room for its header.
-    frame: Vec<u8>,
+    /// Room for a header, whose bytes but [`NUM_BUFFERS`] stay zero, and the largest frame. Never cleared: what counts of it
+    /// is `len` bytes.
+    frame: Box<[u8]>,
+    /// Bytes of the header and the frame that was received last.
+    len: usize,
+    /// The guest had no buffers for it yet.
     waiting: bool,
     /// See [`Counters`].
     pub counters: Counters,
@@ -60,7 +64,8 @@ impl Net {
             mac,
             mtu,
             mergeable: false,
-            frame: Vec::new(),
+            frame: vec![0; HEADER_LEN + LARGEST].into(),
+            len: 0,
             waiting: false,
             counters: Counters::default(),
         }
@@ -73,15 +78,13 @@ impl Net {
 
     /// The next frame from the link into `self.frame`.
     fn receive(&mut self) -> bool {
-        self.frame.resize(HEADER_LEN + LARGEST, 0);
-        self.frame[..HEADER_LEN].fill(0);
         loop {
             let room = &mut self.frame[HEADER_LEN..];
             match rustix::net::recv(&self.link, room, RecvFlags::DONTWAIT) {
                 // An empty datagram is no frame.
                 Ok((0, _)) | Err(rustix::io::Errno::INTR) => {}
                 Ok((count, _)) => {
-                    self.frame.truncate(HEADER_LEN + count);
+                    self.len = HEADER_LEN + count;
                     return true;
                 }
                 Err(_) => return false,
@@ -119,7 +122,7 @@ impl Net {
         let mut chains: Vec<(u16, Buffers<'_>)> = Vec::new();
         let (mut room, mut refused) = (0, 0);
         // A guest that offers nothing but nonsense gets no more of our time than a ring of it.
-        while room < self.frame.len() && refused <= QUEUE_SIZE {
+        while room < self.len && refused <= QUEUE_SIZE {
             let Some(chain) = queue.pop_descriptor_chain(mem) else {
                 for _ in &chains {
                     queue.go_to_previous_position();
@@ -147,7 +150,7 @@ impl Net {
             room += len;
             chains.push((head, buffers));
         }
-        if room < self.frame.len() {
+        if room < self.len {
             for _ in &chains {
                 queue.go_to_previous_position();
             }
@@ -155,7 +158,7 @@ impl Net {
         }
         let count = chains.len() as u16;
         self.frame[NUM_BUFFERS..HEADER_LEN].copy_from_slice(&count.to_le_bytes());
-        let mut rest = &self.frame[..];
+        let mut rest = &self.frame[..self.len];
         let mut written = Vec::with_capacity(chains.len());
         for (head, buffers) in &chains {
             let len = copy_in(&buffers.writable, rest);
@@ -356,5 +359,23 @@ mod tests {
         assert_eq!(used, 17);
         assert_eq!(driver.get(DATA + 10, 2), 1_u16.to_le_bytes());
         assert_eq!(driver.get(DATA + 50, 5), b"hello");
+    }
+
+    /// Nothing of a longer frame before it.
+    #[test]
+    fn a_short_frame_after_a_long_one_is_short() {
+        let (mut driver, link) = driver();
+        rustix::net::send(&link, &[7; 9000], SendFlags::empty()).unwrap();
+        while driver.slot.serve(&driver.mem) {}
+        assert_eq!(driver.request(0, &[writable(DATA, 0x4000)]), 9012);
+        driver.put(DATA, &[0xee; 0x4000]);
+        rustix::net::send(&link, b"short", SendFlags::empty()).unwrap();
+        while driver.slot.serve(&driver.mem) {}
+        assert_eq!(driver.request(0, &[writable(DATA, 0x4000)]), 17);
+        assert_eq!(
+            driver.get(DATA, HEADER_LEN),
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]
+        );
+        assert_eq!(driver.get(DATA + 12, 7), b"short\xee\xee");
     }
 }

@@ -107,17 +107,7 @@ fn random_numbers_come_and_are_not_all_the_same() {
 /// Oracle: the bytes, which are zeros once the host has taken a page.
 #[test]
 fn inflated_and_reported_pages_go_back() {
-    let file = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-    rustix::fs::ftruncate(&file, super::driver::MEM_SIZE as u64).unwrap();
     let mut driver = Driver::new(Balloon::new(true));
-    let range = vm_memory::FileOffset::new(std::fs::File::from(file), 0);
-    let regions = [(
-        vm_memory::GuestAddress(0),
-        super::driver::MEM_SIZE,
-        Some(range),
-    )];
-    let shared = crate::vsock::Memory::from_ranges_with_files(&regions).unwrap();
-    driver.mem = shared;
     driver
         .slot
         .config_changed(|balloon| balloon.set_target(1 << 20));

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use hypervisor::config::{BootLoader, DriverKind, VmConfig};
 use hypervisor::{Driver, ExitReason, Programs, StartOptions, probe};
+use rustix::process::{Pid, Signal};
 
 use super::floor::{self, End};
 use super::{Row, Times, print, programs};
@@ -35,7 +36,7 @@ const AT_ONCE: usize = 4;
 const SMALL: [&str; 4] = ["--cpus", "1", "-m", "256m"];
 
 /// A `GOURD_ROOT` of the bench's own, with one kernel and one image.
-struct Home {
+pub(super) struct Home {
     dir: tempfile::TempDir,
     programs: PathBuf,
     /// What each `run` and `create` gets.
@@ -84,9 +85,14 @@ pub fn on_kvm(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
                 theirs.add(took);
             }
         }
-        eprint!(".");
+        // Somebody waits for minutes.
+        eprintln!(
+            "pair {pair} of {pairs}: run {:.1} s, floor {:.1} s, QEMU {:.1} s",
+            times.0.as_secs_f64(),
+            times.1.as_secs_f64(),
+            times.2.as_secs_f64()
+        );
     }
-    eprintln!();
     let mut things = vec![&run, &bare, &qemu];
     let mut rows = vec![
         run.against(&bare, BUDGET),
@@ -123,7 +129,7 @@ pub fn creations(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
 }
 
 impl Home {
-    fn new(cache: &Path, flags: &[&'static str]) -> Result<Home> {
+    pub(super) fn new(cache: &Path, flags: &[&'static str]) -> Result<Home> {
         let kernel = cache.join("kernels/gourd/vmlinux");
         ensure!(
             kernel.is_file(),
@@ -148,7 +154,7 @@ impl Home {
         command
     }
 
-    fn gourd(&self, args: &[&str], paths: &[&Path]) -> Result<String> {
+    pub(super) fn gourd(&self, args: &[&str], paths: &[&Path]) -> Result<String> {
         let mut command = self.command("gourd");
         output(command.args(args).args(paths))
     }
@@ -180,7 +186,7 @@ impl Home {
     }
 
     /// The bill of materials of such a container, with an init that powers off, and the driver that it gets.
-    fn floor(&self, kind: DriverKind) -> Result<Floor> {
+    pub(super) fn floor(&self, kind: DriverKind) -> Result<Floor> {
         let line = [&["create"], &self.flags[..], &["busybox", "true"]].concat();
         let id = self.gourd(&line, &[])?;
         // The first start makes the container's disk.
@@ -234,7 +240,9 @@ impl Home {
         let mut command = Command::new("qemu-system-x86_64");
         command
             .args(["-M", "microvm", "-enable-kvm"])
-            .args(["-cpu", "host", "-smp", "1", "-m", "256", "-nodefaults"])
+            // In the rig the TSC deadline timer that KVM offers never fires.
+            .args(["-cpu", "host,-tsc-deadline", "-smp", "1", "-m", "256"])
+            .arg("-nodefaults")
             .args(["-no-user-config", "-display", "none", "-no-reboot"])
             .args(["-append", "quiet panic=-1 reboot=t"])
             .arg("-kernel")
@@ -247,7 +255,7 @@ impl Home {
 }
 
 /// The VM that does nothing.
-struct Floor {
+pub(super) struct Floor {
     name: String,
     config: VmConfig,
     driver: Box<dyn Driver>,
@@ -255,7 +263,7 @@ struct Floor {
 }
 
 impl Floor {
-    fn power_off(&self) -> Result<Duration> {
+    pub(super) fn power_off(&self) -> Result<Duration> {
         self.runtime.block_on(async {
             let started = Instant::now();
             // Links to nobody.
@@ -266,7 +274,8 @@ impl Floor {
                 ..StartOptions::default()
             };
             let vm = self.driver.start(&self.config, options).await?.vm;
-            let exit = vm.wait().await;
+            let exit = tokio::time::timeout(PATIENCE, vm.wait()).await;
+            let exit = exit.context("the floor's VM has not ended")?;
             let took = started.elapsed();
             ensure!(
                 exit.reason == ExitReason::PoweredOff,
@@ -318,11 +327,27 @@ fn timed(work: impl FnOnce() -> Result<String>) -> Result<Duration> {
     Ok(started.elapsed())
 }
 
+/// Longer than anything takes that is measured here: what has not ended then never will.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 fn output(command: &mut Command) -> Result<String> {
-    let out = command
+    let child = command
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .output()
+        .spawn()
         .with_context(|| format!("start {command:?}"))?;
+    let killed = Pid::from_raw(child.id() as i32);
+    let (sender, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    let out = match ended.recv_timeout(PATIENCE) {
+        Ok(out) => out?,
+        Err(_) => {
+            if let Some(pid) = killed {
+                rustix::process::kill_process(pid, Signal::KILL).ok();
+            }
+            bail!("{command:?} has not ended after {} s", PATIENCE.as_secs());
+        }
+    };
     ensure!(
         out.status.success(),
         "{command:?}: {}: {}",

@@ -107,6 +107,9 @@ impl Disk {
 
     /// Makes a hole. Where the host has none, nothing: a discard is a hint.
     pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
         match self.punch(offset, len) {
             Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
             result => Ok(result?),
@@ -115,6 +118,10 @@ impl Disk {
 
     /// Zeroes a range; with `unmap` it may become a hole.
     pub fn zero(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        // The system call refuses an empty range.
+        if len == 0 {
+            return Ok(());
+        }
         let quick = match unmap {
             true => self.punch(offset, len),
             false => fallocate(
@@ -131,9 +138,6 @@ impl Disk {
     }
 
     fn punch(&self, offset: u64, len: u64) -> rustix::io::Result<()> {
-        if len == 0 {
-            return Ok(());
-        }
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         fallocate(&self.file, flags, offset, len)
     }

@@ -87,7 +87,12 @@ fn a_discard_is_a_hole_and_zeroes_are_zeroes() {
     for unmap in [0, 1] {
         bench.driver.put(BODY, &range(1100, 8, unmap));
         assert_eq!(bench.ask(13, 0, &[readable(BODY, 16)]), (0, 1));
+        // Nothing to do.
+        bench.driver.put(BODY, &range(1200, 0, unmap));
+        assert_eq!(bench.ask(13, 0, &[readable(BODY, 16)]), (0, 1));
     }
+    bench.driver.put(BODY, &range(1200, 0, 0));
+    assert_eq!(bench.ask(11, 0, &[readable(BODY, 16)]), (0, 1));
     let mut all = Vec::new();
     bench.file.rewind().unwrap();
     bench.file.read_to_end(&mut all).unwrap();
