@@ -1,18 +1,24 @@
 //! The verbs on containers that exist: start, attach, exec, stop, kill, wait.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use proto::supervisor::{SignalRequest, StartedRequest, StopRequest, WaitRequest};
+use rustix::process::{Pid, PidfdFlags};
 use store::container::{self, Container, State};
 use store::lock::Lock;
 use store::{fault, kernels, locate, rootfs};
+use tokio::io::unix::AsyncFd;
 
 use super::{AttachOptions, Attachment, ExecRequest, Running, StartMode};
 use crate::supervisor::{self, Aftermath, Client, Found, How};
-use crate::{Engine, Error, blocking, volume};
+use crate::{Engine, Error, blocking, sys, volume};
 
 /// How long a supervisor may take to kill its container before it is killed itself.
 const FORCE: Duration = Duration::from_secs(20);
+
+/// How long a supervisor that has stopped its container may take to be gone; only one with slow clients takes any time.
+const LAST_STEPS: Duration = Duration::from_secs(2);
 
 /// SIGKILL, as every Linux has it.
 const KILL: u32 = 9;
@@ -129,7 +135,13 @@ impl Engine {
         };
         let timeout_ms = timeout.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         fault::point("stop.found");
+        // Before it is told to end: afterwards the number may be somebody else's.
+        let process = supervisor_process(&container);
         stop(&container, &client, signal.unwrap_or(0), timeout_ms).await?;
+        if let Some(process) = process {
+            // Its answer is nearly its last step. One that others keep for longer is not waited for.
+            let _ = tokio::time::timeout(LAST_STEPS, process.readable()).await;
+        }
         fault::point("stop.stopped");
         Ok(())
     }
@@ -253,6 +265,14 @@ async fn started(container: &Container, client: &Client, before: &State) -> Resu
             Aftermath::Lost(_) => Err(error),
         },
     }
+}
+
+/// The process that a running container's state names; readable when it is gone.
+fn supervisor_process(container: &Container) -> Option<AsyncFd<OwnedFd>> {
+    let pid = container.state().ok()?.pid?;
+    let pid = Pid::from_raw(pid.cast_signed())?;
+    let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    sys::readable(process).ok()
 }
 
 /// Stops, and takes a supervisor that is gone for one that stopped.
