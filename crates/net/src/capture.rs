@@ -1,7 +1,7 @@
 //! Frames for tshark(1): the pcap format with nanoseconds (draft-ietf-opsawg-pcap, link type 1, Ethernet).
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 /// Bytes of a frame that are kept: all.
@@ -52,7 +52,7 @@ impl Capture {
     /// Writes what waits. Whoever looks at the file meanwhile sees whole frames.
     pub fn flush(&mut self) {
         if !self.broken
-            && let Err(error) = write(&mut self.file, &self.buffer)
+            && let Err(error) = self.file.write_all(&self.buffer)
         {
             eprintln!("gourd-net: the capture ends: {error}");
             self.broken = true;
@@ -65,10 +65,6 @@ impl Drop for Capture {
     fn drop(&mut self) {
         self.flush();
     }
-}
-
-fn write(file: &mut File, bytes: &[u8]) -> io::Result<()> {
-    file.write_all(bytes)
 }
 
 #[cfg(test)]

@@ -311,9 +311,14 @@ pub struct Echo<'a> {
 
 /// Reads an echo; `None` for other kinds of ICMP.
 pub fn parse_echo(message: &[u8]) -> Option<Echo<'_>> {
-    let request = match message.get(..2)? {
-        [8, 0] => true,
-        [0, 0] => false,
+    echo_of_types(message, 8, 0)
+}
+
+/// Reads an echo of ICMP or ICMPv6, which differ in the types of request and reply.
+fn echo_of_types(message: &[u8], request: u8, reply: u8) -> Option<Echo<'_>> {
+    let request = match *message.get(..2)? {
+        [kind, 0] if kind == request => true,
+        [kind, 0] if kind == reply => false,
         _ => return None,
     };
     Some(Echo {

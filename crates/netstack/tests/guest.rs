@@ -174,13 +174,7 @@ fn a_client_reaches_a_guest() {
 #[test]
 fn guests_reach_each_other_past_the_gateway() {
     let mut world = World::new(Faults::default());
-    let server = world.guests[1].tcp(4096);
-    world.guests[1].socket(server).listen(80).unwrap();
-    let client = world.guests[0].tcp(4096);
-    world.guests[0].dial(client, (OTHER, 80), 40000);
-    while !world.guests[0].socket(client).may_send() {
-        world.turn();
-    }
+    world.connect_neighbours(OTHER);
     assert_eq!(world.events, []);
 }
 

@@ -73,13 +73,7 @@ fn connections_and_datagrams_go_out_over_ipv6() {
 #[test]
 fn guests_are_neighbours_and_clients_find_the_family_that_listens() {
     let mut world = World::new(Faults::default());
-    let server = world.guests[1].tcp(4096);
-    world.guests[1].socket(server).listen(80).unwrap();
-    let client = world.guests[0].tcp(4096);
-    world.guests[0].dial(client, (OTHER6, 80), 40000);
-    while !world.guests[0].socket(client).may_send() {
-        world.turn();
-    }
+    world.connect_neighbours(OTHER6);
     // A client of IPv6 keeps its own address.
     let server = world.guests[0].tcp(4096);
     world.guests[0].socket(server).listen(80).unwrap();

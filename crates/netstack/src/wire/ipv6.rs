@@ -114,17 +114,7 @@ pub fn put_ipv6(
 
 /// Reads an echo; `None` for other kinds of ICMPv6.
 pub fn parse_echo(message: &[u8]) -> Option<Echo<'_>> {
-    let request = match message.get(..2)? {
-        [kind::ECHO_REQUEST, 0] => true,
-        [kind::ECHO_REPLY, 0] => false,
-        _ => return None,
-    };
-    Some(Echo {
-        request,
-        identifier: be16(message, 4)?,
-        sequence: be16(message, 6)?,
-        payload: message.get(8..)?,
-    })
+    super::echo_of_types(message, kind::ECHO_REQUEST, kind::ECHO_REPLY)
 }
 
 /// Writes an echo. Both addresses are in its checksum.

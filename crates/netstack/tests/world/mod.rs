@@ -256,6 +256,17 @@ impl World {
         panic!("nothing happens any more");
     }
 
+    /// The first guest dials the second, past the gateway; both hold the connection then.
+    pub fn connect_neighbours(&mut self, other: impl Into<IpAddress>) {
+        let server = self.guests[1].tcp(4096);
+        self.guests[1].socket(server).listen(80).unwrap();
+        let client = self.guests[0].tcp(4096);
+        self.guests[0].dial(client, (other, 80), 40000);
+        while !self.guests[0].socket(client).may_send() {
+            self.turn();
+        }
+    }
+
     pub fn dialled(&mut self) -> (FlowId, Target) {
         match self.event() {
             Event::Dial { flow, to, .. } => (flow, to),
