@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! agent                                   helper (born in the container's PID namespace and control group)
-//!   |  length, Instructions  ------------>  |  (a fork of the agent has them in its memory)
+//!   |  length, Instructions  ------------>  |  (over a socket; a fork of the agent has them in its memory, and a pipe)
 //!   |                                       |  namespaces, mounts, root, session, user, limits, capabilities
 //!   |  <------------  length, Failure   or  |
-//!   |  <------------  READY, end of file    |  execve closed the socket: the process runs
+//!   |  <------------  READY, end of file    |  execve closed socket or pipe: the process runs
 //! ```
 //!
 //! End of file without either means that the helper died. The order of the steps is runc's (`standard_init_linux.go`,
@@ -21,8 +21,8 @@ mod sysctls;
 
 use std::convert::Infallible;
 use std::ffi::CString;
+use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 
 use prost::Message;
 use proto::agent::{Failure, Process, Sysctl};
@@ -63,7 +63,7 @@ pub(crate) fn main() -> u8 {
         .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::InvalidInput))
         .and_then(sys::inherited);
     let mut control = match control {
-        Ok(fd) => UnixStream::from(fd),
+        Ok(fd) => File::from(fd),
         Err(error) => {
             eprintln!("gourd-helper: no socket to the agent: {error}");
             return crate::FAILURE;
@@ -76,26 +76,26 @@ pub(crate) fn main() -> u8 {
 }
 
 /// The role of a fork of the agent, which has the instructions already. Comes back with an exit status, after a failure.
-pub(crate) fn follow(instructions: &Instructions, control: &mut UnixStream) -> u8 {
+pub(crate) fn follow(instructions: &Instructions, control: &mut File) -> u8 {
     let Err(failed) = run(instructions, control);
     fail(failed, control)
 }
 
 /// Tells the agent.
-fn fail(failed: Failed, control: &mut UnixStream) -> u8 {
+fn fail(failed: Failed, control: &mut File) -> u8 {
     let failure = Failure::from(failed).encode_to_vec();
     // When this fails the agent is dead, and with it the VM.
     let _ = send(control, &failure);
     crate::FAILURE
 }
 
-fn send(control: &mut UnixStream, failure: &[u8]) -> std::io::Result<()> {
+fn send(control: &mut File, failure: &[u8]) -> std::io::Result<()> {
     let length = u32::try_from(failure.len()).unwrap_or(0);
     control.write_all(&length.to_le_bytes())?;
     control.write_all(failure)
 }
 
-fn receive(control: &mut UnixStream) -> std::io::Result<Instructions> {
+fn receive(control: &mut File) -> std::io::Result<Instructions> {
     let mut length = [0; 4];
     control.read_exact(&mut length)?;
     let mut message = Vec::new();
@@ -104,7 +104,7 @@ fn receive(control: &mut UnixStream) -> std::io::Result<Instructions> {
     Instructions::decode(message.as_slice()).map_err(std::io::Error::other)
 }
 
-fn run(instructions: &Instructions, control: &mut UnixStream) -> Result<Infallible, Failed> {
+fn run(instructions: &Instructions, control: &mut File) -> Result<Infallible, Failed> {
     let process = instructions.process.clone().unwrap_or_default();
     let capabilities = if process.privileged {
         caps::every()
@@ -149,7 +149,7 @@ fn run(instructions: &Instructions, control: &mut UnixStream) -> Result<Infallib
     let is_first = instructions.join == 0;
     // Open across execve: the process's own may still fail, and the agent shall hear of it.
     let inherited = (process.init && is_first)
-        .then(|| rustix::io::dup(&*control).step("duplicate", "the socket"))
+        .then(|| rustix::io::dup(&*control).step("duplicate", "the pipe"))
         .transpose()?;
     let ready = || {
         control

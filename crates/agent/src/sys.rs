@@ -501,6 +501,16 @@ unsafe fn clone(
     Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
 }
 
+/// `_IO(0xff, 2)` and `_IO(0xff, 3)` of `linux/pidfd.h`.
+pub(crate) const PIDFD_GET_IPC_NAMESPACE: libc::Ioctl = 0xff02;
+pub(crate) const PIDFD_GET_MNT_NAMESPACE: libc::Ioctl = 0xff03;
+
+/// The namespace of the process that `pidfd` refers to which `call` asks for.
+pub(crate) fn namespace(pidfd: BorrowedFd<'_>, call: libc::Ioctl) -> io::Result<OwnedFd> {
+    // SAFETY: the calls of this type take no argument and return a new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(check(libc::ioctl(pidfd.as_raw_fd(), call, 0))?) })
+}
+
 /// Writes to who is gone are errors, not deaths: what std's own `main` would set.
 pub(crate) fn ignore_broken_pipes() {
     // SAFETY: ignoring runs no code of ours.

@@ -166,10 +166,17 @@ fn first_use(image: &Path, changes: &Path) -> Result<(), Failed> {
     }
     let from = std::fs::metadata(image).step("stat", image.display())?;
     make_directory(changes)?;
-    std::os::unix::fs::chown(changes, Some(from.uid()), Some(from.gid()))
-        .step("change owner of", changes.display())?;
-    let mode = std::fs::Permissions::from_mode(from.mode() & 0o7777);
-    std::fs::set_permissions(changes, mode).step("change mode of", changes.display())
+    let made = std::fs::metadata(changes).step("stat", changes.display())?;
+    if (made.uid(), made.gid()) != (from.uid(), from.gid()) {
+        std::os::unix::fs::chown(changes, Some(from.uid()), Some(from.gid()))
+            .step("change owner of", changes.display())?;
+    }
+    let mode = from.mode() & 0o7777;
+    if made.mode() & 0o7777 != mode {
+        std::fs::set_permissions(changes, std::fs::Permissions::from_mode(mode))
+            .step("change mode of", changes.display())?;
+    }
+    Ok(())
 }
 
 fn make_directory(path: &Path) -> Result<(), Failed> {
@@ -201,8 +208,13 @@ pub(super) fn ext4_on(device: &Path, read_only: bool) -> FileSystem<'_> {
         } else {
             MountFlags::empty()
         },
-        // What the guest frees, the host's sparse file gives back.
-        options: if read_only { "" } else { "discard" },
+        // What the guest frees, the host's sparse file gives back. No thread that reads every group's bitmap after the mount,
+        // in case somebody asks for much room at once.
+        options: if read_only {
+            ""
+        } else {
+            "discard,no_prefetch_block_bitmaps"
+        },
     }
 }
 

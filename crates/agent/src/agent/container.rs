@@ -9,6 +9,7 @@
 //! Owned by the agent's one thread; the lock is never held across an `await`.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::agent::{BootRequest, StartRequest, Sysctl};
@@ -60,6 +61,8 @@ pub(super) struct Container {
     pub(super) paused: bool,
     /// Helpers that read or write the container's files.
     pub(super) transfers: Vec<Arc<Process>>,
+    /// The namespaces of the first process: the last reference to them takes them down, which its end shall not wait for.
+    pub(super) namespaces: Vec<OwnedFd>,
 }
 
 /// Whether it has not ended.
@@ -109,6 +112,9 @@ pub(super) async fn start<D: Dial>(
     if let Ok(container) = lock(&state).container(&request.container) {
         match &started {
             Ok(process) => {
+                if request.process == MAIN {
+                    container.namespaces = process.namespaces();
+                }
                 let process = Some(Arc::clone(process));
                 container.processes.insert(request.process, process);
             }
@@ -131,6 +137,7 @@ impl Container {
             processes: HashMap::new(),
             paused: false,
             transfers: Vec::new(),
+            namespaces: Vec::new(),
         }
     }
 
@@ -176,6 +183,8 @@ impl Container {
         for transfer in &self.transfers {
             let _ = transfer.signal(KILL);
         }
+        // What is mounted in them would keep the disks busy.
+        self.namespaces.clear();
         (
             result,
             [processes, std::mem::take(&mut self.transfers)].concat(),

@@ -34,7 +34,9 @@ pub(super) fn set_up(networks: &[Network]) -> Result<(), Failed> {
             .set_address(&name, address, mask)
             .step("give an address to", &name)?;
         // Before it comes up, when the kernel gives it an address of its own.
-        if !network.address6.is_empty() {
+        if network.address6.is_empty() {
+            without_ipv6(&name).step("switch off IPv6 of", &name)?;
+        } else {
             at_once(&name).step("switch off address detection of", &name)?;
         }
         interfaces.up(&name).step("bring up", &name)?;
@@ -78,6 +80,15 @@ fn at_once(name: &str) -> io::Result<()> {
     fs::write(format!("{conf}/all/accept_dad"), "0")?;
     fs::write(format!("{conf}/{name}/accept_dad"), "0")?;
     fs::write(format!("{conf}/{name}/accept_ra"), "0")
+}
+
+/// As Docker has it where the network has no IPv6: no address of the link, and nobody asked for routers.
+fn without_ipv6(name: &str) -> io::Result<()> {
+    match fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1") {
+        // A kernel that has none at all.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 fn parse<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, Failed> {

@@ -108,6 +108,20 @@ impl Process {
         self.pidfd.upgrade()
     }
 
+    /// Its namespaces of mounts and of System V IPC, the two that take long to take down. None where the kernel does not give
+    /// them out (before Linux 6.11), or it has ended.
+    pub(super) fn namespaces(&self) -> Vec<OwnedFd> {
+        let Some(pidfd) = self.pidfd() else {
+            return Vec::new();
+        };
+        let calls = [
+            crate::sys::PIDFD_GET_MNT_NAMESPACE,
+            crate::sys::PIDFD_GET_IPC_NAMESPACE,
+        ];
+        let get = |call| crate::sys::namespace(pidfd.get_ref().as_fd(), call).ok();
+        calls.into_iter().filter_map(get).collect()
+    }
+
     /// Where its end will be told.
     pub(super) fn exit(&self) -> ExitWatch {
         self.exit.clone()

@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex};
 use prost::Message;
 use proto::agent::failure::Kind;
 use proto::agent::{ReadRequest, StatPathRequest, WriteRequest};
+use tokio::io::unix::AsyncFd;
 
 use super::container::{Container, KILL, State, lock};
 use super::process::{Exit, Process};
-use super::spawn::inheritable;
-use super::stdio::Dialling;
+use super::spawn::{hear, inheritable};
+use super::stdio::{Dialling, nonblocking};
 use super::stream::{Dial, Stream};
 use crate::failure::{Failed, Step};
 use crate::sys::{self, Birth};
@@ -55,7 +56,7 @@ pub(super) async fn run<D: Dial>(
     };
     // It has the socket: the agent's own copy would keep the stream's end from the host.
     drop(stream);
-    let said = hear(control).await.step("hear from", "a transfer helper");
+    let said = hear(&control).await.step("hear from", "a transfer helper");
     process.exit().wait().await;
     let said = said?;
     match Outcome::decode(said.as_slice()) {
@@ -82,7 +83,7 @@ fn start(
     container: &Container,
     work: Work,
     stream: Option<&Stream>,
-) -> Result<(Arc<Process>, OwnedFd), Failed> {
+) -> Result<(Arc<Process>, AsyncFd<OwnedFd>), Failed> {
     let (mut ours, theirs) = UnixStream::pair().step("make", "a socket for the helper")?;
     let first = container.running().and_then(|first| first.pidfd());
     // Inherited on purpose: nothing else is started between here and the drop of these.
@@ -122,20 +123,6 @@ fn start(
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
     ours.write_all(&[&length.to_le_bytes()[..], &message].concat())
         .step("instruct", "a transfer helper")?;
-    ours.set_nonblocking(true)
-        .step("watch", "a transfer helper")?;
-    Ok((Arc::new(process), ours.into()))
-}
-
-/// Everything that the helper says until it ends.
-async fn hear(control: OwnedFd) -> std::io::Result<Vec<u8>> {
-    let control = Stream::connected(control).await?;
-    let mut said = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        match control.receive(&mut buffer).await? {
-            0 => return Ok(said),
-            count => said.extend_from_slice(&buffer[..count]),
-        }
-    }
+    let control = nonblocking(ours.into()).step("watch", "a transfer helper")?;
+    Ok((Arc::new(process), control))
 }

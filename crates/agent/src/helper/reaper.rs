@@ -11,9 +11,9 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
+use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::net::UnixStream;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
@@ -39,7 +39,7 @@ pub(super) fn become_one(
     Err(Failed::os("execve", "the container's init", error))
 }
 
-/// The role: the number of the inherited socket, `--`, the process's arguments.
+/// The role: the number of the inherited pipe, `--`, the process's arguments.
 pub(crate) fn main() -> u8 {
     let mut arguments = std::env::args_os().skip(1);
     let control = arguments
@@ -62,7 +62,7 @@ pub(crate) fn main() -> u8 {
         &mut std::env::vars_os()
             .map(|(key, value)| [key.into_vec(), b"=".to_vec(), value.into_vec()].concat()),
     );
-    let mut control = UnixStream::from(control);
+    let mut control = File::from(control);
     match run(&process, &environment, control.try_clone().ok()) {
         Ok(child) => {
             // The child's own copy closes when it is the process.
@@ -77,7 +77,7 @@ pub(crate) fn main() -> u8 {
 fn run(
     arguments: &[CString],
     environment: &[CString],
-    control: Option<UnixStream>,
+    control: Option<File>,
 ) -> Result<Pid, Failed> {
     sys::hold_signals().step("hold back", "signals")?;
     let child = || {

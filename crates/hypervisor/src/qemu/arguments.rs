@@ -167,9 +167,11 @@ fn disks(words: &mut Words, config: &VmConfig, fds: &Fds) {
             "-device",
             format!(
                 // The guest is told when the host's disk is full; QEMU's way is to stop the VM, which nobody would see.
-                "virtio-blk-pci,drive=file{index},serial={},write-cache=on,discard={},write-zeroes={},\
+                "virtio-blk-pci,drive=file{index},serial={},write-cache={},discard={},write-zeroes={},\
                  werror=report,rerror=report",
                 disk.id,
+                // A disk that nobody wants after the VM is never flushed: the guest need not ask.
+                on(!disk.volatile),
                 on(disk.discard),
                 on(disk.discard),
             ),

@@ -207,7 +207,10 @@ impl Device for Block {
     }
 
     fn features(&self) -> u64 {
-        let mut features = feature::SEG_MAX | feature::BLK_SIZE | feature::FLUSH;
+        let mut features = feature::SEG_MAX | feature::BLK_SIZE;
+        if !self.volatile {
+            features |= feature::FLUSH;
+        }
         if self.disk.read_only() {
             features |= feature::RO;
         }
