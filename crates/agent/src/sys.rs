@@ -6,6 +6,7 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
@@ -84,15 +85,27 @@ pub(crate) fn vsock_connect(port: u32, source_port: Option<u32>) -> io::Result<O
 
 /// Brings the network namespace's `lo` up.
 pub(crate) fn loopback_up() -> io::Result<()> {
-    Interfaces::open()?.up("lo")
+    Interfaces::get()?.up("lo")
 }
 
 /// Network interfaces, as netdevice(7) has them.
 pub(crate) struct Interfaces(OwnedFd);
 
 impl Interfaces {
-    /// Of the network namespace that this process is in.
-    pub(crate) fn open() -> io::Result<Interfaces> {
+    /// Of the network namespace that this process is in: one for its life, because closing a socket is code that nothing else needs
+    /// on the way to the first byte.
+    pub(crate) fn get() -> io::Result<&'static Interfaces> {
+        static ONE: OnceLock<Interfaces> = OnceLock::new();
+        match ONE.get() {
+            Some(one) => Ok(one),
+            None => {
+                let new = Interfaces::open()?;
+                Ok(ONE.get_or_init(|| new))
+            }
+        }
+    }
+
+    fn open() -> io::Result<Interfaces> {
         let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
         // SAFETY: no pointers; a returned descriptor is new and owned by nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(check(libc::socket(libc::AF_INET, kind, 0))?) };

@@ -18,10 +18,10 @@ pub(super) fn set_up(networks: &[Network]) -> Result<(), Failed> {
     if networks.is_empty() {
         return Ok(());
     }
-    let interfaces = Interfaces::open().step("open", "a socket for interfaces")?;
+    let interfaces = Interfaces::get().step("open", "a socket for interfaces")?;
     let mut routed = false;
     for network in networks {
-        let name = find(&interfaces, &network.mac)?;
+        let name = find(interfaces, &network.mac)?;
         let address: Ipv4Addr = parse("address", &network.address)?;
         let mask = u32::MAX.checked_shl(32_u32.saturating_sub(network.prefix));
         let mask = Ipv4Addr::from_bits(mask.unwrap_or(0));
@@ -40,7 +40,7 @@ pub(super) fn set_up(networks: &[Network]) -> Result<(), Failed> {
             at_once(&name).step("switch off address detection of", &name)?;
         }
         interfaces.up(&name).step("bring up", &name)?;
-        set_up_ipv6(&interfaces, &name, network)?;
+        set_up_ipv6(interfaces, &name, network)?;
         if !network.gateway.is_empty() && !routed {
             let gateway: Ipv4Addr = parse("gateway", &network.gateway)?;
             interfaces
@@ -139,6 +139,6 @@ mod tests {
         };
         let failed = set_up(&[network]).unwrap_err().to_string();
         assert!(failed.contains("ff:ff:ff:ff:ff:ff"), "{failed}");
-        assert_eq!(Interfaces::open().unwrap().mac("lo").unwrap(), [0; 6]);
+        assert_eq!(Interfaces::get().unwrap().mac("lo").unwrap(), [0; 6]);
     }
 }
