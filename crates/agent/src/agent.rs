@@ -69,6 +69,7 @@ pub(crate) fn main(init_started_ns: u64, init_failure: Option<String>) -> u8 {
 }
 
 fn run(init_started_ns: u64, init_failure: Option<String>) -> Result<(), Failed> {
+    crate::sys::keep_freed_memory();
     let mut moments = Moments {
         init_started_ns,
         agent_started_ns: clock::boottime_ns(),

@@ -524,6 +524,15 @@ pub(crate) fn namespace(pidfd: BorrowedFd<'_>, call: libc::Ioctl) -> io::Result<
     Ok(unsafe { OwnedFd::from_raw_fd(check(libc::ioctl(pidfd.as_raw_fd(), call, 0))?) })
 }
 
+/// Bytes at the end of the heap that are kept for the next use.
+const KEPT: c_int = 4 << 20;
+
+/// Has the allocator give back to the kernel only what is worth a call.
+pub(crate) fn keep_freed_memory() {
+    // SAFETY: it sets a number. A refusal leaves things as they were.
+    unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT) };
+}
+
 /// Writes to who is gone are errors, not deaths: what std's own `main` would set.
 pub(crate) fn ignore_broken_pipes() {
     // SAFETY: ignoring runs no code of ours.

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! spawned ── reap: pidfd readable, waitid ──► Exit in a watch ──► Wait, Stop, the streams' ends, Shutdown
+//!                                          └► waitid again, which takes the process out of the kernel's table
 //! ```
 //!
-//! [`reap`] is the only caller of `waitid`; everybody else looks at the watch, as often and as late as they like.
+//! [`reap`] is the only caller of `waitid`; everybody else looks at the watch, as often and as late as they like. What the host
+//! waits for goes first: whatever is only tidied up comes after a turn of everybody who was waiting ([`everybody_else_first`]).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -96,10 +98,11 @@ impl Process {
         })
     }
 
-    /// Sends a signal; `ESRCH` when the process is gone.
+    /// Sends a signal; `ESRCH` when the process has ended.
     pub(super) fn signal(&self, signal: u32) -> io::Result<()> {
         let signal = i32::try_from(signal).unwrap_or(i32::MAX);
-        let pidfd = self.pidfd().ok_or(rustix::io::Errno::SRCH)?;
+        let pidfd = self.pidfd().filter(|_| !self.exit.ended());
+        let pidfd = pidfd.ok_or(rustix::io::Errno::SRCH)?;
         crate::sys::send_signal(pidfd.get_ref().as_fd(), signal)
     }
 
@@ -134,13 +137,14 @@ async fn reap(
     (group, oom_kills): (Cgroup, u64),
     sender: watch::Sender<Option<Exit>>,
 ) {
+    let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    let wait = |how| rustix::process::waitid(WaitId::PidFd(pidfd.get_ref().as_fd()), how);
     let status = loop {
         // It fails when the runtime ends, and this task with it.
         let Ok(mut ready) = pidfd.readable().await else {
             return;
         };
-        let id = WaitId::PidFd(pidfd.get_ref().as_fd());
-        match rustix::process::waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+        match wait(ended | WaitIdOptions::NOWAIT) {
             Ok(Some(status)) => break Some(status),
             Ok(None) => ready.clear_ready(),
             Err(rustix::io::Errno::INTR) => {}
@@ -164,6 +168,13 @@ async fn reap(
         oom_killed: group.oom_kills() > oom_kills,
         exited_ns: clock::boottime_ns(),
     };
-    drop(pidfd);
     sender.send_replace(Some(exit));
+    everybody_else_first().await;
+    // Its status is known.
+    let _ = wait(ended);
+}
+
+/// Lets every task run that can: those that hear of a process's end tell the host before anything is tidied up.
+pub(super) async fn everybody_else_first() {
+    tokio::task::yield_now().await;
 }

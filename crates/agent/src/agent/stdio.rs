@@ -19,7 +19,7 @@ use rustix::pipe::PipeFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::process::ExitWatch;
+use super::process::{ExitWatch, everybody_else_first};
 use super::stream::{Dial, Stream, write_all};
 use crate::failure::{Failed, Step};
 
@@ -122,11 +122,14 @@ pub(super) async fn copy_out(from: Arc<AsyncFd<OwnedFd>>, to: Option<Stream>, mu
             && stream.send(&buffer[..count]).await.is_err()
         {
             // The host hung up: closing the pipe tells the process.
-            break;
+            return;
         }
     }
     if let Some(stream) = to {
         stream.end();
+        // Closing pipe and connection is for later.
+        exit.wait().await;
+        everybody_else_first().await;
     }
 }
 
