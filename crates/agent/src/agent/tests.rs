@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags};
 
-use super::process::Process;
+use super::process::{Process, everybody_else_first};
 use super::stdio::{Direction, Ends, copy_in, copy_out};
 use super::stream::Stream;
 use crate::cgroup::Cgroup;
@@ -140,10 +140,16 @@ fn every_waiter_hears_the_same_and_nothing_is_left_open() {
         for waiter in waiters {
             assert_eq!(waiter.await.unwrap(), late);
         }
-        assert!(process.pidfd().is_none());
         assert_eq!(
             process.signal(9).unwrap_err().raw_os_error(),
             Some(libc::ESRCH)
         );
+        // After the news: the kernel's own entry, and the descriptor.
+        while process.pidfd().is_some() {
+            everybody_else_first().await;
+        }
+        let pid = rustix::process::Pid::from_raw(process.pid as i32).unwrap();
+        let gone = rustix::process::test_kill_process(pid);
+        assert_eq!(gone, Err(rustix::io::Errno::SRCH));
     });
 }

@@ -356,7 +356,7 @@ mod tests {
 -device virtio-blk-pci,drive=file0,serial=rootfs,write-cache=on,discard=off,write-zeroes=off,werror=report,rerror=report
 -add-fd fd=9,set=2
 -blockdev driver=file,node-name=file1,filename=/dev/fdset/2,read-only=off,auto-read-only=off,discard=unmap,locking=off,aio=threads,cache.direct=off,cache.no-flush=on
--device virtio-blk-pci,drive=file1,serial=upper,write-cache=on,discard=on,write-zeroes=on,werror=report,rerror=report
+-device virtio-blk-pci,drive=file1,serial=upper,write-cache=off,discard=on,write-zeroes=on,werror=report,rerror=report
 -netdev dgram,id=net0,local.type=fd,local.str=13
 -device virtio-net-pci,netdev=net0,mac=02:01:02:03:04:ff,host_mtu=65520,ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,ctrl_guest_offloads=off,guest_announce=off,romfile=
 -chardev socket,id=vsock,fd=11
