@@ -21,7 +21,7 @@ pub const MIN_MEMORY: u64 = 96 << 20;
 pub const MAX_MEMORY: u64 = (1 << 40) - (4 << 30);
 
 /// Bytes of a kernel command line without its NUL (x86's `COMMAND_LINE_SIZE` is 2048).
-const MAX_COMMAND_LINE: usize = 2047;
+pub(crate) const MAX_COMMAND_LINE: usize = 2047;
 
 /// Bytes of a virtio-blk serial number: VIRTIO 1.2, 5.2.6.1.
 const MAX_SERIAL: usize = 20;
