@@ -28,6 +28,7 @@ const CMP_LEGACY: u32 = 1 << 1;
 pub fn fit(list: &mut CpuId, who: Identity) {
     // Bits of an APIC identifier that name the core.
     let bits = who.count.next_power_of_two().trailing_zeros();
+    let amd = is_amd(list);
     for entry in list.as_mut_slice() {
         match (entry.function, entry.index) {
             (0x1, _) => {
@@ -71,11 +72,12 @@ pub fn fit(list: &mut CpuId, who: Identity) {
                     entry.ecx &= !SVM;
                 }
                 match who.count {
-                    1 => entry.ecx &= !CMP_LEGACY,
-                    _ => entry.ecx |= CMP_LEGACY,
+                    2.. if amd => entry.ecx |= CMP_LEGACY,
+                    _ => entry.ecx &= !CMP_LEGACY,
                 }
             }
-            (0x8000_0008, _) => entry.ecx = bits << 12 | (who.count - 1),
+            // Reserved on Intel's.
+            (0x8000_0008, _) if amd => entry.ecx = bits << 12 | (who.count - 1),
             (0x8000_000a, _) if !who.virtualization => clear(entry),
             (0x8000_001d, _) => entry.eax &= 0x3fff,
             (0x8000_001e, _) => {
@@ -84,6 +86,13 @@ pub fn fit(list: &mut CpuId, who: Identity) {
             _ => {}
         }
     }
+}
+
+/// Whether the processor is AMD's, or Hygon's, which is the same: some leaves mean something on these only.
+fn is_amd(list: &CpuId) -> bool {
+    let first = |entry: &kvm_cpuid_entry2| entry.function == 0;
+    let vendor = list.as_slice().iter().find(|entry| first(entry));
+    vendor.is_some_and(|leaf| [*b"Auth", *b"Hygo"].contains(&leaf.ebx.to_le_bytes()))
 }
 
 fn clear(entry: &mut kvm_cpuid_entry2) {
@@ -95,6 +104,10 @@ mod tests {
     use super::*;
 
     fn fitted(function: u32, index: u32, who: Identity) -> kvm_cpuid_entry2 {
+        fitted_of(*b"Auth", function, index, who)
+    }
+
+    fn fitted_of(vendor: [u8; 4], function: u32, index: u32, who: Identity) -> kvm_cpuid_entry2 {
         let entry = kvm_cpuid_entry2 {
             function,
             index,
@@ -104,9 +117,13 @@ mod tests {
             edx: 0xffff_ffff,
             ..Default::default()
         };
-        let mut list = CpuId::from_entries(&[entry]).unwrap();
+        let first = kvm_cpuid_entry2 {
+            ebx: u32::from_le_bytes(vendor),
+            ..Default::default()
+        };
+        let mut list = CpuId::from_entries(&[first, entry]).unwrap();
         fit(&mut list, who);
-        list.as_slice()[0]
+        list.as_slice()[1]
     }
 
     const ONE_OF_THREE: Identity = Identity {
@@ -139,5 +156,15 @@ mod tests {
         let cores = fitted(0xb, 1, ONE_OF_THREE);
         assert_eq!((cores.eax, cores.ebx, cores.ecx), (2, 3, 0x201));
         assert_eq!(fitted(0xb, 2, ONE_OF_THREE).ebx, 0);
+    }
+
+    /// What AMD's manual defines and Intel's reserves.
+    #[test]
+    fn amds_topology_is_amds() {
+        assert_eq!(fitted(0x8000_0008, 0, ONE_OF_THREE).ecx, 0x2002);
+        assert_ne!(fitted(0x8000_0001, 0, ONE_OF_THREE).ecx & CMP_LEGACY, 0);
+        let intel = |function| fitted_of(*b"Genu", function, 0, ONE_OF_THREE).ecx;
+        assert_eq!(intel(0x8000_0008), u32::MAX);
+        assert_eq!(intel(0x8000_0001) & CMP_LEGACY, 0);
     }
 }
