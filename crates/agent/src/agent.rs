@@ -19,6 +19,7 @@ mod mounts;
 mod network;
 mod process;
 mod service;
+mod shares;
 mod spawn;
 mod stats;
 mod stdio;

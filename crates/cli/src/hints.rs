@@ -204,6 +204,9 @@ fn invalid(what: &str) -> &'static str {
         "port" => "leave out -p, or join a network",
         "exposed port" => "write for example --expose 80 or --expose 53/udp",
         "mount" => "write -v NAME:/path[:ro], each with a path of its own",
+        "bind mount" => {
+            "share a folder or a file that exists (-v makes a missing folder, --mount does not), for example -v .:/work:ro"
+        }
         "restart policy" => "leave out --rm, or --restart",
         "driver" => "`gourd system doctor` shows the drivers that work here",
         "kernel" => "`gourd system kernel ls` lists the kernels",

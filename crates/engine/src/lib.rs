@@ -14,6 +14,7 @@
 #![doc = include_str!("../examples/run.rs")]
 //! ```
 
+mod bind;
 mod container;
 mod copy;
 mod error;
@@ -28,6 +29,7 @@ mod system;
 mod time;
 mod volume;
 
+pub use bind::BindRequest;
 pub use container::{
     AttachInput, AttachOptions, AttachOutput, Attachment, Container, ContainerFilter,
     ContainerSize, ContainerSummary, CreateRequest, Event, ExecRequest, Exit, Follow,

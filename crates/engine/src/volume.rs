@@ -19,7 +19,7 @@ use store::{Root, now_ns};
 pub(crate) use attach::{Attached, attach, lease};
 pub use files::VolumeArchive;
 pub use list::VolumeFilter;
-pub(crate) use plan::{Planned, plan};
+pub(crate) use plan::{Planned, plan, take};
 pub use remove::PrunedVolumes;
 
 use crate::container::new_id;

@@ -49,7 +49,7 @@ pub struct VmConfig {
     /// Network devices, in the order in which the guest sees them.
     #[serde(default)]
     pub networks: Vec<Network>,
-    /// Shared folders.
+    /// File systems of shared folders.
     #[serde(default)]
     pub shares: Vec<Share>,
     /// The socket device between host and guest.
@@ -139,13 +139,23 @@ pub struct Network {
     pub mtu: u16,
 }
 
-/// A folder of the host that the guest may mount (virtio-fs).
+/// A file system of folders of the host (virtio-fs). Its root directory is a list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Share {
     /// The name that the guest mounts: 1 to 36 bytes (VIRTIO 1.2, 5.11.4), unique in the VM.
     pub tag: String,
-    /// The folder.
+    /// What it shows.
+    pub folders: Vec<Folder>,
+}
+
+/// A folder of the host, or a single file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Folder {
+    /// Its name in the file system's root directory: 1 to 64 of `a-z A-Z 0-9 . _ -`, unique there.
+    pub name: String,
+    /// Where it is. A link there is followed, once, when the VM starts.
     pub path: PathBuf,
     /// The host refuses writes, whatever the guest does.
     #[serde(default)]

@@ -78,6 +78,7 @@ impl Handed {
             command_line: fit_command_line(command_line),
             disks: Vec::new(),
             networks: Vec::new(),
+            shares: Vec::new(),
             vsock: config.vsock.as_ref().map(|vsock| vsock.cid),
             consoles: Vec::new(),
             entropy: config.entropy,
@@ -101,6 +102,20 @@ impl Handed {
                 read_only: disk.read_only,
                 discard: disk.discard,
                 volatile: disk.volatile,
+            });
+        }
+        for share in &config.shares {
+            let mut folders = Vec::new();
+            for folder in &share.folders {
+                folders.push(machine::Folder {
+                    fd: number(crate::qemu::open_folder(&folder.path)?),
+                    name: folder.name.clone(),
+                    read_only: folder.read_only,
+                });
+            }
+            machine.shares.push(machine::Share {
+                tag: share.tag.clone(),
+                folders,
             });
         }
         let mut streams = Vec::new();

@@ -107,12 +107,16 @@ impl Qemu {
         command.arg(their_control.as_raw_fd().to_string());
         command.arg("--guest-cid");
         command.arg(vsock.cid.to_string());
-        let keep = [ours.as_fd(), their_control.as_fd()];
+        let shared = Shared::open(config)?;
+        command.args(&shared.words);
+        let mut keep = vec![ours.as_fd(), their_control.as_fd()];
+        keep.extend(shared.keep.iter().map(AsFd::as_fd));
         let process =
             Process::spawn("gourd-vmm", command, &keep, None).map_err(spawn_error(&self.vmm))?;
         Ok(Some(Beside {
             process,
             socket: for_qemu,
+            shares: shared.for_qemu,
             vsock: vsock_handle,
             listeners,
             control: tokio::spawn(task),
@@ -124,9 +128,43 @@ impl Qemu {
 struct Beside {
     process: Process,
     socket: StdStream,
+    /// QEMU's end for each share.
+    shares: Vec<StdStream>,
     vsock: Vsock,
     listeners: Vec<Listener>,
     control: tokio::task::JoinHandle<vmm::control::ControlError>,
+}
+
+/// What `gourd-vmm` inherits for shared folders, and QEMU's ends.
+#[derive(Default)]
+struct Shared {
+    words: Vec<String>,
+    keep: Vec<OwnedFd>,
+    for_qemu: Vec<StdStream>,
+}
+
+impl Shared {
+    fn open(config: &VmConfig) -> Result<Shared, Error> {
+        let mut shared = Shared::default();
+        for share in &config.shares {
+            let (for_qemu, ours) = StdStream::pair().map_err(system("socketpair"))?;
+            shared.word("--share-fd", ours.as_raw_fd().to_string());
+            shared.keep.push(ours.into());
+            shared.for_qemu.push(for_qemu);
+            for folder in &share.folders {
+                let fd = open_folder(&folder.path)?;
+                let access = if folder.read_only { "ro" } else { "rw" };
+                let word = format!("{}:{access}:{}", fd.as_raw_fd(), folder.name);
+                shared.word("--folder", word);
+                shared.keep.push(fd);
+            }
+        }
+        Ok(shared)
+    }
+
+    fn word(&mut self, name: &str, value: String) {
+        self.words.extend([name.to_owned(), value]);
+    }
 }
 
 /// What QEMU inherits, and our ends of it.
@@ -226,6 +264,7 @@ impl Driver for Qemu {
         let beside = self.start_vmm(config, &options.listen)?;
         if let Some(beside) = &beside {
             handed.fds.vsock = Some(beside.socket.as_raw_fd());
+            handed.fds.shares = beside.shares.iter().map(AsRawFd::as_raw_fd).collect();
         }
         let confinement = confine::for_spawn(&self.rules(config)).map_err(Error::Confine)?;
         tracing::debug!(level = ?confinement.level(), "QEMU's confinement");
@@ -239,7 +278,10 @@ impl Driver for Qemu {
         let mut keep: Vec<BorrowedFd<'_>> = handed.keep.iter().map(AsFd::as_fd).collect();
         keep.extend(options.held.iter().map(AsFd::as_fd));
         keep.extend(options.links.iter().map(AsFd::as_fd));
-        keep.extend(beside.iter().map(|beside| beside.socket.as_fd()));
+        if let Some(beside) = &beside {
+            keep.push(beside.socket.as_fd());
+            keep.extend(beside.shares.iter().map(AsFd::as_fd));
+        }
         let qemu = Process::spawn("QEMU", command, &keep, Some(confinement))
             .map_err(spawn_error(&self.program))?;
         drop(keep);
@@ -417,6 +459,14 @@ fn open(path: &Path, write: bool) -> Result<OwnedFd, Error> {
     let mut options = std::fs::OpenOptions::new();
     let file = options.read(true).write(write).open(path);
     file.map(OwnedFd::from).map_err(open_error(path))
+}
+
+/// Only named, not opened for anything: the one who serves it opens what is in it. Links are followed here, as the user wrote
+/// them, and nowhere after.
+pub(crate) fn open_folder(path: &Path) -> Result<OwnedFd, Error> {
+    use rustix::fs::{Mode, OFlags, open};
+    open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| open_error(path)(errno.into()))
 }
 
 fn open_error(path: &Path) -> impl FnOnce(std::io::Error) -> Error {

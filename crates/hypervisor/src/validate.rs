@@ -35,6 +35,12 @@ const MAX_DISKS: usize = 20;
 /// Slots that are left beside disks and the fixed devices.
 const MAX_NETWORKS: usize = 4;
 
+/// As [`MAX_NETWORKS`].
+const MAX_SHARES: usize = 2;
+
+/// Folders of one share: each is a descriptor that its server inherits, and a name in its description.
+const MAX_FOLDERS: usize = 64;
+
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}; {remedy}")]
@@ -233,19 +239,43 @@ impl Check {
     }
 
     fn shares(&mut self, shares: &[Share]) {
+        if shares.len() > MAX_SHARES {
+            self.wrong(
+                "shares",
+                format!("{} file systems of shared folders", shares.len()),
+                format!("use at most {MAX_SHARES}: each can show many folders"),
+            );
+        }
         let mut tags = BTreeSet::new();
         for (index, share) in shares.iter().enumerate() {
             let field = format!("shares[{index}]");
             self.name(&format!("{field}.tag"), &share.tag, MAX_TAG);
             self.unique(&mut tags, format!("{field}.tag"), &share.tag);
-            match std::fs::metadata(&share.path) {
-                Ok(found) if found.is_dir() => {}
-                Ok(_) => self.wrong(
-                    format!("{field}.path"),
-                    format!("{} is no folder", share.path.display()),
-                    "share the folder that holds it",
-                ),
-                Err(error) => self.absent(format!("{field}.path"), &share.path, &error),
+            if share.folders.len() > MAX_FOLDERS {
+                self.wrong(
+                    format!("{field}.folders"),
+                    format!("{} folders", share.folders.len()),
+                    format!("use at most {MAX_FOLDERS}"),
+                );
+            }
+            let mut names = BTreeSet::new();
+            for (index, folder) in share.folders.iter().enumerate() {
+                let field = format!("{field}.folders[{index}]");
+                self.name(&format!("{field}.name"), &folder.name, 64);
+                if [".", ".."].contains(&folder.name.as_str()) {
+                    let problem = format!("{:?} means a directory itself", folder.name);
+                    self.wrong(format!("{field}.name"), problem, "use another name");
+                }
+                self.unique(&mut names, format!("{field}.name"), &folder.name);
+                match std::fs::metadata(&folder.path) {
+                    Ok(found) if found.is_dir() || found.is_file() => {}
+                    Ok(_) => self.wrong(
+                        format!("{field}.path"),
+                        format!("{} is neither a folder nor a file", folder.path.display()),
+                        "share the folder that holds it",
+                    ),
+                    Err(error) => self.absent(format!("{field}.path"), &folder.path, &error),
+                }
             }
         }
     }
@@ -289,8 +319,12 @@ impl Check {
             );
             return;
         }
-        if !config.shares.is_empty() {
-            self.lacks("shares", "shared folders");
+        if self.driver == DriverKind::Qemu && !config.shares.is_empty() && config.vsock.is_none() {
+            self.wrong(
+                "shares",
+                "the driver qemu has shared folders from the process of the vsock device",
+                "add a vsock device",
+            );
         }
         for (index, console) in config.consoles.iter().enumerate() {
             if console.device == ConsoleDevice::Virtio {
@@ -321,7 +355,8 @@ impl Check {
         let others = usize::from(config.vsock.is_some())
             + usize::from(config.entropy)
             + usize::from(config.balloon.is_some());
-        let most = vmm::machine::MAX_DEVICES.saturating_sub(others + config.networks.len());
+        let most = vmm::machine::MAX_DEVICES
+            .saturating_sub(others + config.networks.len() + config.shares.len());
         if config.disks.len() > most {
             let problem = format!(
                 "the driver kvm has no room for {} disks",

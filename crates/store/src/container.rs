@@ -24,9 +24,9 @@ pub use create::{create, create_hidden};
 pub use find::{check_name, discard, ids, is_id, list, resolve};
 pub use repair::{LOST_EXIT_CODE, Repaired};
 pub use spec::{
-    Attach, Attached, Endpoint, Health, HealthCheck, HealthResult, HealthStatus, Image, Journal,
-    LogLimits, Port, Process, Protocol, Resolution, Restart, RestartPolicy, RootfsMode, SCHEMA,
-    Spec, State, Status, Tmpfs, Ulimit, Vm, VolumeMount,
+    Attach, Attached, BindMount, Endpoint, Health, HealthCheck, HealthResult, HealthStatus, Image,
+    Journal, LogLimits, Port, Process, Protocol, Resolution, Restart, RestartPolicy, RootfsMode,
+    SCHEMA, Spec, State, Status, Tmpfs, Ulimit, Vm, VolumeMount,
 };
 
 use crate::file::{self, Durability};

@@ -1,12 +1,13 @@
 //! From a container's spec to the VM's bill of materials, and to what its guest is told.
 
 use hypervisor::config::{
-    Balloon, BootLoader, Console, ConsoleDevice, ConsoleOutput, Disk, Network, VmConfig, Vsock,
+    Balloon, BootLoader, Console, ConsoleDevice, ConsoleOutput, Disk, Folder, Network, Share,
+    VmConfig, Vsock,
 };
 use proto::agent::{BootRequest, Mount, Process, Rlimit, RootFs, Sysctl, mount};
 use proto::network::Joined;
 use proto::supervisor::Failure;
-use store::container::{Container, Journal, RootfsMode, Spec, Ulimit, VolumeMount};
+use store::container::{BindMount, Container, Journal, RootfsMode, Spec, Ulimit, VolumeMount};
 use store::kernels;
 use store::locate::{self, Programs};
 
@@ -26,6 +27,9 @@ const IMAGE_DISK: &str = "rootfs";
 
 /// The serial of the container's own disk.
 const UPPER_DISK: &str = "upper";
+
+/// The tag of the host's shared folders.
+const SHARE: &str = "gourd";
 
 /// The kernel's command line. `quiet`: a line on the serial port costs a millisecond. `panic=-1`: a panic resets at
 /// once, which ends the VM. `random.trust_cpu=on`: nothing waits for entropy. `rcu_expedited`: unmounting, namespaces and
@@ -78,7 +82,7 @@ pub fn vm_config(
         },
         disks: disks(container, volumes),
         networks: networks(spec),
-        shares: Vec::new(),
+        shares: shares(spec),
         vsock: Some(Vsock::default()),
         consoles: vec![Console {
             device: ConsoleDevice::Serial,
@@ -110,6 +114,7 @@ pub fn maintenance_config(
     Ok(VmConfig {
         vcpus: 1,
         networks: Vec::new(),
+        shares: Vec::new(),
         memory: memory(container.spec().vm.memory.min(MAINTENANCE_MEMORY)),
         virtualization: false,
         ..vm_config(container, volumes, programs, 1)?
@@ -192,6 +197,32 @@ fn root_disks(container: &Container) -> Vec<Disk> {
     }
 }
 
+/// One file system for all that the host shares, in which each has its place for a name.
+fn shares(spec: &Spec) -> Vec<Share> {
+    if spec.binds.is_empty() {
+        return Vec::new();
+    }
+    let folder = |(place, bind): (usize, &BindMount)| Folder {
+        name: place.to_string(),
+        path: bind.source.clone(),
+        read_only: bind.read_only,
+    };
+    vec![Share {
+        tag: SHARE.to_owned(),
+        folders: spec.binds.iter().enumerate().map(folder).collect(),
+    }]
+}
+
+fn share_mounts(spec: &Spec) -> impl Iterator<Item = Mount> {
+    spec.binds.iter().enumerate().map(|(place, bind)| Mount {
+        kind: mount::Kind::Share.into(),
+        source: place.to_string(),
+        target: bind.target.clone(),
+        read_only: bind.read_only,
+        ..Mount::default()
+    })
+}
+
 /// The container's network devices: as many as it has networks.
 fn networks(spec: &Spec) -> Vec<Network> {
     let device = |endpoint: &store::container::Endpoint| Network {
@@ -216,6 +247,7 @@ pub fn boot_request(spec: &Spec, volumes: &[Volume], joined: &[Joined]) -> BootR
         })
         .collect();
     mounts.extend(bare.mounts.iter().cloned());
+    mounts.extend(share_mounts(spec));
     outer_first(&mut mounts);
     BootRequest {
         maintenance: false,
@@ -241,6 +273,11 @@ pub fn boot_request(spec: &Spec, volumes: &[Volume], joined: &[Joined]) -> BootR
         shm_size: spec.shm_size,
         read_only_rootfs: spec.read_only,
         mounts,
+        shares: match spec.binds.is_empty() {
+            true => String::new(),
+            false => SHARE.to_owned(),
+        },
+        user: spec.process.user.clone(),
         sysctls: spec
             .sysctls
             .iter()

@@ -93,8 +93,9 @@ impl Lasting {
     fn of(config: &VmConfig) -> Lasting {
         let disks = config.disks.iter();
         let mut disks = disks.filter(|disk| !disk.read_only && !disk.volatile);
-        let mut shares = config.shares.iter().filter(|share| !share.read_only);
-        if disks.next().is_none() && shares.next().is_none() {
+        let folders = config.shares.iter().flat_map(|share| &share.folders);
+        let mut folders = folders.filter(|folder| !folder.read_only);
+        if disks.next().is_none() && folders.next().is_none() {
             Lasting::Nothing
         } else {
             Lasting::Something

@@ -15,6 +15,7 @@ mod landlock;
 mod spawn;
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use thiserror::Error;
 
@@ -39,6 +40,8 @@ pub enum Role {
     Devices,
     /// One disk of a machine.
     Block,
+    /// Shared folders: see [`this_sharing_thread`].
+    Share,
     /// One virtual processor.
     Processor,
 }
@@ -91,8 +94,17 @@ pub fn this_process() -> Result<Level, ConfineError> {
 
 /// As [`this_process`], for one thread of several: what others do is theirs to give up.
 pub fn this_thread(role: Role) -> Result<Level, ConfineError> {
+    enter(role, landlock::deny_all()?)
+}
+
+/// As [`this_thread`], for the one that serves shared folders: what is beneath these descriptors stays reachable, and can
+/// be changed where it is said so.
+pub fn this_sharing_thread(reach: &[(OwnedFd, bool)]) -> Result<Level, ConfineError> {
+    enter(Role::Share, landlock::allow_beneath(reach)?)
+}
+
+fn enter(role: Role, ruleset: Option<OwnedFd>) -> Result<Level, ConfineError> {
     let level = available();
-    let ruleset = landlock::deny_all()?;
     let filters = filters::monitor(role)?;
     let system = |step| move |source| ConfineError::System { step, source };
     no_new_privs().map_err(system("no_new_privs"))?;

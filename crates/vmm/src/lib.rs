@@ -12,6 +12,8 @@ pub mod machine;
 
 #[cfg(target_os = "linux")]
 pub mod confine;
+#[cfg(target_os = "linux")]
+pub mod fs;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod kvm_probe;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -20,7 +22,7 @@ pub mod monitor;
 pub mod spawn;
 #[cfg(target_os = "linux")]
 pub mod vhost_user;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(target_os = "linux")]
 pub mod virtio;
 #[cfg(target_os = "linux")]
 pub mod vsock;

@@ -38,6 +38,9 @@ pub struct Machine {
     /// Network devices, in the guest's order.
     #[serde(default)]
     pub networks: Vec<Network>,
+    /// File system devices of shared folders.
+    #[serde(default)]
+    pub shares: Vec<Share>,
     /// The guest's CID.
     pub vsock: Option<u32>,
     /// Serial ports, `ttyS0` first.
@@ -78,6 +81,28 @@ pub struct Network {
     pub mac: [u8; 6],
     /// Bytes of the largest packet.
     pub mtu: u16,
+}
+
+/// A file system device (virtio-fs).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    /// What the guest mounts it by, up to 36 bytes.
+    pub tag: String,
+    /// What is in its root directory.
+    pub folders: Vec<Folder>,
+}
+
+/// A folder or file of the host in a file system device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Folder {
+    /// It, open in any way.
+    pub fd: Fd,
+    /// Its name in the device's root directory.
+    pub name: String,
+    /// Nothing changes it by this way.
+    pub read_only: bool,
 }
 
 /// A serial port.
@@ -122,6 +147,14 @@ mod tests {
                 fd: 9,
                 mac: [2, 0, 0, 0, 0, 1],
                 mtu: 65520,
+            }],
+            shares: vec![Share {
+                tag: "shares".into(),
+                folders: vec![Folder {
+                    fd: 10,
+                    name: "0".into(),
+                    read_only: true,
+                }],
             }],
             vsock: Some(3),
             consoles: vec![Console::Log(7), Console::Stream(8)],

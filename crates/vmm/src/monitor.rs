@@ -5,6 +5,7 @@
 //!   devices     control socket, networks, vsock, entropy,     epoll
 //!               balloon, console input; the main thread
 //!   block-N     disk N                                        read of its kick
+//!   share-N     shared folders N                              epoll of their kicks
 //!   cpu-N       processor N: the guest, serial ports,         KVM_RUN
 //!               registers of devices
 //! ```
@@ -20,6 +21,7 @@ mod cpuid;
 mod events;
 mod memory;
 mod serial;
+mod shares;
 mod vcpu;
 
 #[cfg(test)]
@@ -52,6 +54,7 @@ use crate::vsock::Memory;
 pub use bus::Ended;
 use bus::{Bus, End};
 use serial::{Output, Port};
+use shares::Sharing;
 use vcpu::Gate;
 
 /// The interrupt line of each virtio slot: those that nothing else of a PC has.
@@ -112,6 +115,7 @@ pub struct Monitor {
     bus: Arc<Bus>,
     gate: Arc<Gate>,
     disks: Vec<Arc<Slot<Block>>>,
+    shares: Vec<Sharing>,
     devices: Devices,
 }
 
@@ -130,7 +134,7 @@ impl Monitor {
         let kvm = unsafe { Kvm::from_raw_fd(kvm) };
         let mem = memory::make(machine.memory).map_err(system("make guest memory"))?;
         let vm = make_vm(&kvm, &mem)?;
-        let (bus, disks, devices) = build(&machine, &mut taken, &vm, mem.clone())?;
+        let (bus, disks, shares, devices) = build(&machine, &mut taken, &vm, mem.clone())?;
         let mut kernel = taken.file(machine.kernel)?;
         let mut initramfs = match machine.initramfs {
             Some(fd) => Some(taken.file(fd)?),
@@ -152,6 +156,7 @@ impl Monitor {
             bus: Arc::new(bus),
             gate: Arc::new(Gate::new(machine.vcpus).map_err(system("eventfd"))?),
             disks,
+            shares,
             devices,
         })
     }
@@ -165,24 +170,33 @@ impl Monitor {
             bus,
             gate,
             disks,
+            shares,
             devices,
         } = self;
         let team = Arc::new(Team {
-            all: Barrier::new(1 + vcpus.len() + disks.len()),
+            all: Barrier::new(1 + vcpus.len() + disks.len() + shares.len()),
             failed: Mutex::new(None),
         });
         for (index, slot) in disks.into_iter().enumerate() {
             let (mem, end) = (bus.mem.clone(), bus.end.clone());
             let name = format!("block-{index}");
             let work = move |slot: Arc<Slot<Block>>| serve_disk(&slot, &mem, &end);
-            team.start(name, Role::Block, slot, |_| Ok(()), work)?;
+            let confine = |_: &_| confine::this_thread(Role::Block);
+            team.start(name, slot, |_| Ok(()), confine, work)?;
+        }
+        for (index, sharing) in shares.into_iter().enumerate() {
+            let (mem, end) = (bus.mem.clone(), bus.end.clone());
+            let name = format!("share-{index}");
+            let work = move |sharing: Sharing| sharing.serve(&mem, &end);
+            team.start(name, sharing, |_| Ok(()), Sharing::confine, work)?;
         }
         for (index, vcpu) in vcpus.into_iter().enumerate() {
             let (bus, gate, known) = (bus.clone(), gate.clone(), gate.clone());
             let name = format!("cpu-{index}");
             let enter = move |vcpu: &VcpuFd| vcpu::enter_thread(vcpu, index, &known);
             let work = move |mut vcpu: VcpuFd| vcpu::run(&mut vcpu, &bus, &gate);
-            team.start(name, Role::Processor, vcpu, enter, work)?;
+            let confine = |_: &_| confine::this_thread(Role::Processor);
+            team.start(name, vcpu, enter, confine, work)?;
         }
         let events = events::Events::new(control, devices, bus.clone(), gate)?;
         let level = confine::this_thread(Role::Devices).map_err(MonitorError::Confine)?;
@@ -211,16 +225,16 @@ impl Team {
     fn start<T: Send + 'static>(
         self: &Arc<Team>,
         name: String,
-        role: Role,
         thing: T,
         enter: impl FnOnce(&T) -> io::Result<()> + Send + 'static,
+        confine: impl FnOnce(&T) -> Result<confine::Level, ConfineError> + Send + 'static,
         work: impl FnOnce(T) + Send + 'static,
     ) -> Result<(), MonitorError> {
         let team = self.clone();
         let body = move || {
             let entered = enter(&thing)
                 .map_err(system("prepare a thread"))
-                .and_then(|()| confine::this_thread(role).map_err(MonitorError::Confine));
+                .and_then(|()| confine(&thing).map_err(MonitorError::Confine));
             let fine = entered.is_ok();
             if let Err(error) = entered {
                 let mut failed = team.failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -351,7 +365,7 @@ impl Builder<'_> {
     }
 }
 
-type Built = (Bus, Vec<Arc<Slot<Block>>>, Devices);
+type Built = (Bus, Vec<Arc<Slot<Block>>>, Vec<Sharing>, Devices);
 
 fn build(
     machine: &Machine,
@@ -381,6 +395,7 @@ fn build(
         rustix::io::ioctl_fionbio(&link, true).map_err(system("make a link not block"))?;
         networks.push(builder.slot(Net::new(link, network.mac, network.mtu))?);
     }
+    let shares = shares::build(machine, taken, &mut builder)?;
     let vsock = match machine.vsock {
         Some(cid) => {
             let device = Vsock::new(u64::from(cid)).map_err(system("vsock device"))?;
@@ -415,7 +430,7 @@ fn build(
         power_button,
         streams,
     };
-    Ok((bus, disks, devices))
+    Ok((bus, disks, shares, devices))
 }
 
 type Serials = (Vec<Arc<Port>>, Vec<(Arc<Port>, File)>);

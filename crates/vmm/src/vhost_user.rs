@@ -18,6 +18,7 @@
 mod backend;
 mod regions;
 mod ring;
+mod share;
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -31,8 +32,11 @@ use vhost::vhost_user::{BackendReqHandler, Error as ProtocolError};
 
 use crate::confine::Level;
 use crate::control::{self, Control, ControlError, Msg};
-use crate::vsock::{Counters, Event};
-use backend::Backend;
+use crate::vsock::{Counters, Device, Event, Memory, Progress, QUEUE_SIZE, Queues};
+use backend::{Backend, Served};
+use ring::Ring;
+
+pub use share::Share;
 
 /// The guest's usual CID. It needs not be unique: each guest has a device process of its own.
 pub const GUEST_CID: u64 = 3;
@@ -69,8 +73,8 @@ pub enum Ended {
 pub struct Service {
     epoll: Arc<OwnedFd>,
     control: Control,
-    backend: Arc<Mutex<Backend>>,
-    frontend: Option<BackendReqHandler<Mutex<Backend>>>,
+    backend: Arc<Mutex<Backend<Device>>>,
+    frontend: Option<BackendReqHandler<Mutex<Backend<Device>>>>,
 }
 
 /// What there is to do; kicks and host sockets are always looked at.
@@ -94,7 +98,8 @@ impl Service {
         control
             .set_nonblocking(true)
             .map_err(failed("control socket"))?;
-        let backend = Backend::new(guest_cid, epoll.clone()).map_err(failed("vsock device"))?;
+        let device = Device::new(guest_cid).map_err(failed("vsock device"))?;
+        let backend = Backend::new(device, epoll.clone()).map_err(failed("vsock device"))?;
         let level = epoll::EventFlags::IN;
         let edge =
             level | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
@@ -208,21 +213,9 @@ impl Service {
 
     /// Does what one message of the front-end asks. False: it is gone.
     fn on_frontend(&mut self) -> Result<bool, ServeError> {
-        let Some(frontend) = &mut self.frontend else {
-            return Ok(true);
-        };
-        match frontend.handle_request() {
-            // The answer to a message that this back-end refuses was sent; QEMU decides what follows.
-            Ok(())
-            | Err(ProtocolError::InvalidOperation(_) | ProtocolError::ReqHandlerError(_)) => {
-                Ok(true)
-            }
-            Err(
-                ProtocolError::Disconnected
-                | ProtocolError::PartialMessage
-                | ProtocolError::SocketBroken(_),
-            ) => Ok(false),
-            Err(error) => Err(ServeError::Protocol(error)),
+        match &mut self.frontend {
+            Some(frontend) => handle(frontend),
+            None => Ok(true),
         }
     }
 
@@ -266,7 +259,66 @@ fn event_is_dial(event: &Event) -> bool {
     matches!(event, Event::Dialled { .. })
 }
 
-/// There is one thread; a lock that is poisoned means that it panicked, and then nobody gets here.
-fn lock(backend: &Mutex<Backend>) -> MutexGuard<'_, Backend> {
+/// Does what one message of a front-end asks. False: it is gone.
+fn handle<D: Served>(
+    frontend: &mut BackendReqHandler<Mutex<Backend<D>>>,
+) -> Result<bool, ServeError> {
+    match frontend.handle_request() {
+        // The answer to a message that this back-end refuses was sent; QEMU decides what follows.
+        Ok(()) | Err(ProtocolError::InvalidOperation(_) | ProtocolError::ReqHandlerError(_)) => {
+            Ok(true)
+        }
+        Err(
+            ProtocolError::Disconnected
+            | ProtocolError::PartialMessage
+            | ProtocolError::SocketBroken(_),
+        ) => Ok(false),
+        Err(error) => Err(ServeError::Protocol(error)),
+    }
+}
+
+impl Served for Device {
+    const QUEUE_SIZE: u16 = QUEUE_SIZE;
+
+    fn run(&mut self, mem: Option<&Memory>, rings: &mut [Ring; 2]) -> bool {
+        let [rx, tx] = rings;
+        let progress = match mem {
+            Some(mem) => {
+                let queues = Queues {
+                    rx: rx.running(),
+                    tx: tx.running(),
+                };
+                Device::run(self, mem, queues)
+            }
+            None => {
+                self.muxer.poll_host();
+                Progress::default()
+            }
+        };
+        if progress.signal_rx {
+            rx.signal();
+        }
+        if progress.signal_tx {
+            tx.signal();
+        }
+        progress.again
+    }
+
+    fn config(&self) -> Vec<u8> {
+        Device::config(self).to_vec()
+    }
+
+    fn reset(&mut self) {
+        self.muxer.reset();
+    }
+
+    fn abandon(&mut self) {
+        self.muxer.reset();
+        self.muxer.give_up_dials();
+    }
+}
+
+/// Each device has one thread; a lock that is poisoned means that it panicked, and then nobody gets here.
+fn lock<D>(backend: &Mutex<Backend<D>>) -> MutexGuard<'_, Backend<D>> {
     backend.lock().unwrap_or_else(PoisonError::into_inner)
 }

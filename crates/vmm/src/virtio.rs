@@ -9,15 +9,17 @@
 
 pub mod balloon;
 pub mod block;
-mod buffers;
+pub(crate) mod buffers;
 pub mod entropy;
+pub mod fs;
+#[cfg(target_arch = "x86_64")]
 pub mod mmio;
 pub mod net;
 pub mod vsock;
 
-#[cfg(test)]
-mod driver;
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
+pub(crate) mod driver;
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests;
 
 use serde::{Deserialize, Serialize};

@@ -6,6 +6,7 @@
 //! /run/gourd/rootfs    the overlay of both: the container's root, with /dev, /sys, tmpfs and disks on it. Without an
 //!                      image disk it is the upper disk itself
 //! /run/gourd/volumes   the disks of volumes, by serial; bound to their places in the root
+//! /run/gourd/shares    the host's shared folders and files (virtio-fs), by name; bound to their places in the root
 //! /run/gourd/etc       hosts, resolv.conf, hostname: bound over the container's
 //! ```
 //!
@@ -22,6 +23,7 @@ use rustix::mount::MountFlags;
 
 use super::disks;
 use super::mounts::{FileSystem, Mounts, make_read_only, open_root};
+use super::shares;
 use super::volumes::{self, Volumes};
 use crate::cgroup::Cgroup;
 use crate::failure::{Failed, Step};
@@ -104,6 +106,7 @@ pub(super) fn boot(request: &BootRequest, mounts: &mut Mounts) -> Result<Booted,
     for path in ["/proc", "/dev/mqueue"] {
         crate::inroot::directory(root.as_fd(), Path::new(path)).step("make directory", path)?;
     }
+    shares::mount(request, &base.join("shares"), &root, mounts)?;
     for mount in &request.mounts {
         extra(&root, mount, &volumes, mounts)?;
     }
@@ -281,6 +284,7 @@ fn extra(
     let target = Path::new(&mount.target);
     match mount.kind() {
         mount::Kind::Disk => volumes.bind(mount, root, mounts),
+        mount::Kind::Share => shares::bind(mount, &Path::new(BASE).join("shares"), root, mounts),
         mount::Kind::Tmpfs => {
             let (mut flags, data) = tmpfs_options(&mount.options);
             if mount.read_only {
@@ -337,7 +341,7 @@ fn names(root: &OwnedFd, request: &BootRequest, mounts: &mut Mounts) -> Result<(
         std::fs::create_dir_all(&directory).step("make directory", directory.display())?;
         let file = directory.join(name);
         std::fs::write(&file, contents).step("write", file.display())?;
-        mounts.bind_file(root, &file, &Path::new("/etc").join(name))?;
+        mounts.bind_file(root, &file, &Path::new("/etc").join(name), false)?;
     }
     Ok(())
 }

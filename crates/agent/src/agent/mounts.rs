@@ -56,7 +56,7 @@ impl Mounts {
             .map_err(|_| Failed::invalid(&step, target.display(), "a NUL byte in the options"))?;
         mount(what.source, &target, what.kind, what.flags, &*options)
             .step(&step, target.display())?;
-        let lasting = matches!(what.kind, "ext4" | "overlay");
+        let lasting = matches!(what.kind, "ext4" | "overlay" | "virtiofs");
         self.0.push(Mounted { target, lasting });
         Ok(())
     }
@@ -67,14 +67,18 @@ impl Mounts {
         root: &OwnedFd,
         source: &Path,
         target: &Path,
+        read_only: bool,
     ) -> Result<(), Failed> {
         let file = inroot::file(root.as_fd(), target).step("make file", target.display())?;
         let real = inroot::real_path(file.as_fd()).step("find", target.display())?;
         mount_bind(source, &real).step("bind", target.display())?;
         self.0.push(Mounted {
-            target: real,
+            target: real.clone(),
             lasting: false,
         });
+        if read_only {
+            make_read_only(&real)?;
+        }
         Ok(())
     }
 

@@ -5,10 +5,12 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use engine::{Container, CreateRequest, Engine, HealthRequest, Pull as EnginePull, RootfsMode};
+use engine::{
+    BindRequest, Container, CreateRequest, Engine, HealthRequest, Pull as EnginePull, RootfsMode,
+};
 
 use crate::app::App;
-use crate::args::container::mount::Mounted;
+use crate::args::container::mount::{Bind, Mounted};
 use crate::args::container::value::{LogOption, SecurityOption, StorageOption};
 use crate::args::container::{Create, Health, Process, Pull, Rootfs};
 use crate::args::{lines, value};
@@ -204,10 +206,10 @@ fn request(args: Process) -> Result<CreateRequest, Failure> {
         stop_timeout: args.stop_timeout,
         ..CreateRequest::default()
     };
-    request.mounts = volumes.volumes;
-    for mount in volumes.mounts {
+    for mount in volumes.volumes.into_iter().chain(volumes.mounts) {
         match mount {
             Mounted::Volume(mount) => request.mounts.push(mount),
+            Mounted::Bind(bind) => request.binds.push(bind_request(bind)?),
             Mounted::Tmpfs(tmpfs) => request.tmpfs.push(tmpfs),
         }
     }
@@ -230,6 +232,23 @@ fn request(args: Process) -> Result<CreateRequest, Failure> {
         }
     }
     Ok(request)
+}
+
+/// Seen from the working directory of this command: the supervisor's is another.
+fn bind_request(bind: Bind) -> Result<BindRequest, Failure> {
+    let source = std::path::absolute(&bind.source).map_err(|source| Failure::Open {
+        path: bind.source.clone().into(),
+        source,
+    })?;
+    // "." and what follows it are gone, ".." is the file system's to say.
+    let shown = source.display();
+    Ok(BindRequest {
+        create: bind.rest.is_some(),
+        bind: bind.rest.map(|rest| format!("{shown}{rest}")),
+        source,
+        target: bind.target,
+        read_only: bind.read_only,
+    })
 }
 
 fn health_request(health: Health) -> HealthRequest {

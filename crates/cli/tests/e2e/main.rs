@@ -29,6 +29,7 @@ mod restart;
 mod rights;
 mod run;
 mod screen;
+mod shares;
 mod stats;
 mod streams;
 mod supervisor;

@@ -9,7 +9,7 @@ use store::{kernels, now_ns};
 use super::change::emit;
 use super::{Container, CreateRequest, config, connections, health, names, rights};
 use crate::image::Resolved;
-use crate::{Engine, Error, PullEvent, volume};
+use crate::{Engine, Error, PullEvent, bind, volume};
 
 /// Memory of a container that is given none.
 const MEMORY: u64 = 1 << 30;
@@ -56,8 +56,14 @@ impl Engine {
         let image = self
             .resolve(&request.image, &platform, request.pull, progress)
             .await?;
-        let spec = spec(&self.root, &image, &request, vm)?;
-        let volumes = volume::plan(&image.config.config.volumes, &request.mounts, &spec.tmpfs)?;
+        let mut spec = spec(&self.root, &image, &request, vm)?;
+        let mut taken = spec
+            .tmpfs
+            .iter()
+            .map(|tmpfs| tmpfs.target.clone())
+            .collect();
+        spec.binds = bind::plan(&request.binds, &mut taken)?;
+        let volumes = volume::plan(&image.config.config.volumes, &request.mounts, taken)?;
         // At once: a few files and one flush are less than a thread costs. The image's lease is held until the container,
         // which names it, is there: nobody collects it before that.
         let made = make(&self.root, spec, request.name.is_none(), &volumes);
@@ -260,6 +266,7 @@ fn spec(
         exposed: connected.exposed,
         resolution: connected.resolution,
         mounts: Vec::new(),
+        binds: Vec::new(),
     })
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 use store::container::{
-    self, Health, HealthCheck, HealthStatus, Journal, RestartPolicy, RootfsMode, Spec, State,
-    Status, Ulimit, VolumeMount,
+    self, BindMount, Health, HealthCheck, HealthStatus, Journal, RestartPolicy, RootfsMode, Spec,
+    State, Status, Ulimit, VolumeMount,
 };
 
 use super::create::NANO;
@@ -75,7 +75,7 @@ fn describe(container: &container::Container, state: &State) -> Value {
     })
 }
 
-/// As `docker inspect`: what is where. Source is the volume's disk here.
+/// As `docker inspect`: what is where. Source of a volume is its disk here.
 fn describe_mounts(container: &container::Container) -> Vec<Value> {
     let mount = |mount: &VolumeMount| {
         json!({
@@ -89,7 +89,19 @@ fn describe_mounts(container: &container::Container) -> Vec<Value> {
             "Propagation": "",
         })
     };
-    container.spec().mounts.iter().map(mount).collect()
+    let bind = |bind: &BindMount| {
+        json!({
+            "Type": "bind",
+            "Source": bind.source,
+            "Destination": bind.target,
+            "Mode": if bind.read_only { "ro" } else { "" },
+            "RW": !bind.read_only,
+            "Propagation": "rprivate",
+        })
+    };
+    let spec = container.spec();
+    let binds = spec.binds.iter().map(bind);
+    binds.chain(spec.mounts.iter().map(mount)).collect()
 }
 
 /// Paths at which the container has a volume that nobody named.
@@ -172,9 +184,12 @@ fn describe_host(spec: &Spec) -> Value {
         RestartPolicy::Always => "always",
         RestartPolicy::UnlessStopped => "unless-stopped",
     };
+    let binds = spec.binds.iter().map(|mount| &mount.bind);
+    let binds = binds.chain(spec.mounts.iter().map(|mount| &mount.bind));
+    let binds: Vec<_> = binds.flatten().cloned().collect();
     json!({
         "AutoRemove": spec.remove,
-        "Binds": or_null(&spec.mounts.iter().filter_map(|mount| mount.bind.clone()).collect::<Vec<_>>()),
+        "Binds": or_null(&binds),
         "CapAdd": or_null(&process.cap_add),
         "CapDrop": or_null(&process.cap_drop),
         "GroupAdd": or_null(&process.groups),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use store::container::{Attach, Journal, Port, Resolution, Restart, RootfsMode, Tmpfs, Ulimit};
 
 use super::{Networks, Pull, TerminalSize};
-use crate::MountRequest;
+use crate::{BindRequest, MountRequest};
 
 /// What to make a container of.
 #[derive(Debug, Clone, Default)]
@@ -67,6 +67,8 @@ pub struct CreateRequest {
     pub tmpfs: Vec<Tmpfs>,
     /// Volumes, each at a path of its own. Those of the image come on top.
     pub mounts: Vec<MountRequest>,
+    /// Folders and files of this host, each at a path of its own.
+    pub binds: Vec<BindRequest>,
     /// Kernel parameters of the container's own namespaces: net.*, fs.mqueue.*, some of kernel.*.
     pub sysctls: BTreeMap<String, String>,
     /// Which networks it joins.

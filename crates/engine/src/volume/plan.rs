@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use store::Root;
-use store::container::{Spec, Tmpfs, VolumeMount};
+use store::container::{Spec, VolumeMount};
 use store::file::Durability;
 use store::lock::{Lock, Mode};
 use store::volume::{self, Volume};
@@ -26,22 +26,17 @@ pub(crate) struct Prepared {
     made: Vec<Volume>,
 }
 
-/// Checks what was asked for, and adds what the image wants: a volume for each of its paths that has nothing yet.
+/// Checks what was asked for, and adds what the image wants: a volume for each of its paths that has nothing yet. `taken`:
+/// where something else is.
 pub(crate) fn plan(
     image: &[String],
     wanted: &[MountRequest],
-    tmpfs: &[Tmpfs],
+    taken: BTreeSet<String>,
 ) -> Result<Planned, Error> {
-    let mut targets: BTreeSet<String> = tmpfs.iter().map(|tmpfs| tmpfs.target.clone()).collect();
+    let mut targets = taken;
     let mut planned = Vec::new();
     for mount in wanted {
-        let target = target(&mount.target)?;
-        if !targets.insert(target.clone()) {
-            return Err(Error::invalid(
-                "mount",
-                format!("duplicate mount point: {target}"),
-            ));
-        }
+        let target = take(&mount.target, &mut targets)?;
         if let Some(name) = &mount.source {
             volume::check_name(name)?;
         }
@@ -77,10 +72,22 @@ pub(crate) fn plan(
     Ok(Planned(planned))
 }
 
+/// A place that nothing else has yet.
+pub(crate) fn take(path: &str, taken: &mut BTreeSet<String>) -> Result<String, Error> {
+    let target = target(path)?;
+    match taken.insert(target.clone()) {
+        true => Ok(target),
+        false => Err(Error::invalid(
+            "mount",
+            format!("duplicate mount point: {target}"),
+        )),
+    }
+}
+
 fn target(path: &str) -> Result<String, Error> {
     clean_path(path).ok_or_else(|| {
         let reason = format!(
-            "{path:?} is no place for a volume: it must be an absolute path below the root, without \"..\""
+            "{path:?} is no place for a mount: it must be an absolute path below the root, without \"..\""
         );
         Error::invalid("mount", reason)
     })
@@ -187,11 +194,8 @@ mod tests {
         let check = |image: &[&str], wanted: &[(&str, &str)], expect: Result<&[&str], &str>| {
             let image: Vec<_> = image.iter().map(|path| (*path).to_owned()).collect();
             let wanted: Vec<_> = wanted.iter().map(|(s, t)| mount(s, t)).collect();
-            let tmpfs = [Tmpfs {
-                target: "/run".to_owned(),
-                options: String::new(),
-            }];
-            let planned = plan(&image, &wanted, &tmpfs).map_err(|error| error.to_string());
+            let taken = BTreeSet::from(["/run".to_owned()]);
+            let planned = plan(&image, &wanted, taken).map_err(|error| error.to_string());
             match (planned, expect) {
                 (Ok(Planned(mounts)), Ok(expect)) => {
                     let shown: Vec<_> = mounts

@@ -27,6 +27,8 @@ pub(super) struct Fds {
     pub consoles: Vec<RawFd>,
     /// A connected stream socket to `gourd-vmm`: the vsock device's vhost-user protocol.
     pub vsock: Option<RawFd>,
+    /// The same for each share's file system device.
+    pub shares: Vec<RawFd>,
 }
 
 /// Collects words.
@@ -74,6 +76,17 @@ pub(super) fn arguments(config: &VmConfig, host: Host, fds: &Fds) -> Vec<String>
         // The guest's context identifier is gourd-vmm's to say: it serves the device's configuration space.
         words.option("-chardev", format!("socket,id=vsock,fd={fd}"));
         words.option("-device", "vhost-user-vsock-pci,chardev=vsock");
+    }
+    for (index, (share, fd)) in config.shares.iter().zip(&fds.shares).enumerate() {
+        words.option("-chardev", format!("socket,id=share{index},fd={fd}"));
+        // As many descriptors as gourd-vmm takes: a request of a megabyte.
+        words.option(
+            "-device",
+            format!(
+                "vhost-user-fs-pci,chardev=share{index},tag={},queue-size=256",
+                share.tag
+            ),
+        );
     }
     if config.entropy {
         words.option("-object", "rng-random,id=entropy,filename=/dev/urandom");
@@ -278,6 +291,14 @@ mod tests {
             mtu: 65520,
         }];
         config.vsock = Some(Vsock::default());
+        config.shares = vec![Share {
+            tag: "shares".into(),
+            folders: vec![Folder {
+                name: "0".into(),
+                path: "/secret/folder".into(),
+                read_only: true,
+            }],
+        }];
         config.consoles = vec![Console {
             device: ConsoleDevice::Serial,
             output: ConsoleOutput::Log("/secret/log".into()),
@@ -295,6 +316,7 @@ mod tests {
             links: vec![13],
             consoles: vec![10],
             vsock: Some(11),
+            shares: vec![14],
         };
         check(&config, Acceleration::Tcg, &fds, EVERYTHING);
     }
@@ -361,6 +383,8 @@ mod tests {
 -device virtio-net-pci,netdev=net0,mac=02:01:02:03:04:ff,host_mtu=65520,ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,ctrl_guest_offloads=off,guest_announce=off,romfile=
 -chardev socket,id=vsock,fd=11
 -device vhost-user-vsock-pci,chardev=vsock
+-chardev socket,id=share0,fd=14
+-device vhost-user-fs-pci,chardev=share0,tag=shares,queue-size=256
 -object rng-random,id=entropy,filename=/dev/urandom
 -device virtio-rng-pci,rng=entropy
 -device virtio-balloon-pci,id=balloon,free-page-reporting=on

@@ -216,9 +216,13 @@ fn what_qemu_has_not_got_is_refused_by_name() {
             }];
             config.shares = vec![Share {
                 tag: "work".into(),
-                path: right.path("disk"),
-                read_only: true,
+                folders: vec![Folder {
+                    name: "..".into(),
+                    path: right.path("none"),
+                    read_only: true,
+                }],
             }];
+            config.vsock = None;
             config.consoles[0].device = ConsoleDevice::Virtio;
             config.graphics = Some(Graphics {
                 width: 1024,
@@ -230,8 +234,9 @@ fn what_qemu_has_not_got_is_refused_by_name() {
         },
         "networks[0].mac: is a multicast address; clear the lowest bit of the first byte\n\
          networks[0].mtu: 576 bytes; use 1280 to 65535 (IPv6 needs 1280)\n\
-         shares[0].path: @/disk is no folder; share the folder that holds it\n\
-         shares: the driver qemu has no shared folders; leave it out\n\
+         shares[0].folders[0].name: \"..\" means a directory itself; use another name\n\
+         shares[0].folders[0].path: @/none: entity not found; name one that exists and can be read\n\
+         shares: the driver qemu has shared folders from the process of the vsock device; add a vsock device\n\
          consoles[0].device: the driver qemu has no virtio console; leave it out\n\
          graphics: the driver qemu has no display; leave it out\n\
          audio: the driver qemu has no sound card; leave it out\n\

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +76,9 @@ pub struct Spec {
     /// Volumes, in the order in which they were asked for.
     #[serde(default)]
     pub mounts: Vec<VolumeMount>,
+    /// Folders and files of the host, in the order in which they were asked for.
+    #[serde(default)]
+    pub binds: Vec<BindMount>,
 }
 
 /// A container's place on a network.
@@ -156,6 +160,20 @@ pub struct VolumeMount {
     /// It was made for this container, without a name.
     pub anonymous: bool,
     /// As `-v` had it, for `inspect`; absent: `--mount`, or the image.
+    #[serde(default)]
+    pub bind: Option<String>,
+}
+
+/// A folder or file of the host in a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindMount {
+    /// Absolute path on the host.
+    pub source: PathBuf,
+    /// Absolute path in the container, clean.
+    pub target: String,
+    /// It can't be written there.
+    pub read_only: bool,
+    /// As `-v` had it, for `inspect`; absent: `--mount`.
     #[serde(default)]
     pub bind: Option<String>,
 }

@@ -37,6 +37,11 @@ pub fn monitor(role: Role) -> Result<Vec<BpfProgram>, ConfineError> {
                 rules.insert(call, Vec::new());
             }
         }
+        Role::Share => {
+            for call in SHARING {
+                rules.insert(call, Vec::new());
+            }
+        }
         Role::Processor => {
             rules.insert(libc::SYS_ftruncate, Vec::new());
             rules.insert(libc::SYS_rt_sigtimedwait, Vec::new());
@@ -49,6 +54,35 @@ pub fn monitor(role: Role) -> Result<Vec<BpfProgram>, ConfineError> {
     let filter = compile(rules, SeccompAction::KillProcess, SeccompAction::Allow)?;
     Ok(vec![filter])
 }
+
+/// What files are made of. A filter sees no paths: Landlock says which files.
+const SHARING: [i64; 25] = [
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_newfstatat,
+    libc::SYS_fstatfs,
+    libc::SYS_readlinkat,
+    libc::SYS_getdents64,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_ftruncate,
+    libc::SYS_fallocate,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_copy_file_range,
+    libc::SYS_mknodat,
+    libc::SYS_mkdirat,
+    libc::SYS_symlinkat,
+    libc::SYS_linkat,
+    libc::SYS_unlinkat,
+    libc::SYS_renameat2,
+    libc::SYS_fchmodat,
+    libc::SYS_utimensat,
+    libc::SYS_fgetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_flistxattr,
+    libc::SYS_fremovexattr,
+];
 
 /// `_IO(KVMIO, 0x80)`, from `linux/kvm.h`.
 const KVM_RUN: u64 = 0xae80;

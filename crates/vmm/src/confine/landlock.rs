@@ -66,6 +66,22 @@ pub fn allow(rules: &Rules) -> Result<Option<OwnedFd>, ConfineError> {
     Ok(created.into())
 }
 
+/// A ruleset that allows what is beneath these descriptors: to be read, and to be changed where it is said so. Nothing is run,
+/// and no device is made or asked.
+pub fn allow_beneath(reach: &[(OwnedFd, bool)]) -> Result<Option<OwnedFd>, ConfineError> {
+    let mut created = ruleset(false).map_err(ConfineError::Landlock)?;
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let never = AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev;
+    let write = AccessFs::from_all(WANTED) & !never;
+    for (fd, writable) in reach {
+        let access = if *writable { write } else { read };
+        created = created
+            .add_rule(PathBeneath::new(fd, access))
+            .map_err(ConfineError::Landlock)?;
+    }
+    Ok(created.into())
+}
+
 fn add(
     created: RulesetCreated,
     path: &PathBuf,

@@ -1,27 +1,32 @@
 //! The process: arguments, descriptors, confinement, then the service.
 
 use std::error::Error;
+use std::ffi::CString;
 use std::io::Write;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use rustix::net::SocketType;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vmm::confine;
 use vmm::control::Control;
+use vmm::fs::{Folder, Server};
 #[cfg(target_arch = "x86_64")]
 use vmm::monitor::Monitor;
-use vmm::vhost_user::{GUEST_CID, Service};
+use vmm::vhost_user::{GUEST_CID, Service, Share};
+use vmm::virtio::fs::Fs;
 use vmm::vsock::Counters;
 
-const USAGE: &str = "usage: gourd-vmm --vhost-user-fd N --control-fd N [--guest-cid CID]\n       gourd-vmm machine --control-fd N";
+const USAGE: &str = "usage: gourd-vmm --vhost-user-fd N --control-fd N [--guest-cid CID] [--share-fd N [--folder N:ro|rw:NAME]...]...
+       gourd-vmm machine --control-fd N";
 
 struct Arguments {
     vhost_user: OwnedFd,
     control: OwnedFd,
     guest_cid: u64,
+    shares: Vec<(OwnedFd, Vec<Folder>)>,
 }
 
 /// Runs the service.
@@ -60,7 +65,7 @@ fn machine() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    raise_descriptor_limit();
+    vmm::fs::raise_descriptor_limit(false);
     let ended = Monitor::new(Control::new(control)).and_then(Monitor::run);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -78,20 +83,58 @@ fn machine() -> ExitCode {
 }
 
 fn serve(arguments: Arguments) -> Result<(), Box<dyn Error>> {
-    raise_descriptor_limit();
+    let shares = arguments.shares.len();
+    let descriptors = vmm::fs::raise_descriptor_limit(shares > 0);
     let service = Service::new(
         UnixStream::from(arguments.vhost_user),
         Control::new(arguments.control),
         arguments.guest_cid,
     )?;
+    let confined = Arc::new(Barrier::new(1 + shares));
+    for (socket, folders) in arguments.shares {
+        share(socket, folders, descriptors / shares, confined.clone())?;
+    }
     let level = confine::this_process()?;
+    confined.wait();
     let mut log = Log::default();
     service.run(level, |counters| log.look(counters))?;
     Ok(())
 }
 
+/// Starts a thread that serves shared folders when all threads are confined. What goes wrong in it ends the process.
+fn share(
+    socket: OwnedFd,
+    folders: Vec<Folder>,
+    descriptors: usize,
+    confined: Arc<Barrier>,
+) -> Result<(), Box<dyn Error>> {
+    let mut server = Server::new(folders, descriptors)?;
+    let reach = server.reach()?;
+    // The guest's kernel has no use for the tag: QEMU tells it.
+    let share = Share::new(UnixStream::from(socket), Fs::new(server, ""))?;
+    let work = move || -> Result<(), Box<dyn Error>> {
+        confine::this_sharing_thread(&reach)?;
+        drop(reach);
+        confined.wait();
+        Ok(share.run()?)
+    };
+    let body = move || {
+        if let Err(error) = work() {
+            eprintln!("gourd-vmm: shared folders: {}", chain(&*error));
+            std::process::exit(1);
+        }
+    };
+    let builder = std::thread::Builder::new().name("share".into());
+    builder.stack_size(STACK).spawn(body)?;
+    Ok(())
+}
+
+/// Bytes of a thread's stack: the largest buffer on it is small.
+const STACK: usize = 256 * 1024;
+
 fn parse(args: impl Iterator<Item = String>) -> Result<Arguments, String> {
     let (mut vhost_user, mut control, mut guest_cid) = (None, None, GUEST_CID);
+    let mut shares: Vec<(OwnedFd, Vec<Folder>)> = Vec::new();
     let mut args = args;
     while let Some(name) = args.next() {
         let value = args.next().ok_or_else(|| format!("{name} wants a value"))?;
@@ -113,6 +156,15 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Arguments, String> {
                     .filter(|cid| (3..u64::from(u32::MAX)).contains(cid));
                 guest_cid = cid.ok_or_else(|| wrong("not a guest's CID"))?;
             }
+            "--share-fd" => {
+                let socket =
+                    take_socket(&value, SocketType::STREAM).map_err(|what| wrong(&what))?;
+                shares.push((socket, Vec::new()));
+            }
+            "--folder" => {
+                let (_, folders) = shares.last_mut().ok_or_else(|| wrong("of no share"))?;
+                folders.push(take_folder(&value).map_err(|what| wrong(&what))?);
+            }
             _ => return Err(format!("unknown or repeated argument {name}")),
         }
     }
@@ -120,7 +172,41 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Arguments, String> {
         vhost_user: vhost_user.ok_or("--vhost-user-fd is missing")?,
         control: control.ok_or("--control-fd is missing")?,
         guest_cid,
+        shares,
     })
+}
+
+/// `N:ro|rw:NAME`.
+fn take_folder(value: &str) -> Result<Folder, String> {
+    let mut parts = value.splitn(3, ':');
+    let (Some(number), Some(access), Some(name)) = (parts.next(), parts.next(), parts.next())
+    else {
+        return Err("not N:ro|rw:NAME".into());
+    };
+    let read_only = match access {
+        "ro" => true,
+        "rw" => false,
+        _ => return Err("neither ro nor rw".into()),
+    };
+    let name = CString::new(name).map_err(|error| error.to_string())?;
+    let number: RawFd = number
+        .parse()
+        .ok()
+        .filter(|&fd| fd > 2)
+        .ok_or("not a descriptor's number")?;
+    // SAFETY: as in `take_socket`.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    match rustix::io::fcntl_getfd(&fd) {
+        Ok(_) => Ok(Folder {
+            name,
+            fd,
+            read_only,
+        }),
+        Err(error) => {
+            std::mem::forget(fd);
+            Err(error.to_string())
+        }
+    }
 }
 
 /// Takes an inherited descriptor, which must be a socket of that type.
@@ -144,20 +230,6 @@ fn take_socket(value: &str, want: SocketType) -> Result<OwnedFd, String> {
             std::mem::forget(fd);
             Err(what)
         }
-    }
-}
-
-/// A connection takes one descriptor, two while it is made.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let wanted = limit.maximum.unwrap_or(u64::MAX).min(4096);
-    if limit.current.is_some_and(|current| current < wanted) {
-        let raised = Rlimit {
-            current: Some(wanted),
-            maximum: limit.maximum,
-        };
-        // With fewer, fewer connections: dials beyond are refused.
-        let _ = setrlimit(Resource::Nofile, raised);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Answers to vhost-user requests (QEMU's `docs/interop/vhost-user.rst`).
 //!
-//! Offered: what a vsock device needs. Not offered, so refused: live migration's log, in-flight tracking, memory
-//! slots, shared objects. Rings 0 and 1 are ours; QEMU keeps the event queue.
+//! Offered: what a [`Served`] device needs. Not offered, so refused: live migration's log, in-flight tracking, memory
+//! slots, shared objects. Rings 0 and 1 are the device's; of a vsock device QEMU keeps the third, the event queue.
 
 use std::fs::File;
 use std::io;
@@ -20,26 +20,45 @@ use virtio_queue::QueueT;
 use super::TOKEN_KICK;
 use super::regions::Regions;
 use super::ring::Ring;
-use crate::vsock::{Device, Progress, QUEUE_SIZE, Queues};
+use crate::vsock::Memory;
 
 const VIRTIO_RING_F_INDIRECT_DESC: u64 = 1 << 28;
 const VIRTIO_RING_F_EVENT_IDX: u64 = 1 << 29;
 const VIRTIO_F_VERSION_1: u64 = 1 << 32;
 
+/// A device of two rings.
+pub trait Served {
+    /// The largest size of a ring.
+    const QUEUE_SIZE: u16;
+
+    /// Moves what can be moved, and signals the guest; whether there is more to do at once. Without memory there is no
+    /// guest yet.
+    fn run(&mut self, mem: Option<&Memory>, rings: &mut [Ring; 2]) -> bool;
+
+    /// The configuration space, as far as it is ours.
+    fn config(&self) -> Vec<u8>;
+
+    /// The driver starts anew.
+    fn reset(&mut self);
+
+    /// The guest is gone for good.
+    fn abandon(&mut self);
+}
+
 /// The device and its rings.
-pub struct Backend {
+pub struct Backend<D> {
     /// The device.
-    pub device: Device,
+    pub device: D,
     regions: Option<Regions>,
     rings: [Ring; 2],
 }
 
-impl Backend {
+impl<D: Served> Backend<D> {
     /// A device that no driver uses yet. Kicks will wake `epoll`.
-    pub fn new(guest_cid: u64, epoll: Arc<OwnedFd>) -> io::Result<Backend> {
-        let ring = || Ring::new(epoll.clone(), TOKEN_KICK).map_err(io::Error::other);
+    pub fn new(device: D, epoll: Arc<OwnedFd>) -> io::Result<Backend<D>> {
+        let ring = || Ring::new(D::QUEUE_SIZE, epoll.clone(), TOKEN_KICK).map_err(io::Error::other);
         Ok(Backend {
-            device: Device::new(guest_cid)?,
+            device,
             regions: None,
             rings: [ring()?, ring()?],
         })
@@ -47,27 +66,8 @@ impl Backend {
 
     /// Moves what can be moved; whether there is more to do at once.
     pub fn run(&mut self) -> bool {
-        let [rx, tx] = &mut self.rings;
-        let progress = match &self.regions {
-            Some(regions) => {
-                let queues = Queues {
-                    rx: rx.running(),
-                    tx: tx.running(),
-                };
-                self.device.run(&regions.mem, queues)
-            }
-            None => {
-                self.device.muxer.poll_host();
-                Progress::default()
-            }
-        };
-        if progress.signal_rx {
-            rx.signal();
-        }
-        if progress.signal_tx {
-            tx.signal();
-        }
-        progress.again
+        let mem = self.regions.as_ref().map(|regions| &regions.mem);
+        self.device.run(mem, &mut self.rings)
     }
 
     /// Moves what is there, for a guest that does not run. (One that does is not waited for.)
@@ -86,8 +86,7 @@ impl Backend {
             ring.stop();
         }
         self.regions = None;
-        self.device.muxer.reset();
-        self.device.muxer.give_up_dials();
+        self.device.abandon();
     }
 
     fn ring(&mut self, index: u32) -> Result<&mut Ring> {
@@ -97,7 +96,7 @@ impl Backend {
     }
 }
 
-impl VhostUserBackendReqHandlerMut for Backend {
+impl<D: Served> VhostUserBackendReqHandlerMut for Backend<D> {
     fn set_owner(&mut self) -> Result<()> {
         Ok(())
     }
@@ -150,7 +149,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
         let size = u16::try_from(num)
             .ok()
-            .filter(|&size| size <= QUEUE_SIZE && size.is_power_of_two());
+            .filter(|&size| size <= D::QUEUE_SIZE && size.is_power_of_two());
         let size = size.ok_or(Error::InvalidParam)?;
         self.ring(index)?.queue.set_size(size);
         Ok(())
@@ -198,7 +197,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
         self.ring(index)?.queue.set_next_avail(base);
         // A driver that starts both at the beginning is a new one, and knows of no connection.
         if self.rings.iter().all(|ring| ring.queue.next_avail() == 0) {
-            self.device.muxer.reset();
+            self.device.reset();
         }
         Ok(())
     }

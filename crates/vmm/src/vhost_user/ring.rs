@@ -8,8 +8,6 @@ use std::sync::Arc;
 use rustix::event::epoll;
 use virtio_queue::{Queue, QueueT};
 
-use crate::vsock::QUEUE_SIZE;
-
 /// A vring. It runs when it is started (its kick descriptor was set) and enabled.
 pub struct Ring {
     /// The queue.
@@ -23,10 +21,10 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// A ring that is not started. Its kicks will wake `epoll` with `token`.
-    pub fn new(epoll: Arc<OwnedFd>, token: u64) -> Result<Ring, virtio_queue::Error> {
+    /// A ring of `size` descriptors at most that is not started. Its kicks will wake `epoll` with `token`.
+    pub fn new(size: u16, epoll: Arc<OwnedFd>, token: u64) -> Result<Ring, virtio_queue::Error> {
         Ok(Ring {
-            queue: Queue::new(QUEUE_SIZE)?,
+            queue: Queue::new(size)?,
             enabled: false,
             kick: None,
             call: None,

@@ -114,3 +114,24 @@ pub fn copy_in(pieces: &[Piece<'_>], bytes: &[u8]) -> usize {
     }
     at
 }
+
+/// Parts a list after so many bytes; the second part is empty if there are no more.
+pub fn split(pieces: Vec<Piece<'_>>, at: usize) -> (Vec<Piece<'_>>, Vec<Piece<'_>>) {
+    let (mut front, mut back) = (Vec::new(), Vec::new());
+    let mut left = at;
+    for piece in pieces {
+        match piece.split_at(left.min(piece.len())) {
+            Ok((first, rest)) => {
+                left -= first.len();
+                if !first.is_empty() {
+                    front.push(first);
+                }
+                if !rest.is_empty() {
+                    back.push(rest);
+                }
+            }
+            Err(_) => back.push(piece),
+        }
+    }
+    (front, back)
+}

@@ -9,16 +9,27 @@ use crate::args::value::{label, size};
 pub enum Mounted {
     /// `type=volume`
     Volume(MountRequest),
+    /// `type=bind`
+    Bind(Bind),
     /// `type=tmpfs`
     Tmpfs(Tmpfs),
 }
 
-/// What to do instead of sharing a folder of the host.
-const BIND: &str = "folders of this host can't be mounted in a container yet: name a volume (-v NAME:/path), and bring files in \
-     with `gourd volume import NAME FILE.tar` or `gourd cp PATH CONTAINER:/path`";
+/// A folder or file of this host, as it was typed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bind {
+    /// Absolute, or as seen from the working directory.
+    pub source: String,
+    /// Absolute.
+    pub target: String,
+    /// It can't be written there.
+    pub read_only: bool,
+    /// What `-v` says after the source, for `inspect`; it makes a folder where there is none.
+    pub rest: Option<String>,
+}
 
-/// `[NAME:]PATH[:OPTIONS]`, Docker's `-v`.
-pub fn volume(text: &str) -> Result<MountRequest, String> {
+/// `[SOURCE:]PATH[:OPTIONS]`, Docker's `-v`: a source with a slash or a dot in front is a path of this host.
+pub fn volume(text: &str) -> Result<Mounted, String> {
     let parts: Vec<&str> = text.split(':').collect();
     let (source, target, options) = match parts[..] {
         [target] => (None, target, ""),
@@ -26,6 +37,11 @@ pub fn volume(text: &str) -> Result<MountRequest, String> {
         [source, target, options] => (Some(source), target, options),
         _ => return Err(wrong(text)),
     };
+    if let Some(source) = source
+        && is_path(source)
+    {
+        return bind_volume(text, source, target, options).map(Mounted::Bind);
+    }
     if let Some(source) = source {
         check_source(source).map_err(|why| format!("{text:?}: {why}"))?;
     }
@@ -56,21 +72,68 @@ pub fn volume(text: &str) -> Result<MountRequest, String> {
             }
         }
     }
-    Ok(mount)
+    Ok(Mounted::Volume(mount))
+}
+
+fn is_path(source: &str) -> bool {
+    source.starts_with(['/', '.'])
+}
+
+fn bind_volume(text: &str, source: &str, target: &str, options: &str) -> Result<Bind, String> {
+    if !target.starts_with('/') {
+        return Err(wrong(text));
+    }
+    let mut read_only = false;
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" => read_only = true,
+            "rw" => read_only = false,
+            // How late Docker Desktop may be: nothing is late here.
+            "consistent" | "cached" | "delegated" => {}
+            // What is mounted on either side later is not seen on the other.
+            "private" | "rprivate" => {}
+            "z" | "Z" => {
+                return Err(format!(
+                    "{text:?}: {option} labels files for containers of this host's SELinux; a VM's are read by gourd itself: \
+                     leave it out"
+                ));
+            }
+            "nocopy" => {
+                return Err(format!(
+                    "{text:?}: nocopy is for volumes: nothing is copied into a folder of this host"
+                ));
+            }
+            _ => {
+                return Err(format!(
+                    "{text:?}: there is no option {option:?} of a shared folder; there are ro, rw"
+                ));
+            }
+        }
+    }
+    let rest = text.get(source.len()..).unwrap_or_default();
+    Ok(Bind {
+        source: source.to_owned(),
+        target: target.to_owned(),
+        read_only,
+        rest: Some(rest.to_owned()),
+    })
 }
 
 fn wrong(text: &str) -> String {
     format!(
-        "{text:?} is no volume: write NAME:/path[:ro], or /path for one without a name; the path is absolute"
+        "{text:?} is no volume: write NAME:/path[:ro], DIR:/path[:ro] for a folder of this host, or /path for a volume without a \
+         name; the path is absolute"
     )
 }
 
-/// A volume's name; the engine says which are good. A path is a folder of the host.
+/// A volume's name; the engine says which are good.
 fn check_source(source: &str) -> Result<(), String> {
-    let is_path = source.starts_with(['/', '.', '~']);
     match source {
         "" => Err("the volume's name is empty".to_owned()),
-        _ if is_path => Err(BIND.to_owned()),
+        _ if source.starts_with('~') => Err(
+            "the shell puts a folder in place of ~ only at the start of a word: write $HOME"
+                .to_owned(),
+        ),
         _ => Ok(()),
     }
 }
@@ -89,9 +152,9 @@ pub fn mount(text: &str) -> Result<Mounted, String> {
     match kind.map_or(Some("volume"), |(_, value)| *value) {
         Some("volume") => volume_mount(&pairs).map(Mounted::Volume),
         Some("tmpfs") => tmpfs_mount(&pairs).map(Mounted::Tmpfs),
-        Some("bind") => Err(BIND.to_owned()),
+        Some("bind") => bind_mount(&pairs).map(Mounted::Bind),
         other => Err(format!(
-            "there is no type {:?} of mounts; there are volume and tmpfs",
+            "there is no type {:?} of mounts; there are bind, volume and tmpfs",
             other.unwrap_or_default()
         )),
     }
@@ -107,6 +170,11 @@ fn volume_mount(pairs: &[Pair<'_>]) -> Result<MountRequest, String> {
             "source" | "src" => {
                 let source = needed(key, *value)?;
                 check_source(source)?;
+                if is_path(source) {
+                    return Err(format!(
+                        "{source:?} is a path of this host: write type=bind,source={source},target=…"
+                    ));
+                }
                 mount.source = Some(source.to_owned());
             }
             "target" | "destination" | "dst" => mount.target = target(key, *value)?,
@@ -135,6 +203,49 @@ fn volume_mount(pairs: &[Pair<'_>]) -> Result<MountRequest, String> {
         );
     }
     Ok(mount)
+}
+
+fn bind_mount(pairs: &[Pair<'_>]) -> Result<Bind, String> {
+    let mut bind = Bind::default();
+    for (key, value) in pairs {
+        match key.as_str() {
+            "type" => {}
+            "source" | "src" => {
+                let source = needed(key, *value)?;
+                check_source(source)?;
+                bind.source = source.to_owned();
+            }
+            "target" | "destination" | "dst" => bind.target = target(key, *value)?,
+            "readonly" | "ro" => bind.read_only = flag(key, *value)?,
+            // As for `-v`.
+            "consistency" => match needed(key, *value)? {
+                "consistent" | "cached" | "delegated" | "default" => {}
+                other => return Err(format!("there is no consistency {other:?}")),
+            },
+            "bind-propagation" => match needed(key, *value)? {
+                "private" | "rprivate" => {}
+                other => {
+                    return Err(format!(
+                        "bind-propagation is rprivate, not {other}: what is mounted later is not seen in a VM"
+                    ));
+                }
+            },
+            _ => {
+                return Err(unknown(
+                    key,
+                    "source, target, readonly, bind-propagation, consistency",
+                ));
+            }
+        }
+    }
+    for (value, name) in [(&bind.source, "source"), (&bind.target, "target")] {
+        if value.is_empty() {
+            return Err(format!(
+                "{name} is missing: write for example type=bind,source=.,target=/work"
+            ));
+        }
+    }
+    Ok(bind)
 }
 
 fn tmpfs_mount(pairs: &[Pair<'_>]) -> Result<Tmpfs, String> {
@@ -222,7 +333,8 @@ mod tests {
     fn volumes() {
         let check = |text: &str, expect: MountRequest| {
             let bind = expect.source.as_ref().map(|_| text.to_owned());
-            assert_eq!(volume(text), Ok(MountRequest { bind, ..expect }), "{text}");
+            let expect = Mounted::Volume(MountRequest { bind, ..expect });
+            assert_eq!(volume(text), Ok(expect), "{text}");
         };
         check("data:/data", plain("data", "/data"));
         check("/data", plain("", "/data"));
@@ -235,19 +347,42 @@ mod tests {
         check("data:/data:rw", plain("data", "/data"));
         for (text, words) in [
             ("data", "the path is absolute"),
-            ("/data:ro", "can't be mounted in a container yet"),
+            ("/data:ro", "the path is absolute"),
             ("data:ro", "the path is absolute"),
             ("a:b:c:d", "the path is absolute"),
             (":/data", "name is empty"),
-            ("/home:/data", "`gourd cp PATH CONTAINER:/path`"),
-            (".:/work", "can't be mounted in a container yet"),
-            ("~/x:/work", "can't be mounted in a container yet"),
+            ("~/x:/work", "write $HOME"),
+            (".:work", "the path is absolute"),
+            (".:/work:Z", "leave it out"),
+            (".:/work:nocopy", "nothing is copied"),
+            (".:/work:rshared", "there are ro, rw"),
             ("data:/data:z", "leave it out"),
             ("data:/data:rshared", "there are ro, rw, nocopy"),
         ] {
             let said = volume(text).expect_err("a refusal");
             assert!(said.contains(words), "{text}: {said}");
         }
+    }
+
+    #[test]
+    fn folders_of_this_host() {
+        let bind = |source: &str, read_only, rest: Option<&str>| {
+            Ok(Mounted::Bind(Bind {
+                source: source.to_owned(),
+                target: "/work".to_owned(),
+                read_only,
+                rest: rest.map(str::to_owned),
+            }))
+        };
+        let check = |text: &str, source: &str, read_only| {
+            let rest = text.strip_prefix(source);
+            assert_eq!(volume(text), bind(source, read_only, rest), "{text}");
+        };
+        check(".:/work", ".", false);
+        check("../a b:/work:ro", "../a b", true);
+        check("/:/work:cached,rprivate", "/", false);
+        let typed = "type=bind,src=x,dst=/work,readonly,consistency=cached";
+        assert_eq!(mount(typed), bind("x", true, None));
     }
 
     #[test]
@@ -277,11 +412,18 @@ mod tests {
             Ok(Mounted::Tmpfs(tmpfs))
         );
         for (text, words) in [
-            ("type=bind,source=/home,target=/x", "can't be mounted"),
-            ("type=npipe,target=/x", "there are volume and tmpfs"),
+            ("type=bind,target=/x", "source is missing"),
+            ("type=bind,source=/home", "target is missing"),
+            ("type=bind,source=~,target=/x", "write $HOME"),
+            (
+                "type=bind,source=/,target=/x,bind-propagation=shared",
+                "is rprivate",
+            ),
+            ("type=bind,source=/,target=/x,volume-nocopy", "no field"),
+            ("type=npipe,target=/x", "there are bind, volume and tmpfs"),
             ("source=data", "target is missing"),
             ("source=data,target=x", "no absolute path"),
-            ("source=/x,target=/x", "can't be mounted"),
+            ("source=/x,target=/x", "write type=bind"),
             ("source=,target=/x", "needs a value"),
             ("target=/x,readonly=perhaps", "true or false"),
             ("target=/x,colour=red", "no field \"colour\""),

@@ -1,0 +1,235 @@
+//! Open files: opening, creating, closing, and whether the guest may keep the pages that it has of a file.
+
+use std::ffi::CStr;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{FileType, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::abi::{self, ROOT_ID, Writer};
+use super::names::permissions;
+use super::server::{Answer, Outcome, Server};
+
+/// A file that changed so short ago may change again without a change of its times: they are as coarse as the host's
+/// ticks.
+const SETTLED_NS: i128 = 100_000_000;
+
+/// Something that the guest has open.
+#[derive(Debug)]
+pub enum Handle {
+    /// A file, and whether it may be written.
+    File(OwnedFd, bool),
+    /// A directory of the host, and the offset that the next listing starts from.
+    Directory(OwnedFd, u64),
+    /// The list of shared folders.
+    Root,
+}
+
+impl Handle {
+    /// Its descriptor, if there is one.
+    pub fn fd(&self) -> Option<&OwnedFd> {
+        match self {
+            Handle::File(fd, _) | Handle::Directory(fd, _) => Some(fd),
+            Handle::Root => None,
+        }
+    }
+
+    /// A file that was opened for writing.
+    pub fn file_to_write(&self) -> Option<&OwnedFd> {
+        match self {
+            Handle::File(fd, true) => Some(fd),
+            _ => None,
+        }
+    }
+}
+
+/// A file's contents, as far as its attributes tell one from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    size: i64,
+    mtime: i128,
+    ctime: i128,
+}
+
+fn nanoseconds(seconds: i64, nanoseconds: i64) -> i128 {
+    i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
+}
+
+impl Version {
+    fn of(stat: &Stat) -> Version {
+        Version {
+            size: stat.st_size,
+            mtime: nanoseconds(stat.st_mtime, stat.st_mtime_nsec as i64),
+            ctime: nanoseconds(stat.st_ctime, stat.st_ctime_nsec as i64),
+        }
+    }
+
+    /// A change from now on will show.
+    fn is_settled(&self) -> bool {
+        let now = clock_gettime(ClockId::Realtime);
+        let now = nanoseconds(now.tv_sec, now.tv_nsec);
+        now - self.mtime.max(self.ctime) >= SETTLED_NS
+    }
+}
+
+/// What a file is opened with on the host, and whether to change it.
+fn flags(asked: u32) -> Result<(OFlags, bool), Errno> {
+    let asked = OFlags::from_bits_retain(asked);
+    let access = asked & OFlags::RWMODE;
+    let kept = OFlags::TRUNC | OFlags::APPEND | OFlags::SYNC | OFlags::DSYNC;
+    if access == OFlags::RWMODE {
+        return Err(Errno::INVAL);
+    }
+    let writes = access != OFlags::RDONLY || asked.contains(OFlags::TRUNC);
+    Ok((access | asked & kept, writes))
+}
+
+impl Server {
+    pub(super) fn open(&mut self, id: u64, asked: u32, open_flags: u32) -> Outcome {
+        if id == ROOT_ID {
+            return Err(Errno::ISDIR);
+        }
+        let (flags, writes) = flags(asked)?;
+        if writes {
+            self.writable(id)?;
+        }
+        match self.inodes.get(id)?.kind {
+            FileType::RegularFile => {}
+            FileType::Directory => return Err(Errno::ISDIR),
+            // The guest has FIFOs, sockets and devices of its own for these; the host's are none of its business.
+            _ => return Err(Errno::NXIO),
+        }
+        self.room()?;
+        let named = self.inodes.fd(id)?;
+        let fd = self.reopen(&named, flags)?;
+        if flags.contains(OFlags::TRUNC) && open_flags & abi::OPEN_KILL_SUIDGID != 0 {
+            self.kill_suid(&fd)?;
+        }
+        let mut to = Writer::default();
+        self.put_opened(&mut to, id, fd, flags)?;
+        Ok(Answer::Bytes(to.0))
+    }
+
+    pub(super) fn create(
+        &mut self,
+        parent: u64,
+        name: &CStr,
+        asked: (u32, u32),
+        mode: u32,
+    ) -> Outcome {
+        self.writable(parent)?;
+        let (flags, _) = flags(asked.0)?;
+        self.room()?;
+        let dir = self.inodes.fd(parent)?;
+        let exclusive = OFlags::from_bits_retain(asked.0) & OFlags::EXCL;
+        let fd = rustix::fs::openat2(
+            &dir,
+            name,
+            flags
+                | exclusive
+                | OFlags::CREATE
+                | OFlags::NOFOLLOW
+                | OFlags::NONBLOCK
+                | OFlags::NOCTTY
+                | OFlags::CLOEXEC,
+            permissions(mode),
+            ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS,
+        )?;
+        let stat = rustix::fs::fstat(&fd)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Errno::NXIO);
+        }
+        if flags.contains(OFlags::TRUNC) && asked.1 & abi::OPEN_KILL_SUIDGID != 0 {
+            self.kill_suid(&fd)?;
+        }
+        let named = self.reopen(&fd, OFlags::PATH)?;
+        let mut to = Writer::default();
+        let id = self.put_found(&mut to, parent, name, (named, &stat))?;
+        self.put_opened(&mut to, id, fd, flags)?;
+        Ok(Answer::Bytes(to.0))
+    }
+
+    /// `struct fuse_open_out`.
+    fn put_opened(
+        &mut self,
+        to: &mut Writer,
+        id: u64,
+        fd: OwnedFd,
+        flags: OFlags,
+    ) -> Result<(), Errno> {
+        let version = Version::of(&rustix::fs::fstat(&fd)?);
+        let inode = self.inodes.get_mut(id)?;
+        // What the guest has read before may be used again if nothing has changed since, and could not have without
+        // showing.
+        let keep = inode.seen == Some(version);
+        inode.seen = version.is_settled().then_some(version);
+        let writes = flags & OFlags::RWMODE != OFlags::RDONLY;
+        let fh = self.add(Handle::File(fd, writes));
+        to.u64(fh)
+            .u32(if keep { abi::KEEP_CACHE } else { 0 })
+            .u32(0);
+        Ok(())
+    }
+
+    pub(super) fn open_dir(&mut self, id: u64) -> Outcome {
+        self.room()?;
+        let handle = match id {
+            ROOT_ID => Handle::Root,
+            id => {
+                if self.inodes.get(id)?.kind != FileType::Directory {
+                    return Err(Errno::NOTDIR);
+                }
+                let fd = self.inodes.fd(id)?;
+                Handle::Directory(self.reopen(&fd, OFlags::RDONLY | OFlags::DIRECTORY)?, 0)
+            }
+        };
+        let mut to = Writer::default();
+        to.u64(self.add(handle)).u64(0);
+        Ok(Answer::Bytes(to.0))
+    }
+
+    /// # Errors
+    /// `ENFILE`: the guest has too much open.
+    fn room(&self) -> Result<(), Errno> {
+        match self.handles.len() < self.most_handles {
+            true => Ok(()),
+            false => Err(Errno::NFILE),
+        }
+    }
+
+    fn add(&mut self, handle: Handle) -> u64 {
+        let fh = self.next_handle;
+        self.next_handle += 1;
+        self.handles.insert(fh, handle);
+        fh
+    }
+
+    pub(super) fn release(&mut self, fh: u64) -> Outcome {
+        self.handles.remove(&fh);
+        Answer::done()
+    }
+
+    /// A descriptor of it is closed in the guest. What a network file system has to say about it is said now; others have
+    /// nothing to say, and then the guest asks no more.
+    pub(super) fn flush(&mut self, fh: u64) -> Outcome {
+        if !self.flushes {
+            return Err(Errno::NOSYS);
+        }
+        let fd = rustix::io::fcntl_dupfd_cloexec(self.file(fh)?, 3)?;
+        // SAFETY: the descriptor was just made, and nobody else has it.
+        let closed = unsafe { libc::close(std::os::fd::IntoRawFd::into_raw_fd(fd)) };
+        match closed {
+            0 => Answer::done(),
+            _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
+        }
+    }
+
+    /// An open file.
+    pub(super) fn file(&self, fh: u64) -> Result<&OwnedFd, Errno> {
+        match self.handles.get(&fh) {
+            Some(Handle::File(fd, _)) => Ok(fd),
+            _ => Err(Errno::BADF),
+        }
+    }
+}
