@@ -69,7 +69,10 @@ fn both_write_and_read_the_same_files() {
         (2, own, 0o100_640, meta("a/b/new").ino())
     );
     assert_eq!(meta("part").mtime(), 1_000_000_000);
-    assert_eq!(fs::read_link(dir.join("link")).expect("a link"), Path::new("/etc/passwd"));
+    assert_eq!(
+        fs::read_link(dir.join("link")).expect("a link"),
+        Path::new("/etc/passwd")
+    );
     assert!(!dir.join("old").exists());
     home.assert_nothing_left();
 }
@@ -83,15 +86,24 @@ fn edits_of_the_host_are_seen_at_once() {
     fs::write(dir.join("sub/f"), "one").expect("a file");
     let id = home.sleeper(&["--name", "box", "-v", &volume, "-u", "1000:100"]);
     let guest = |script: &str| home.gourd(&["exec", "box", "sh", "-c", script]).text();
-    assert_eq!(guest("cd /work/sub; cat f; stat -c ' %u:%g' f; echo x > made; id -u"), "one 1000:100\n1000");
+    assert_eq!(
+        guest("cd /work/sub; cat f; stat -c ' %u:%g' f; echo x > made; id -u"),
+        "one 1000:100\n1000"
+    );
     fs::write(dir.join("sub/f"), "number two").expect("a file");
     fs::write(dir.join("sub/g"), "new").expect("a file");
-    assert_eq!(guest("cd /work/sub; cat f g; ls"), "number twonewf\ng\nmade");
+    assert_eq!(
+        guest("cd /work/sub; cat f g; ls"),
+        "number twonewf\ng\nmade"
+    );
     // As editors save: another file in its place.
     fs::write(dir.join("sub/f.new"), "three").expect("a file");
     fs::rename(dir.join("sub/f.new"), dir.join("sub/f")).expect("a move");
     fs::remove_file(dir.join("sub/g")).expect("a removal");
-    assert_eq!(guest("cd /work/sub; cat f; cat g 2>/dev/null || echo -gone"), "three-gone");
+    assert_eq!(
+        guest("cd /work/sub; cat f; cat g 2>/dev/null || echo -gone"),
+        "three-gone"
+    );
     fs::rename(dir.join("sub"), dir.join("other")).expect("a move");
     assert_eq!(guest("cat /work/other/f"), "three");
     let own = fs::metadata(&dir).expect("metadata");
@@ -111,15 +123,24 @@ fn many_files(home: &Home, id: &str, dir: &Path) {
         }
     }
     let vmm = home.processes(id).vmm;
-    let open = || fs::read_dir(format!("/proc/{vmm}/fd")).expect("descriptors").count();
+    let open = || {
+        fs::read_dir(format!("/proc/{vmm}/fd"))
+            .expect("descriptors")
+            .count()
+    };
     let before = open();
-    let script = "cd /work/many; find . -type f -size 3c | wc -l; cat */* | wc -c; rm -rf 7; ls | wc -l";
+    let script =
+        "cd /work/many; find . -type f -size 3c | wc -l; cat */* | wc -c; rm -rf 7; ls | wc -l";
     let out = home.gourd(&["exec", "box", "sh", "-c", script]).ok().text();
     assert_eq!(out, "10000\n30000\n99");
     assert!(!dir.join("many/7").exists());
     let script = "mount -o remount,rw /proc/sys; echo 3 > /proc/sys/vm/drop_caches";
-    home.gourd(&["exec", "--privileged", "-u", "0", "box", "sh", "-c", script]).ok();
-    eventually("the descriptors of files that the guest has forgotten are closed", || open() < before + 50);
+    home.gourd(&["exec", "--privileged", "-u", "0", "box", "sh", "-c", script])
+        .ok();
+    eventually(
+        "the descriptors of files that the guest has forgotten are closed",
+        || open() < before + 50,
+    );
 }
 
 #[test]
@@ -135,12 +156,27 @@ fn read_only_files_and_what_is_refused() {
         mount -o remount,rw,bind /ro && touch /ro/x; mkdir /ro/d; : > /ro/f";
     let out = sh(
         &home,
-        &["--privileged", "-v", &read_only, "-v", &file, "-v", &fresh, "--mount", &mount],
+        &[
+            "--privileged",
+            "-v",
+            &read_only,
+            "-v",
+            &file,
+            "-v",
+            &fresh,
+            "--mount",
+            &mount,
+        ],
         script,
     );
     // The second time it is not the guest who says so.
     let refused = out.stderr.matches("Read-only file system").count();
-    assert_eq!((out.text().as_str(), refused), ("keptkeptyes", 6), "{}", out.stderr);
+    assert_eq!(
+        (out.text().as_str(), refused),
+        ("keptkeptyes", 6),
+        "{}",
+        out.stderr
+    );
     assert_eq!(fs::read(dir.join("f")).expect("a file"), b"yes");
     assert!(dir.join("fresh").is_dir() && !dir.join("x").exists() && !dir.join("d").exists());
 
@@ -150,7 +186,8 @@ fn read_only_files_and_what_is_refused() {
         .exits(125)
         .says(&["bind source path does not exist: ", "hint: share a folder"]);
     let volume = format!("{none}:/x");
-    home.gourd(&["create", "--name", "box", "-v", &volume, "busybox", "true"]).ok();
+    home.gourd(&["create", "--name", "box", "-v", &volume, "busybox", "true"])
+        .ok();
     let mounts = home.inspect("box", "{{json .Mounts}} {{json .HostConfig.Binds}}");
     let expect = format!(
         "[{{\"Destination\":\"/x\",\"Mode\":\"\",\"Propagation\":\"rprivate\",\"RW\":true,\"Source\":\"{none}\",\
@@ -158,7 +195,9 @@ fn read_only_files_and_what_is_refused() {
     );
     assert_eq!(mounts, expect);
     fs::remove_dir(&none).expect("a removal");
-    home.gourd(&["start", "-a", "box"]).exits(125).says(&["none"]);
+    home.gourd(&["start", "-a", "box"])
+        .exits(125)
+        .says(&["none"]);
     home.gourd(&["rm", "box"]).ok();
     home.assert_nothing_left();
 }
@@ -186,17 +225,35 @@ fn trees_are_unpacked_as_they_are() {
     };
     git(&["init", "-q"]);
     git(&["add", "-A"]);
-    git(&["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "t"]);
+    git(&[
+        "-c",
+        "user.name=t",
+        "-c",
+        "user.email=t@t",
+        "commit",
+        "-qm",
+        "t",
+    ]);
     let archive = dir.join("tree.tar");
     tool("tar", &[&"-cf", &archive, &"-C", &tree, &"."]).ok();
-    let script = "mkdir /work/tree && cd /work/tree && tar xf ../tree.tar && tar cf ../again.tar . && sync";
+    let script =
+        "mkdir /work/tree && cd /work/tree && tar xf ../tree.tar && tar cf ../again.tar . && sync";
     sh(&home, &["-v", &volume], script).ok();
-    tool("diff", &[&"-r", &"--no-dereference", &tree, &dir.join("tree")]).ok();
+    tool(
+        "diff",
+        &[&"-r", &"--no-dereference", &tree, &dir.join("tree")],
+    )
+    .ok();
     let back = home.path("back");
     fs::create_dir(&back).expect("a folder");
     tool("tar", &[&"-xf", &dir.join("again.tar"), &"-C", &back]).ok();
     tool("diff", &[&"-r", &"--no-dereference", &tree, &back]).ok();
-    let status = tool("git", &[&"-C", &dir.join("tree"), &"status", &"--porcelain"]).ok().text();
+    let status = tool(
+        "git",
+        &[&"-C", &dir.join("tree"), &"status", &"--porcelain"],
+    )
+    .ok()
+    .text();
     assert_eq!(status, "", "contents and modes are the commit's");
     let hard = fs::metadata(dir.join("tree/d0/sub/deep/hard")).expect("metadata");
     assert_eq!(hard.nlink(), 2);

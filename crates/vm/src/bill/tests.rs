@@ -281,6 +281,68 @@ fn volumes_are_disks() {
     assert!(kept.maintenance && kept.mounts[0].source == "volume-0");
 }
 
+/// One device for all of them, by place; mounted among the others, outer ones first; none where nobody runs.
+#[test]
+fn folders_of_the_host_are_one_share() {
+    let mut spec = spec(Main::default());
+    assert_eq!(
+        (shares(&spec), boot_request(&spec, &[], &[]).shares),
+        (vec![], String::new())
+    );
+    let bind = |source: &str, target: &str, read_only| store::container::BindMount {
+        source: source.into(),
+        target: target.to_owned(),
+        read_only,
+        bind: None,
+    };
+    spec.binds = vec![
+        bind("/home/me/x", "/work/x", true),
+        bind("/home/me", "/work", false),
+    ];
+    spec.process.user = "me".to_owned();
+    let shared = shares(&spec);
+    assert_eq!(shared.len(), 1);
+    let folders: Vec<_> = shared[0]
+        .folders
+        .iter()
+        .map(|folder| {
+            (
+                folder.name.as_str(),
+                folder.path.to_str().unwrap(),
+                folder.read_only,
+            )
+        })
+        .collect();
+    assert_eq!(
+        folders,
+        [("0", "/home/me/x", true), ("1", "/home/me", false)]
+    );
+    let told = boot_request(&spec, &[], &[]);
+    assert_eq!(
+        (told.shares, told.user),
+        (shared[0].tag.clone(), "me".to_owned())
+    );
+    let mounts: Vec<_> = told
+        .mounts
+        .iter()
+        .map(|mount| {
+            (
+                mount.kind(),
+                &*mount.source,
+                &*mount.target,
+                mount.read_only,
+            )
+        })
+        .collect();
+    let kind = mount::Kind::Share;
+    assert_eq!(
+        mounts,
+        [(kind, "1", "/work", false), (kind, "0", "/work/x", true)]
+    );
+    let bare = maintenance_request(&spec, &[]);
+    assert!(bare.shares.is_empty() && bare.mounts.is_empty());
+}
+
 #[test]
 fn a_volume_alone_is_the_root() {
     let mut spec = spec(Main::default());

@@ -100,7 +100,7 @@ fn threads_of_a_machine_have_lists_of_their_own() {
     fn file() {
         let _ = File::open("/etc/passwd");
     }
-    let all: [(&str, Role, fn()); 8] = [
+    let all: [(&str, Role, fn()); 10] = [
         ("processor-ioctl", Role::Processor, request),
         ("processor-hole", Role::Processor, hole),
         ("processor-thread", Role::Processor, thread),
@@ -109,6 +109,8 @@ fn threads_of_a_machine_have_lists_of_their_own() {
         ("block-file", Role::Block, file),
         ("devices-ioctl", Role::Devices, request),
         ("devices-hole", Role::Devices, hole),
+        ("share-ioctl", Role::Share, request),
+        ("share-thread", Role::Share, thread),
     ];
     const TEST: &str = "threads_of_a_machine_have_lists_of_their_own";
     for (name, role, forbidden) in all {
@@ -159,6 +161,60 @@ fn landlock_alone_denies_files() {
     );
     let output = probe("landlock_alone_denies_files", "landlock");
     assert_eq!(output.status.code(), Some(libc::EACCES), "{output:?}");
+}
+
+/// A thread that serves shared folders reaches what is beneath them, each as it may, and nothing else: not by a path, not by
+/// a link, not by `..`.
+#[test]
+fn a_sharing_thread_reaches_what_is_shared() {
+    const TEST: &str = "a_sharing_thread_reaches_what_is_shared";
+    const PLACE: &str = "GOURD_CONFINE_PLACE";
+    if is_probe("share") {
+        let place = PathBuf::from(std::env::var_os(PLACE).unwrap());
+        let open = |name: &str| std::os::fd::OwnedFd::from(File::open(place.join(name)).unwrap());
+        let reach = [(open("rw"), true), (open("ro"), false)];
+        this_sharing_thread(&reach).unwrap();
+        let make = |folder: usize, name: &str| {
+            use rustix::fs::{Mode, OFlags, openat};
+            let flags = OFlags::CREATE | OFlags::RDWR;
+            openat(&reach[folder].0, name, flags, Mode::RUSR).map(drop)
+        };
+        let read = |folder: usize, name: &str| {
+            use rustix::fs::{Mode, OFlags, openat};
+            openat(&reach[folder].0, name, OFlags::RDONLY, Mode::empty()).map(drop)
+        };
+        assert_eq!(make(0, "new"), Ok(()));
+        assert_eq!(read(1, "f"), Ok(()));
+        let denied = Err(rustix::io::Errno::ACCESS);
+        assert_eq!(make(1, "new"), denied);
+        assert_eq!(read(0, "../secret"), denied);
+        assert_eq!(read(0, "link"), denied);
+        assert_eq!(read(0, "/etc/passwd"), denied);
+        // SAFETY: a program's path and no arguments; it is refused, and ends this process.
+        unsafe { libc::execve(c"/bin/true".as_ptr(), std::ptr::null(), std::ptr::null()) };
+        std::process::exit(0);
+    }
+    if std::env::var_os(PROBE).is_some() {
+        return;
+    }
+    assert!(
+        available().landlock_abi > 0,
+        "this kernel has no Landlock; the test needs it"
+    );
+    let place = tempfile::tempdir().unwrap();
+    for folder in ["rw", "ro"] {
+        std::fs::create_dir(place.path().join(folder)).unwrap();
+        std::fs::write(place.path().join(folder).join("f"), "").unwrap();
+    }
+    std::fs::write(place.path().join("secret"), "").unwrap();
+    std::os::unix::fs::symlink("../secret", place.path().join("rw/link")).unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("confine::tests::{TEST}"), "--nocapture"])
+        .env(PROBE, "share")
+        .env(PLACE, place.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{output:?}");
 }
 
 fn spawn(rules: &Rules, program: &str, args: &[&str]) -> Output {

@@ -119,7 +119,10 @@ impl Guest {
     fn raw(&mut self, bytes: &[u8], room: u32) -> Option<(i32, Vec<u8>)> {
         self.driver.put(ASK, bytes);
         // In two pieces each, so that headers and bodies are cut.
-        let (a, b) = (bytes.len().min(50) as u32, bytes.len().saturating_sub(50) as u32);
+        let (a, b) = (
+            bytes.len().min(50) as u32,
+            bytes.len().saturating_sub(50) as u32,
+        );
         let (c, d) = (room.min(24), room.saturating_sub(24));
         let pieces: [Piece; 4] = [
             readable(ASK, a),
@@ -135,7 +138,10 @@ impl Guest {
         let answer = self.driver.get(ANSWER, len as usize);
         assert_eq!(word(&answer, 0) as u32, len, "the header's length");
         assert_eq!(word(&answer, 1), 77, "the request's name");
-        Some(((word(&answer, 0) >> 32) as u32 as i32, answer[16..].to_vec()))
+        Some((
+            (word(&answer, 0) >> 32) as u32 as i32,
+            answer[16..].to_vec(),
+        ))
     }
 
     fn call(&mut self, opcode: u32, node: u64, body: &[u8]) -> Result<Vec<u8>, i32> {
@@ -168,7 +174,13 @@ impl Guest {
         Ok((word(&answer, 0), word(&answer, 1) & 2 != 0))
     }
 
-    fn create(&mut self, parent: u64, name: &str, flags: i32, mode: u32) -> Result<(u64, u64), i32> {
+    fn create(
+        &mut self,
+        parent: u64,
+        name: &str,
+        flags: i32,
+        mode: u32,
+    ) -> Result<(u64, u64), i32> {
         let mut body = words(&[pair(flags as u32, mode), 0]);
         body.extend(text(&[name.as_bytes()]));
         let answer = self.call(35, parent, &body)?;
@@ -187,7 +199,8 @@ impl Guest {
     }
 
     fn attr(&mut self, node: u64) -> Result<Attr, i32> {
-        self.call(3, node, &words(&[0, 0])).map(|answer| attr(&answer, IN_ATTR))
+        self.call(3, node, &words(&[0, 0]))
+            .map(|answer| attr(&answer, IN_ATTR))
     }
 
     /// `SETATTR`: which, size, mtime with nanoseconds, mode, owner.
@@ -213,7 +226,8 @@ impl Guest {
             pair(0, owner.0),
             pair(owner.1, 0),
         ]);
-        self.call(4, node, &body).map(|answer| attr(&answer, IN_ATTR))
+        self.call(4, node, &body)
+            .map(|answer| attr(&answer, IN_ATTR))
     }
 
     /// Names and types in a directory, by answers of `room` bytes.
@@ -307,10 +321,21 @@ fn names_are_made_moved_and_removed() {
         "RENAME_NOREPLACE"
     );
     guest.call(45, d, &rename(RW, 2, "l", "moved")).unwrap();
-    assert_eq!(fs::read_link(guest.host("rw/moved")).unwrap(), Path::new("/etc/passwd"));
-    assert_eq!(guest.call(45, d, &rename(RW, 4, "l", "w")), Err(libc::EINVAL));
+    assert_eq!(
+        fs::read_link(guest.host("rw/moved")).unwrap(),
+        Path::new("/etc/passwd")
+    );
+    assert_eq!(
+        guest.call(45, d, &rename(RW, 4, "l", "w")),
+        Err(libc::EINVAL)
+    );
     let listed = guest.list(d, 4096, false);
-    let kinds = [(b".".to_vec(), 4), (b"..".to_vec(), 4), (b"l".to_vec(), 8), (b"n".to_vec(), 1)];
+    let kinds = [
+        (b".".to_vec(), 4),
+        (b"..".to_vec(), 4),
+        (b"l".to_vec(), 8),
+        (b"n".to_vec(), 1),
+    ];
     assert_eq!(listed, kinds);
     // Removing: each by its own call.
     assert_eq!(guest.call(10, RW, b"d\xff\0"), Err(libc::EISDIR));
@@ -326,12 +351,22 @@ fn names_are_made_moved_and_removed() {
 fn attributes_are_set_and_owners_told() {
     let mut guest = Guest::new();
     let (node, fh) = guest.create(RW, "f", libc::O_RDWR, 0o644).unwrap();
-    let set = guest.set(node, 1 | 8 | 32, 10, (1_000_000_007, 123_456_789), 0o400, (0, 0));
+    let set = guest.set(
+        node,
+        1 | 8 | 32,
+        10,
+        (1_000_000_007, 123_456_789),
+        0o400,
+        (0, 0),
+    );
     let set = set.unwrap();
     assert_eq!((set.size, set.mtime), (10, (1_000_000_007, 123_456_789)));
     assert_eq!(set.mode, libc::S_IFREG | 0o400);
     let meta = fs::metadata(guest.host("rw/f")).unwrap();
-    assert_eq!((meta.mtime(), meta.mtime_nsec()), (1_000_000_007, 123_456_789));
+    assert_eq!(
+        (meta.mtime(), meta.mtime_nsec()),
+        (1_000_000_007, 123_456_789)
+    );
     // By the handle a file can be cut that its mode would protect.
     let body = words(&[pair(8 | 64, 0), fh, 3, 0, 0, 0, 0, 0, 0, 0, 0]);
     guest.call(4, node, &body).unwrap();
@@ -376,9 +411,14 @@ fn ranges_holes_and_copies() {
     guest.call(43, node, &allocate(fh, 0)).unwrap();
     let meta = fs::metadata(guest.host("rw/f")).unwrap();
     assert_eq!(meta.len(), (1 << 20) + (1 << 16));
-    assert_eq!(guest.call(43, node, &allocate(fh, 0x1000)), Err(libc::EOPNOTSUPP));
+    assert_eq!(
+        guest.call(43, node, &allocate(fh, 0x1000)),
+        Err(libc::EOPNOTSUPP)
+    );
     let seek = |guest: &mut Guest, at: u64, whence: u64| {
-        guest.call(46, node, &words(&[fh, at, whence])).map(|answer| word(&answer, 0))
+        guest
+            .call(46, node, &words(&[fh, at, whence]))
+            .map(|answer| word(&answer, 0))
     };
     assert_eq!(seek(&mut guest, 0, 4), Ok(1 << 16), "SEEK_HOLE");
     assert_eq!(seek(&mut guest, 0, 3), Ok(0), "SEEK_DATA");
@@ -387,7 +427,10 @@ fn ranges_holes_and_copies() {
     let body = words(&[fh, 0, 0, copy, 10, 1000, 0]);
     assert_eq!(word(&guest.call(47, node, &body).unwrap(), 0), 1000);
     let copied = fs::read(guest.host("rw/copy")).unwrap();
-    assert_eq!((copied.len(), &copied[..12]), (1010, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 5][..]));
+    assert_eq!(
+        (copied.len(), &copied[..12]),
+        (1010, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 5][..])
+    );
     for opcode in [20, 30] {
         guest.call(opcode, node, &words(&[fh, 1])).unwrap();
         guest.call(opcode, node, &words(&[fh, 0])).unwrap();
@@ -405,21 +448,41 @@ fn attributes_of_users_and_no_others() {
         let head = words(&[pair(value.len() as u32, 0)]);
         [&head[..], name.as_bytes(), b"\0", value].concat()
     };
-    let get = |name: &str, size: u32| {
-        [&words(&[size.into()])[..], name.as_bytes(), b"\0"].concat()
-    };
+    let get = |name: &str, size: u32| [&words(&[size.into()])[..], name.as_bytes(), b"\0"].concat();
     match guest.call(21, node, &set("user.note", b"a\0b")) {
         // A host's /tmp may have none: then the host's word is the answer.
         Err(libc::EOPNOTSUPP) => return,
         done => done.unwrap(),
     };
-    assert_eq!(guest.call(22, node, &get("user.note", 10)).unwrap(), b"a\0b");
-    assert_eq!(word(&guest.call(22, node, &get("user.note", 0)).unwrap(), 0), 3);
-    assert_eq!(guest.call(22, node, &get("user.note", 2)), Err(libc::ERANGE));
-    assert_eq!(guest.call(22, node, &get("user.none", 9)), Err(libc::ENODATA));
-    assert_eq!(guest.call(23, node, &words(&[100])).unwrap(), b"user.note\0");
-    for name in ["security.capability", "trusted.x", "system.posix_acl_access"] {
-        assert_eq!(guest.call(21, node, &set(name, b"x")), Err(libc::EOPNOTSUPP));
+    assert_eq!(
+        guest.call(22, node, &get("user.note", 10)).unwrap(),
+        b"a\0b"
+    );
+    assert_eq!(
+        word(&guest.call(22, node, &get("user.note", 0)).unwrap(), 0),
+        3
+    );
+    assert_eq!(
+        guest.call(22, node, &get("user.note", 2)),
+        Err(libc::ERANGE)
+    );
+    assert_eq!(
+        guest.call(22, node, &get("user.none", 9)),
+        Err(libc::ENODATA)
+    );
+    assert_eq!(
+        guest.call(23, node, &words(&[100])).unwrap(),
+        b"user.note\0"
+    );
+    for name in [
+        "security.capability",
+        "trusted.x",
+        "system.posix_acl_access",
+    ] {
+        assert_eq!(
+            guest.call(21, node, &set(name, b"x")),
+            Err(libc::EOPNOTSUPP)
+        );
         assert_eq!(guest.call(22, node, &get(name, 9)), Err(libc::EOPNOTSUPP));
     }
     guest.call(24, node, b"user.note\0").unwrap();
@@ -437,7 +500,13 @@ fn a_thousand_names_in_small_answers() {
     }
     expect.sort();
     expect.dedup();
-    for (room, plus) in [(300, false), (4096, false), (65536, false), (512, true), (4096, true)] {
+    for (room, plus) in [
+        (300, false),
+        (4096, false),
+        (65536, false),
+        (512, true),
+        (4096, true),
+    ] {
         assert_eq!(guest.list(RW, room, plus), expect, "{room} {plus}");
     }
     // Those that came with attributes are known to the guest now, and forgotten again.
@@ -493,7 +562,9 @@ fn few_descriptors_for_many_files() {
     let stale = guest.attr(nodes[150]);
     assert!(matches!(stale, Err(libc::ESTALE)), "{stale:?}");
     // Too many open files are refused, and those that are open go on.
-    let handles: Vec<_> = (0..20).map(|_| guest.open(nodes[300], libc::O_RDONLY)).collect();
+    let handles: Vec<_> = (0..20)
+        .map(|_| guest.open(nodes[300], libc::O_RDONLY))
+        .collect();
     assert_eq!(handles.iter().filter(|open| open.is_ok()).count(), 16);
     assert!(handles[16..].iter().all(|open| *open == Err(libc::ENFILE)));
     let (fh, _) = handles[0].unwrap();
@@ -507,12 +578,26 @@ fn pages_are_kept_when_nothing_can_have_changed() {
     fs::write(&path, "one").unwrap();
     let node = guest.path("rw/f").unwrap();
     assert!(!guest.open(node, libc::O_RDONLY).unwrap().1, "never read");
-    assert!(!guest.open(node, libc::O_RDONLY).unwrap().1, "changed just now");
+    assert!(
+        !guest.open(node, libc::O_RDONLY).unwrap().1,
+        "changed just now"
+    );
     std::thread::sleep(std::time::Duration::from_millis(120));
-    assert!(!guest.open(node, libc::O_RDONLY).unwrap().1, "not yet known to be old");
+    assert!(
+        !guest.open(node, libc::O_RDONLY).unwrap().1,
+        "not yet known to be old"
+    );
     assert!(guest.open(node, libc::O_RDONLY).unwrap().1);
     fs::write(&path, "two").unwrap();
     let old = fs::FileTimes::new().set_modified(std::time::SystemTime::UNIX_EPOCH);
-    File::options().write(true).open(&path).unwrap().set_times(old).unwrap();
-    assert!(!guest.open(node, libc::O_RDONLY).unwrap().1, "it has another ctime");
+    File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_times(old)
+        .unwrap();
+    assert!(
+        !guest.open(node, libc::O_RDONLY).unwrap().1,
+        "it has another ctime"
+    );
 }

@@ -34,7 +34,11 @@ fn links_are_the_guests_to_follow() {
         assert_eq!(target, oracle.as_os_str().as_bytes());
         // Nothing is beneath a link, and it is no file.
         for below in ["key", "passwd", "0"] {
-            assert_eq!(guest.look_up(node, below), Err(libc::ENOTDIR), "{name}/{below}");
+            assert_eq!(
+                guest.look_up(node, below),
+                Err(libc::ENOTDIR),
+                "{name}/{below}"
+            );
         }
         assert_eq!(guest.open(node, libc::O_RDONLY), Err(libc::ENXIO));
         assert_eq!(guest.call(27, node, &words(&[0])), Err(libc::ENOTDIR));
@@ -115,11 +119,18 @@ fn read_only_is_the_hosts_word() {
         (10, 1, name(&[], b"rw")),
         (4, 1, words(&[pair(1, 0), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
     ] {
-        assert_eq!(guest.call(opcode, about, &body), Err(libc::EROFS), "{opcode}");
+        assert_eq!(
+            guest.call(opcode, about, &body),
+            Err(libc::EROFS),
+            "{opcode}"
+        );
     }
     let (fh, _) = guest.open(node, libc::O_RDONLY).unwrap();
     assert_eq!(guest.write(fh, 0, b"x"), Err(libc::EBADF));
-    assert_eq!(guest.call(43, node, &words(&[fh, 0, 10, 0])), Err(libc::EBADF));
+    assert_eq!(
+        guest.call(43, node, &words(&[fh, 0, 10, 0])),
+        Err(libc::EBADF)
+    );
     assert_eq!(fs::read(guest.host("ro/f")).unwrap(), b"kept");
     assert_eq!(fs::read_dir(guest.host("ro")).unwrap().count(), 2);
     // Between two shared folders nothing moves.
@@ -138,16 +149,26 @@ fn numbers_that_mean_nothing() {
     for fh in [0, 77, u64::MAX] {
         assert_eq!(guest.read(fh, 0, 1), Err(libc::EBADF));
         assert_eq!(guest.write(fh, 0, b"x"), Err(libc::EBADF));
-        assert_eq!(guest.call(28, RW, &words(&[fh, 0, 4096, 0, 0])), Err(libc::EBADF));
+        assert_eq!(
+            guest.call(28, RW, &words(&[fh, 0, 4096, 0, 0])),
+            Err(libc::EBADF)
+        );
         assert_eq!(guest.call(20, RW, &words(&[fh, 0])), Err(libc::EBADF));
     }
     for opcode in [0, 7, 31, 32, 33, 36, 37, 39, 48, 51, 52, 4096, u32::MAX] {
-        assert_eq!(guest.call(opcode, RW, &words(&[0; 12])), Err(libc::ENOSYS), "{opcode}");
+        assert_eq!(
+            guest.call(opcode, RW, &words(&[0; 12])),
+            Err(libc::ENOSYS),
+            "{opcode}"
+        );
     }
     // Offsets and lengths at the end of the world.
     let (_, fh) = guest.create(RW, "f", libc::O_RDWR, 0o644).unwrap();
     assert_eq!(guest.read(fh, u64::MAX, 1), Err(libc::EINVAL));
-    assert_eq!(guest.write(fh, i64::MAX as u64 + 1, b"x"), Err(libc::EINVAL));
+    assert_eq!(
+        guest.write(fh, i64::MAX as u64 + 1, b"x"),
+        Err(libc::EINVAL)
+    );
     assert!(guest.write(fh, i64::MAX as u64, b"xy").is_err());
     // A length that is not the request's, too few bytes for anything, no room for an answer.
     let header = |len: u32| words(&[pair(len, 3), 77, RW, 0, 0]);
@@ -156,7 +177,11 @@ fn numbers_that_mean_nothing() {
     assert_eq!(guest.raw(&header(40), 15), None);
     let get = [&header(56)[..], &[0; 16]].concat();
     assert_eq!(guest.raw(&get, 100).unwrap().0, -libc::EINVAL);
-    let long = [&words(&[pair(100_040, 1), 77, RW, 0, 0])[..], &vec![b'x'; 100_000]].concat();
+    let long = [
+        &words(&[pair(100_040, 1), 77, RW, 0, 0])[..],
+        &vec![b'x'; 100_000],
+    ]
+    .concat();
     assert_eq!(guest.raw(&long, ROOM).unwrap().0, -libc::E2BIG);
     // A FIFO of the host is not opened, and so nobody waits.
     rustix::fs::mknodat(
