@@ -1,5 +1,7 @@
 //! Attributes: reading and setting.
 
+use std::os::fd::OwnedFd;
+
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
@@ -33,17 +35,15 @@ impl Server {
         self.writable(id)?;
         let fd = self.inodes.fd(id)?;
         let has = |bit| set.valid & bit != 0;
-        if has(valid::UID | valid::GID | valid::MODE) {
+        if has(valid::UID | valid::GID) {
             let stat = rustix::fs::fstat(&fd)?;
             let (uid, gid) = self.owners.shown(&stat);
             // The host's user can give nothing away. What changes nothing is fine: archives are unpacked by root.
             if has(valid::UID) && set.uid != uid || has(valid::GID) && set.gid != gid {
                 return Err(Errno::PERM);
             }
-            if has(valid::MODE) {
-                self.set_mode(&fd, &stat, set.mode)?;
-            }
         }
+        // Before the mode, which may take the right to it.
         if has(valid::SIZE) {
             let held = match has(valid::FH) {
                 true => self
@@ -62,6 +62,9 @@ impl Server {
             if has(valid::KILL_SUIDGID) {
                 self.kill_suid(&fd)?;
             }
+        }
+        if has(valid::MODE) {
+            self.set_mode(&fd, set.mode)?;
         }
         if has(valid::ATIME | valid::MTIME) {
             let time = |set: bool, now: bool, time: Time| match (set, now) {
@@ -86,7 +89,8 @@ impl Server {
 
     /// # Errors
     /// `EPERM`: setuid or setgid that was not there. To other users of the host it would be the user's who runs gourd.
-    fn set_mode(&self, fd: &std::os::fd::OwnedFd, stat: &Stat, mode: u32) -> Result<(), Errno> {
+    fn set_mode(&self, fd: &OwnedFd, mode: u32) -> Result<(), Errno> {
+        let stat = rustix::fs::fstat(fd)?;
         let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         let fresh = mode & !stat.st_mode & SETUID_SETGID;
         if fresh != 0 && !directory {
@@ -99,7 +103,7 @@ impl Server {
 
     /// What somebody else has written must not run with its owner's rights. The host's kernel sees to it when an
     /// ordinary user writes; this is for the others.
-    pub(super) fn kill_suid(&self, fd: &std::os::fd::OwnedFd) -> Result<(), Errno> {
+    pub(super) fn kill_suid(&self, fd: &OwnedFd) -> Result<(), Errno> {
         let stat = rustix::fs::fstat(fd)?;
         let group = match stat.st_mode & libc::S_IXGRP {
             0 => 0,
