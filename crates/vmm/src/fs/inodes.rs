@@ -44,6 +44,8 @@ pub struct Inode {
     fd: Option<Arc<OwnedFd>>,
     /// Used since the clock's hand passed.
     used: bool,
+    /// How often the guest has it open: its descriptor stays, with or without a name.
+    pub handles: u32,
     /// When the guest's cached pages were last known to be the file's: see [`super::open`].
     pub seen: Option<super::open::Version>,
 }
@@ -175,8 +177,10 @@ impl Inodes {
     ) -> Result<u64, Errno> {
         let folder = self.get(parent)?.folder();
         let key = key(folder, stat);
+        // A number of the host's may have gone to another file while nothing held the first one; its kind shows it.
         if let Some(&id) = self.by_key.get(&key)
             && let Some(inode) = self.by_id.get_mut(&id)
+            && inode.kind == FileType::from_raw_mode(stat.st_mode)
         {
             if let Some(lookups) = &mut inode.lookups {
                 *lookups = lookups.saturating_add(1);
@@ -222,8 +226,10 @@ impl Inodes {
         };
         *lookups = lookups.saturating_sub(count);
         if *lookups == 0 {
-            let open = inode.fd.is_some();
-            self.by_key.remove(&inode.key);
+            let (open, key) = (inode.fd.is_some(), inode.key);
+            if self.by_key.get(&key) == Some(&id) {
+                self.by_key.remove(&key);
+            }
             self.by_id.remove(&id);
             // Its place in the clock goes when the hand comes by; a clock of places that are nobody's is made anew.
             if open && self.clock.len() > 2 * self.most_open.min(self.by_id.len() + 64) {
@@ -252,6 +258,7 @@ impl Inodes {
             name: name.to_owned(),
             fd: Some(Arc::new(fd)),
             used: false,
+            handles: 0,
             seen: None,
         };
         self.by_id.insert(id, inode);
@@ -260,15 +267,17 @@ impl Inodes {
         id
     }
 
-    /// One more has a descriptor: the clock's hand goes on until there are not too many.
+    /// One more has a descriptor: the clock's hand goes on until there are not too many, twice around at most.
     fn opened(&mut self, id: u64) {
         self.clock.push_back(id);
-        while self.clock.len() > self.most_open {
+        let mut steps = 2 * self.clock.len();
+        while self.clock.len() > self.most_open && steps > 0 {
+            steps -= 1;
             let Some(id) = self.clock.pop_front() else {
                 return;
             };
             if let Some(inode) = self.by_id.get_mut(&id) {
-                if inode.used {
+                if inode.used || inode.handles > 0 {
                     inode.used = false;
                     self.clock.push_back(id);
                 } else {

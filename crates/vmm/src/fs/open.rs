@@ -18,8 +18,8 @@ const SETTLED_NS: i128 = 100_000_000;
 /// Something that the guest has open.
 #[derive(Debug)]
 pub enum Handle {
-    /// A file, and whether it may be written.
-    File(OwnedFd, bool),
+    /// A file, whether it may be written, and its number.
+    File(OwnedFd, bool, u64),
     /// A directory of the host, and the offset that the next listing starts from.
     Directory(OwnedFd, u64),
     /// The list of shared folders.
@@ -30,7 +30,7 @@ impl Handle {
     /// Its descriptor, if there is one.
     pub fn fd(&self) -> Option<&OwnedFd> {
         match self {
-            Handle::File(fd, _) | Handle::Directory(fd, _) => Some(fd),
+            Handle::File(fd, ..) | Handle::Directory(fd, _) => Some(fd),
             Handle::Root => None,
         }
     }
@@ -38,7 +38,7 @@ impl Handle {
     /// A file that was opened for writing.
     pub fn file_to_write(&self) -> Option<&OwnedFd> {
         match self {
-            Handle::File(fd, true) => Some(fd),
+            Handle::File(fd, true, _) => Some(fd),
             _ => None,
         }
     }
@@ -164,8 +164,9 @@ impl Server {
         // showing.
         let keep = inode.seen == Some(version);
         inode.seen = version.is_settled().then_some(version);
+        inode.handles = inode.handles.saturating_add(1);
         let writes = flags & OFlags::RWMODE != OFlags::RDONLY;
-        let fh = self.add(Handle::File(fd, writes));
+        let fh = self.add(Handle::File(fd, writes, id));
         to.u64(fh)
             .u32(if keep { abi::KEEP_CACHE } else { 0 })
             .u32(0);
@@ -206,7 +207,11 @@ impl Server {
     }
 
     pub(super) fn release(&mut self, fh: u64) -> Outcome {
-        self.handles.remove(&fh);
+        if let Some(Handle::File(_, _, id)) = self.handles.remove(&fh)
+            && let Ok(inode) = self.inodes.get_mut(id)
+        {
+            inode.handles = inode.handles.saturating_sub(1);
+        }
         Answer::done()
     }
 
@@ -228,7 +233,7 @@ impl Server {
     /// An open file.
     pub(super) fn file(&self, fh: u64) -> Result<&OwnedFd, Errno> {
         match self.handles.get(&fh) {
-            Some(Handle::File(fd, _)) => Ok(fd),
+            Some(Handle::File(fd, ..)) => Ok(fd),
             _ => Err(Errno::BADF),
         }
     }
