@@ -31,10 +31,6 @@ pub mod feature {
     pub const BIG_WRITES: u32 = 1 << 5;
     /// The guest drops its pages of a file whose size or time has changed.
     pub const AUTO_INVAL_DATA: u32 = 1 << 12;
-    /// Listings may come with attributes.
-    pub const DO_READDIRPLUS: u32 = 1 << 13;
-    /// The guest asks for those where it is likely to want them.
-    pub const READDIRPLUS_AUTO: u32 = 1 << 14;
     /// Several look-ups in a directory at a time.
     pub const PARALLEL_DIROPS: u32 = 1 << 18;
     /// `max_pages` counts.
@@ -237,7 +233,6 @@ pub enum Op<'a> {
         fh: u64,
         offset: u64,
         size: u32,
-        plus: bool,
     },
     ReleaseDir {
         fh: u64,
@@ -353,11 +348,10 @@ impl<'a> Op<'a> {
                 flags: r.u32()?,
             },
             27 => Op::OpenDir,
-            28 | 44 => Op::ReadDir {
+            28 => Op::ReadDir {
                 fh: r.u64()?,
                 offset: r.u64()?,
                 size: r.u32()?,
-                plus: opcode == 44,
             },
             29 => Op::ReleaseDir { fh: r.u64()? },
             35 => {
@@ -546,6 +540,3 @@ impl Writer {
 pub fn dirent_len(name: &[u8]) -> usize {
     (24 + name.len()).next_multiple_of(8)
 }
-
-/// Bytes of `struct fuse_entry_out`.
-pub const ENTRY_OUT: usize = 128;

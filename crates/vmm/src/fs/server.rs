@@ -29,8 +29,6 @@ const FEATURES: u32 = feature::ASYNC_READ
     | feature::ATOMIC_O_TRUNC
     | feature::BIG_WRITES
     | feature::AUTO_INVAL_DATA
-    | feature::DO_READDIRPLUS
-    | feature::READDIRPLUS_AUTO
     | feature::PARALLEL_DIROPS
     | feature::MAX_PAGES
     | feature::HANDLE_KILLPRIV_V2;
@@ -273,12 +271,9 @@ impl Server {
             Op::RemoveXattr { name } => self.remove_xattr(id, name),
             Op::Flush { fh } => self.flush(fh),
             Op::OpenDir => self.open_dir(id),
-            Op::ReadDir {
-                fh,
-                offset,
-                size,
-                plus,
-            } => self.read_dir(id, fh, offset, (size as usize).min(length(body)), plus),
+            Op::ReadDir { fh, offset, size } => {
+                self.read_dir(fh, offset, (size as usize).min(length(body)))
+            }
             Op::Destroy => {
                 self.reset();
                 Answer::done()
