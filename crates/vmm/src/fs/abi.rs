@@ -53,6 +53,8 @@ pub mod valid {
     pub const KILL_SUIDGID: u32 = 1 << 11;
 }
 
+/// `FUSE_WRITE_CACHE`: pages of the guest's cache, which nobody's handle wrote.
+pub const WRITE_CACHE: u32 = 1 << 0;
 /// `FUSE_WRITE_KILL_SUIDGID`.
 pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 /// `FUSE_OPEN_KILL_SUIDGID`.

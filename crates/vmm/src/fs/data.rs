@@ -3,10 +3,10 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::abi::{CopyFileRange, WRITE_KILL_SUIDGID, WriteIn, Writer};
+use super::abi::{CopyFileRange, WRITE_CACHE, WRITE_KILL_SUIDGID, WriteIn, Writer};
 use super::server::{Answer, Outcome, Server};
 use crate::virtio::buffers::{Piece, iovecs, length};
 
@@ -28,7 +28,14 @@ impl Server {
         if write.size as usize != length(data) {
             return Err(Errno::INVAL);
         }
-        let file = self.file(write.fh)?;
+        let mut file = self.file(write.fh)?;
+        let appends = || rustix::fs::fcntl_getfl(file).is_ok_and(|fl| fl.contains(OFlags::APPEND));
+        let plain;
+        if write.flags & WRITE_CACHE != 0 && appends() {
+            // A page has its place, whoever's handle it comes by.
+            plain = self.reopen(file, OFlags::WRONLY)?;
+            file = &plain;
+        }
         let count = transfer(data, length(data), write.offset, |vectors, offset| {
             // SAFETY: as in `read`; the kernel only reads through these pointers.
             unsafe {

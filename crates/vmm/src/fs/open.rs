@@ -2,10 +2,10 @@
 
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FileType, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
 
 use super::abi::{self, ROOT_ID, Writer};
 use super::names::permissions;
@@ -67,8 +67,9 @@ impl Version {
 
     /// A change from now on will show.
     fn is_settled(&self) -> bool {
-        let now = clock_gettime(ClockId::Realtime);
-        let now = nanoseconds(now.tv_sec, now.tv_nsec);
+        // The C library's clock: rustix's own would ask for more system calls than this thread has.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |now| now.as_nanos().cast_signed());
         now - self.mtime.max(self.ctime) >= SETTLED_NS
     }
 }

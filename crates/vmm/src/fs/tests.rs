@@ -280,6 +280,15 @@ fn what_is_written_is_the_hosts_and_what_the_host_writes_is_read() {
     assert_eq!((seen.size, seen.ino, seen.mtime), (6, meta.ino(), mtime));
     guest.call(18, node, &words(&[fh, 0, 0])).unwrap();
     assert_eq!(guest.read(fh, 0, 1), Err(libc::EBADF));
+    // What is appended goes to the end, wherever the guest thinks that it is; a page of its cache to its place.
+    let (append, _) = guest.open(node, libc::O_WRONLY | libc::O_APPEND).unwrap();
+    fs::write(guest.host("rw/new"), "longer than before").unwrap();
+    guest.write(append, 6, b"!").unwrap();
+    let mut page = words(&[append, 0, pair(1, 1), 0, 0]);
+    page.push(b'L');
+    guest.call(16, node, &page).unwrap();
+    let text = fs::read_to_string(guest.host("rw/new")).unwrap();
+    assert_eq!(text, "Longer than before!");
     // More than the room for an answer is not asked for; more than the file has is not given.
     fs::write(guest.host("rw/new"), vec![9; 100_000]).unwrap();
     let (fh, _) = guest.open(node, libc::O_RDONLY).unwrap();
