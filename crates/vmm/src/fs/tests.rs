@@ -23,8 +23,6 @@ const REQUESTS: u64 = 1;
 const RW: u64 = 2;
 const RO: u64 = 3;
 
-const SUBMITTED: u32 = 26;
-
 /// A guest, and the folder that holds what is shared with it, and what is not.
 struct Guest {
     driver: Driver<Fs>,
