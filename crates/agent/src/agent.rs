@@ -17,6 +17,7 @@ mod control;
 mod disks;
 mod mounts;
 mod network;
+mod networks;
 mod process;
 mod service;
 mod shares;

@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 use tokio::io::Interest;
@@ -177,6 +178,20 @@ impl Interfaces {
 
     /// Sends everything of IPv6 that has no way of its own to `gateway`: `self` is of [`Interfaces::open_ipv6`].
     pub(crate) fn add_default_route6(&self, index: c_int, gateway: Ipv6Addr) -> io::Result<()> {
+        self.change_default_route6(libc::SIOCADDRT, index, gateway)
+    }
+
+    /// Takes that back.
+    pub(crate) fn remove_default_route6(&self, index: c_int, gateway: Ipv6Addr) -> io::Result<()> {
+        self.change_default_route6(libc::SIOCDELRT, index, gateway)
+    }
+
+    fn change_default_route6(
+        &self,
+        call: libc::Ioctl,
+        index: c_int,
+        gateway: Ipv6Addr,
+    ) -> io::Result<()> {
         /// What the kernel's own routes have.
         const METRIC: u32 = 1024;
         let route = Route6 {
@@ -191,8 +206,8 @@ impl Interfaces {
             flags: u32::from(libc::RTF_UP | libc::RTF_GATEWAY),
             index,
         };
-        // SAFETY: on a socket of AF_INET6 the call reads one such structure, which lives for the call.
-        check(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SIOCADDRT, &raw const route) })?;
+        // SAFETY: on a socket of AF_INET6 both calls read one such structure, which lives for the call.
+        check(unsafe { libc::ioctl(self.0.as_raw_fd(), call, &raw const route) })?;
         Ok(())
     }
 
@@ -210,6 +225,35 @@ impl Interfaces {
         self.call(libc::SIOCSIFNETMASK, &mut request)
     }
 
+    /// Makes a TAP device of the next name that is free, which goes with the descriptor: a read is a frame, and a write. Neither
+    /// blocks.
+    pub(crate) fn make_tap() -> io::Result<(OwnedFd, String)> {
+        /// `TUNSETIFF` of `linux/if_tun.h`: takes an ifreq, whatever its number says.
+        const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd = rustix::fs::open("/dev/net/tun", flags, Mode::empty())?;
+        let mut request = Self::request("eth%d");
+        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+        // SAFETY: the call reads and writes one ifreq, which lives for the call.
+        check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETIFF, &raw mut request) })?;
+        let name = request.ifr_name.iter().map(|byte| *byte as u8);
+        let name: Vec<u8> = name.take_while(|byte| *byte != 0).collect();
+        Ok((fd, String::from_utf8_lossy(&name).into_owned()))
+    }
+
+    /// Gives it an Ethernet address.
+    pub(crate) fn set_mac(&self, name: &str, mac: [u8; 6]) -> io::Result<()> {
+        let mut request = Self::request(name);
+        // SAFETY: sockaddr is integers, for which all zeros is a value.
+        let mut address: libc::sockaddr = unsafe { std::mem::zeroed() };
+        address.sa_family = libc::ARPHRD_ETHER;
+        for (to, from) in address.sa_data.iter_mut().zip(mac) {
+            *to = from as c_char;
+        }
+        request.ifr_ifru.ifru_hwaddr = address;
+        self.call(libc::SIOCSIFHWADDR, &mut request)
+    }
+
     /// Bytes of its largest packet.
     pub(crate) fn set_mtu(&self, name: &str, mtu: u32) -> io::Result<()> {
         let mut request = Self::request(name);
@@ -225,15 +269,24 @@ impl Interfaces {
     }
 
     /// Sends everything that has no way of its own to `gateway`.
-    pub(crate) fn set_default_route(&self, gateway: Ipv4Addr) -> io::Result<()> {
+    pub(crate) fn add_default_route(&self, gateway: Ipv4Addr) -> io::Result<()> {
+        self.change_default_route(libc::SIOCADDRT, gateway)
+    }
+
+    /// Takes that back.
+    pub(crate) fn remove_default_route(&self, gateway: Ipv4Addr) -> io::Result<()> {
+        self.change_default_route(libc::SIOCDELRT, gateway)
+    }
+
+    fn change_default_route(&self, call: libc::Ioctl, gateway: Ipv4Addr) -> io::Result<()> {
         // SAFETY: rtentry is integers and a pointer, for which all zeros is a value.
         let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
         route.rt_dst = socket_address(Ipv4Addr::UNSPECIFIED);
         route.rt_genmask = socket_address(Ipv4Addr::UNSPECIFIED);
         route.rt_gateway = socket_address(gateway);
         route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
-        // SAFETY: SIOCADDRT reads one rtentry, whose device pointer is null; it lives for the call.
-        check(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SIOCADDRT, &raw const route) })?;
+        // SAFETY: both calls read one rtentry, whose device pointer is null; it lives for the call.
+        check(unsafe { libc::ioctl(self.0.as_raw_fd(), call, &raw const route) })?;
         Ok(())
     }
 }

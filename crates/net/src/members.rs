@@ -229,9 +229,26 @@ impl Clients {
             host: join.host,
         };
         stack.attach(id, endpoint);
+        stack.set_elsewhere(id, join.elsewhere);
         let joined = joined(stack, address, published);
         self.plug(id, join, link, &joined);
         Ok(joined)
+    }
+
+    /// A guest has other ports from now on: these, or none when one of them can't be had.
+    pub fn publish(
+        &self,
+        poll: &Poll,
+        ports: &mut Ports,
+        id: u32,
+        wanted: &[Publish],
+    ) -> Result<Vec<Publish>, Refused> {
+        let guest = self.all.get(&id).and_then(|client| client.guest.as_ref());
+        if guest.is_none() {
+            return Err(refused("publish", "", "the guest has not joined"));
+        }
+        ports.withdraw(id);
+        ports.publish(poll, id, wanted)
     }
 
     fn plug(&mut self, id: u32, join: Join, link: OwnedFd, joined: &Joined) {

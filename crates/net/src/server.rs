@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use netstack::{Config, Event, FlowId, Note, Stack, Target};
-use proto::network::{self, PROTOCOL, Protocol, Reply, Request};
+use proto::network::{self, Lookup, MAX_LOOKUP, PROTOCOL, Protocol, Reply, Request};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 use thiserror::Error;
@@ -221,6 +221,25 @@ impl Server {
                     Err(refused) => Reply::Refused(refused),
                 }
             }
+            (Request::Publish(wanted), _) => {
+                let (poll, ports) = (&self.poll, &mut self.ports);
+                match self.clients.publish(poll, ports, id, &wanted) {
+                    Ok(published) => Reply::Published(published),
+                    Err(refused) => Reply::Refused(refused),
+                }
+            }
+            (Request::Elsewhere(elsewhere), _) => {
+                self.stack.set_elsewhere(id, elsewhere);
+                return Next::On;
+            }
+            (Request::Answer(Lookup { id: flow, message }), _) => {
+                let flow = FlowId(flow);
+                if self.stack.is_of(flow, id) {
+                    self.stack.elsewhere_answer(flow, message.as_deref());
+                }
+                return Next::On;
+            }
+            (Request::Lookup(asked), _) => Reply::Found(self.look_up(id, asked)),
             (
                 Request::Watch {
                     protocol: PROTOCOL,
@@ -241,6 +260,17 @@ impl Server {
             members::reply(client, &reply);
         }
         Next::On
+    }
+
+    /// What the names here say to a guest of ours that is asked for on another network.
+    fn look_up(&mut self, id: u32, asked: Lookup) -> Lookup {
+        let here = self.clients.guest(id).is_some();
+        let question = asked.message.filter(|_| here);
+        let found = question.and_then(|question| self.stack.lookup(&question));
+        Lookup {
+            id: asked.id,
+            message: found.filter(|message| message.len() <= MAX_LOOKUP),
+        }
     }
 
     /// Frames of a guest, or room for some.
@@ -390,6 +420,22 @@ impl Server {
             } => self
                 .datagrams
                 .send(&self.poll, &mut self.stack, flow, to, &payload),
+            Event::Elsewhere {
+                flow,
+                port,
+                question,
+            } => {
+                if let Some(client) = self.clients.get(port) {
+                    let message = Some(question);
+                    members::reply(
+                        client,
+                        &Reply::Ask(Lookup {
+                            id: flow.0,
+                            message,
+                        }),
+                    );
+                }
+            }
             Event::Reply {
                 published,
                 peer,

@@ -163,6 +163,12 @@ impl Stack {
         }
     }
 
+    /// Whether a flow of datagrams is a guest's.
+    pub fn is_of(&self, flow: FlowId, id: PortId) -> bool {
+        let known = self.table.udp.get(&flow);
+        known.is_some_and(|known| known.port == id)
+    }
+
     /// The answer to an echo request of a flow's.
     pub fn echo_answer(&mut self, flow: FlowId, sequence: u16, payload: &[u8], now: Duration) {
         let Some(known) = self.table.udp.get_mut(&flow) else {

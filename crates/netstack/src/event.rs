@@ -46,6 +46,16 @@ pub enum Event {
         /// What.
         payload: Vec<u8>,
     },
+    /// A question about a name that nobody here has, of a guest that is on other networks, too ([`Stack::set_elsewhere`]): ask
+    /// these, and say [`Stack::elsewhere_answer`].
+    Elsewhere {
+        /// The flow.
+        flow: FlowId,
+        /// Whose it is.
+        port: PortId,
+        /// The whole message.
+        question: Vec<u8>,
+    },
     /// Send a datagram from a published port.
     Reply {
         /// The port's number, as [`Stack::udp_inbound`] was told it.

@@ -63,6 +63,8 @@ pub(crate) struct Port {
     /// What the allow-list's names have opened.
     pub opened: Opened,
     macs: usize,
+    /// It is on other networks, too, whose names it may ask for.
+    pub elsewhere: bool,
     /// It stands in the list of ports with output.
     ready: bool,
 }
@@ -189,6 +191,7 @@ impl Stack {
             buffered: 0,
             opened: Opened::default(),
             macs: 0,
+            elsewhere: false,
             ready: false,
         };
         self.ports.insert(id, port);

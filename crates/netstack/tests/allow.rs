@@ -165,3 +165,58 @@ fn prefixes_are_open_from_the_start_and_loopback_never_is() {
     assert!(reaches(&mut world, SERVER6, 443));
     assert!(!reaches(&mut world, SERVER6, 80));
 }
+
+/// What nobody on this network is called is asked on the others that the guest is on; only then outside, by the same rules.
+#[test]
+fn a_guest_of_several_networks_asks_the_others_first() {
+    let mut world = world(&[rule(What::Name("www.example.org".into()), Some(80))]);
+    assert_eq!(ask(&mut world, &question("db")), Err(3));
+    world.stack.set_elsewhere(world.guests[0].port, true);
+    let asked = |world: &mut World, name: &str| -> (FlowId, Vec<u8>) {
+        let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 4096]);
+        let mut socket = udp::Socket::new(buffer(), buffer());
+        socket.bind(5354).unwrap();
+        let to = IpEndpoint::new(IpAddress::Ipv4(GATEWAY), 53);
+        socket.send_slice(&question(name), to).unwrap();
+        let handle = world.guests[0].sockets.add(socket);
+        world.events.clear();
+        loop {
+            world.turn();
+            match world.events.pop_front() {
+                Some(Event::Elsewhere { flow, question, .. }) => {
+                    world.guests[0].sockets.remove(handle);
+                    return (flow, question);
+                }
+                Some(Event::Datagram { .. }) => panic!("asked outside"),
+                _ => {}
+            }
+        }
+    };
+    // A name of the list, from another network: it opens nothing here.
+    let (flow, message) = asked(&mut world, "www.example.org");
+    let other = answer(&question("evil.example.org"), 60, &[NEIGHBOUR.into()]);
+    let reply = answer(&message, 60, &[SERVER.into()]);
+    world.stack.elsewhere_answer(flow, Some(&reply));
+    assert!(!reaches(&mut world, SERVER, 80));
+    // Nobody is called so there, or the answer is none to this question: it goes outside.
+    for nothing in [None, Some(&other[..])] {
+        let (flow, _) = asked(&mut world, "www.example.org");
+        world.stack.elsewhere_answer(flow, nothing);
+        let outside =
+            |event: &Event| matches!(event, Event::Datagram { flow: of, .. } if *of == flow);
+        world.turn();
+        assert!(world.events.iter().any(outside), "{:?}", world.events);
+    }
+    let (flow, _) = asked(&mut world, "db");
+    world.stack.elsewhere_answer(flow, None);
+    world.turn();
+    let passed_on =
+        |event: &Event| matches!(event, Event::Datagram { flow: of, .. } if *of == flow);
+    assert!(!world.events.iter().any(passed_on), "{:?}", world.events);
+    // Those of this network are at hand, also for who asks from another one.
+    assert_eq!(ask(&mut world, &question("guest2")), Err(0));
+    let found = world.stack.lookup(&question("guest2")).unwrap();
+    assert_eq!((found[3] & 15, found[7]), (0, 1));
+    assert_eq!(world.stack.lookup(&question("db")), None);
+    assert_eq!(world.stack.lookup(b"nonsense"), None);
+}

@@ -302,6 +302,7 @@ fn react(
             "echo"
         }
         Event::Done(_) | Event::Reset(_) => "ended",
+        Event::Elsewhere { .. } => "elsewhere",
         Event::Reply { .. } => "reply",
         Event::Forgotten(_) => "forgotten",
         Event::Note(..) => "noted",

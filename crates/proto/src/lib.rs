@@ -7,6 +7,7 @@
 //! connection that exists already, once.
 
 pub mod connect;
+pub mod frames;
 pub mod network;
 pub mod ttrpc;
 

@@ -33,7 +33,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The version that this build speaks.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Bytes that a message may have: what a packet holds for sure.
 pub const MAX_LEN: usize = 64 * 1024;
@@ -76,6 +76,14 @@ pub struct Publish {
 pub enum Request {
     /// A guest joins. Comes with its link.
     Join(Join),
+    /// For a guest that has joined: these are its ports from now on, instead of those that it had.
+    Publish(Vec<Publish>),
+    /// For a guest that has joined: whether it is on other networks, too, which [`Reply::Ask`] asks.
+    Elsewhere(bool),
+    /// The answer to a [`Reply::Ask`].
+    Answer(Lookup),
+    /// For a guest that has joined: what do the names of this network say? The answer is [`Reply::Found`].
+    Lookup(Lookup),
     /// Who is there?
     Report {
         /// [`PROTOCOL`].
@@ -111,7 +119,23 @@ pub struct Join {
     pub resolvers: Vec<IpAddr>,
     /// Ports to publish: all, or none and the guest does not join.
     pub publish: Vec<Publish>,
+    /// It is on other networks, too ([`Request::Elsewhere`]).
+    #[serde(default)]
+    pub elsewhere: bool,
 }
+
+/// A question about a name, or the answer to it: the asker's number, and the DNS message (RFC 1035). No message is no answer: nobody is
+/// called so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lookup {
+    /// Which question.
+    pub id: u64,
+    /// The message.
+    pub message: Option<Vec<u8>>,
+}
+
+/// Bytes of a message in a [`Lookup`]: what [`MAX_LEN`] has room for as JSON's numbers.
+pub const MAX_LOOKUP: usize = 12 * 1024;
 
 /// What `gourd-net` says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,8 +143,14 @@ pub struct Join {
 pub enum Reply {
     /// The guest is on the network.
     Joined(Joined),
-    /// It is not.
+    /// It is not; or it does not get the ports that it wants, and has none now.
     Refused(Refused),
+    /// Its ports are these now.
+    Published(Vec<Publish>),
+    /// The guest asks for a name that nobody has on this network: have the others that it is on looked at.
+    Ask(Lookup),
+    /// The answer to a [`Request::Lookup`].
+    Found(Lookup),
     /// Who is there.
     Report(Vec<Member>),
     /// A line about what happens.
@@ -277,6 +307,7 @@ mod tests {
                 host_port: 0,
                 guest_port: 53,
             }],
+            elsewhere: false,
         });
         send(ours.as_fd(), &join, Some(end.as_fd())).unwrap();
         let (message, fd) = expect::<Request>(&theirs).unwrap();

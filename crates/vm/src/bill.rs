@@ -4,7 +4,7 @@ use hypervisor::config::{
     Balloon, BootLoader, Console, ConsoleDevice, ConsoleOutput, Disk, Folder, Network, Share,
     VmConfig, Vsock,
 };
-use proto::agent::{BootRequest, Mount, Process, Rlimit, RootFs, Sysctl, mount};
+use proto::agent::{BootRequest, Mount, NetworksRequest, Process, Rlimit, RootFs, Sysctl, mount};
 use proto::network::Joined;
 use proto::supervisor::Failure;
 use store::container::{BindMount, Container, Journal, RootfsMode, Spec, Ulimit, VolumeMount};
@@ -225,16 +225,76 @@ fn share_mounts(spec: &Spec) -> impl Iterator<Item = Mount> {
 
 /// The container's network devices: as many as it has networks.
 fn networks(spec: &Spec) -> Vec<Network> {
-    let device = |endpoint: &store::container::Endpoint| Network {
+    let device = |(endpoint, card): (&store::container::Endpoint, u8)| Network {
         id: endpoint.network.clone(),
-        mac: network::mac(&spec.id),
+        mac: network::mac(&spec.id, card),
         mtu: network::MTU,
     };
-    spec.networks.iter().map(device).collect()
+    spec.networks.iter().zip(0..).map(device).collect()
 }
 
-/// What the agent is told once per boot. `joined`: where the container is on its networks.
-pub fn boot_request(spec: &Spec, volumes: &[Volume], joined: &[Joined]) -> BootRequest {
+/// A network device of the guest's, and where it is.
+#[derive(Debug, Clone)]
+pub struct Seat {
+    /// Its Ethernet address.
+    pub mac: [u8; 6],
+    /// Where it is.
+    pub joined: Joined,
+    /// Of one that the agent is to make: the stream for its frames.
+    pub stream: Vec<u8>,
+}
+
+/// All of them, and which leads out.
+#[derive(Debug, Clone, Default)]
+pub struct Seats {
+    /// In the order in which the container joined.
+    pub all: Vec<Seat>,
+    /// The place in `all` of the one that leads out.
+    pub out: usize,
+}
+
+impl Seats {
+    fn way_out(&self) -> Option<&Joined> {
+        self.all.get(self.out).map(|seat| &seat.joined)
+    }
+
+    /// What the agent is told.
+    fn told(&self) -> Vec<proto::agent::Network> {
+        let has_ipv6 = |place: usize| self.all[place].joined.ipv6.is_some();
+        let mut candidates = std::iter::once(self.out).chain(0..self.all.len());
+        let out6 = candidates.find(|place| *place < self.all.len() && has_ipv6(*place));
+        let told = |(place, seat): (usize, &Seat)| {
+            let joined = &seat.joined;
+            let gateway = (place == self.out).then_some(joined.gateway);
+            let gateway6 = joined.ipv6.filter(|_| out6 == Some(place));
+            proto::agent::Network {
+                mac: seat.mac.to_vec().into(),
+                address: joined.address.to_string(),
+                prefix: joined.prefix.into(),
+                gateway: text(gateway),
+                mtu: joined.mtu.into(),
+                address6: text(joined.ipv6.map(|ipv6| ipv6.address)),
+                prefix6: joined.ipv6.map_or(0, |ipv6| ipv6.prefix.into()),
+                gateway6: text(gateway6.map(|ipv6| ipv6.gateway)),
+                stream: seat.stream.clone().into(),
+            }
+        };
+        self.all.iter().enumerate().map(told).collect()
+    }
+}
+
+/// What the agent is told when the container's networks have changed.
+pub fn networks_request(spec: &Spec, seats: &Seats) -> NetworksRequest {
+    NetworksRequest {
+        container: spec.id.clone(),
+        networks: seats.told(),
+        hosts: hosts(spec, seats).into(),
+        resolv_conf: resolv_conf(spec, seats).into(),
+    }
+}
+
+/// What the agent is told once per boot. `seats`: where the container is on its networks.
+pub fn boot_request(spec: &Spec, volumes: &[Volume], seats: &Seats) -> BootRequest {
     let bare = maintenance_request(spec, volumes);
     let mut mounts: Vec<Mount> = spec
         .tmpfs
@@ -252,21 +312,9 @@ pub fn boot_request(spec: &Spec, volumes: &[Volume], joined: &[Joined]) -> BootR
     BootRequest {
         maintenance: false,
         hostname: spec.hostname.clone(),
-        hosts: hosts(spec, joined).into(),
-        resolv_conf: resolv_conf(spec, joined).into(),
-        networks: joined
-            .iter()
-            .map(|joined| proto::agent::Network {
-                mac: network::mac(&spec.id).to_vec().into(),
-                address: joined.address.to_string(),
-                prefix: joined.prefix.into(),
-                gateway: joined.gateway.to_string(),
-                mtu: joined.mtu.into(),
-                address6: text(joined.ipv6.map(|ipv6| ipv6.address)),
-                prefix6: joined.ipv6.map_or(0, |ipv6| ipv6.prefix.into()),
-                gateway6: text(joined.ipv6.map(|ipv6| ipv6.gateway)),
-            })
-            .collect(),
+        hosts: hosts(spec, seats).into(),
+        resolv_conf: resolv_conf(spec, seats).into(),
+        networks: seats.told(),
         memory_limit: spec.vm.memory,
         pids_limit: spec.vm.pids_limit,
         nano_cpus: spec.vm.nano_cpus,
@@ -454,17 +502,17 @@ fn rlimits(ulimits: &[Ulimit]) -> Vec<Rlimit> {
 }
 
 /// An address, or nothing.
-fn text(address: Option<std::net::Ipv6Addr>) -> String {
+fn text(address: Option<impl ToString>) -> String {
     address.map_or(String::new(), |address| address.to_string())
 }
 
-/// /etc/hosts: what every host has, what was asked for, and the container's own name at its address.
-fn hosts(spec: &Spec, joined: &[Joined]) -> String {
+/// /etc/hosts: what every host has, what was asked for, and the container's own name at its addresses.
+fn hosts(spec: &Spec, seats: &Seats) -> String {
     let mut lines =
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
          ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
             .to_owned();
-    let gateway = joined.first().map(|joined| joined.gateway.to_string());
+    let gateway = seats.way_out().map(|joined| joined.gateway.to_string());
     for (name, address) in &spec.resolution.hosts {
         let address = match address.as_str() {
             HOST_GATEWAY => gateway.as_deref().unwrap_or("127.0.0.1"),
@@ -472,20 +520,24 @@ fn hosts(spec: &Spec, joined: &[Joined]) -> String {
         };
         lines.push_str(&format!("{address}\t{name}\n"));
     }
-    let own = joined.first().map(|joined| joined.address.to_string());
-    let own = own.as_deref().unwrap_or("127.0.1.1");
-    lines.push_str(&format!("{own}\t{}\n", spec.hostname));
-    if let Some(ipv6) = joined.first().and_then(|joined| joined.ipv6) {
-        lines.push_str(&format!("{}\t{}\n", ipv6.address, spec.hostname));
+    let hostname = &spec.hostname;
+    if seats.all.is_empty() {
+        lines.push_str(&format!("127.0.1.1\t{hostname}\n"));
+    }
+    for Seat { joined, .. } in &seats.all {
+        lines.push_str(&format!("{}\t{hostname}\n", joined.address));
+        if let Some(ipv6) = joined.ipv6 {
+            lines.push_str(&format!("{}\t{hostname}\n", ipv6.address));
+        }
     }
     lines
 }
 
 /// /etc/resolv.conf: the gateway answers for containers' names, and asks others for the rest. Empty, and the image's stays, when
 /// there is neither a network nor a wish.
-fn resolv_conf(spec: &Spec, joined: &[Joined]) -> String {
+fn resolv_conf(spec: &Spec, seats: &Seats) -> String {
     let mut lines = String::new();
-    match joined.first() {
+    match seats.way_out() {
         Some(joined) => lines.push_str(&format!("nameserver {}\n", joined.gateway)),
         None => {
             for server in &spec.resolution.servers {

@@ -22,7 +22,6 @@ use std::time::Duration;
 use bytes::BytesMut;
 use hypervisor::{Driver, StartOptions, Started, Vm, VmConfig};
 use proto::agent::WaitReply;
-use proto::network::Joined;
 use proto::supervisor::{Exited, Failure, failure::Kind, output};
 use store::container::Container;
 use store::fault;
@@ -32,10 +31,11 @@ use tokio::net::UnixStream;
 
 pub use shared::Shared;
 
+use crate::bill::Seats;
 use crate::guest::Guest;
-use crate::network::Membership;
+use crate::networks::Networks;
 use crate::supervision::Supervision;
-use crate::{bill, drivers, failure, health, network, process};
+use crate::{bill, drivers, failure, health, process};
 
 /// The agent's name for the container's first process.
 pub const MAIN: &str = "main";
@@ -107,9 +107,7 @@ impl Life<'_> {
     /// Lives it, to the point where the VM is gone.
     pub async fn live(self) -> Outcome {
         let outcome = match self.start().await {
-            Ok((started, lasting, memberships)) => {
-                self.with_vm(started, lasting, memberships).await
-            }
+            Ok((started, lasting, networks)) => self.with_vm(started, lasting, &networks).await,
             Err(failure) => self.write_end(never_ran(failure)),
         };
         if !outcome.ran {
@@ -175,7 +173,7 @@ impl Life<'_> {
     }
 
     /// The VM, what of it lasts, and its networks.
-    async fn start(&self) -> Result<(Started, Lasting, Vec<Membership>), Failure> {
+    async fn start(&self) -> Result<(Started, Lasting, Arc<Networks>), Failure> {
         let spec = &self.shared.spec;
         self.supervision.write_begin(spec)?;
         let volumes = &self.supervision.volumes;
@@ -184,23 +182,25 @@ impl Life<'_> {
         let processors = drivers::processors(&*driver);
         let config = bill::vm_config(&self.container, volumes, &programs, processors)?;
         self.shared.vcpus.store(config.vcpus, Ordering::Relaxed);
-        let links = spec.networks.iter().map(|_| network::link());
-        let links = links.collect::<Result<Vec<_>, _>>();
-        let links = links.map_err(|error| failure::from_error("make a link", "", &error))?;
-        let (guest, net): (Vec<_>, Vec<_>) = links.into_iter().unzip();
-        let started = self.start_vm(&*driver, &config, guest).await?;
+        let failed = |error| failure::from_error("make a link", "", &error);
+        let (mut networks, links) = Networks::new(self.container.root(), spec).map_err(failed)?;
+        let started = self.start_vm(&*driver, &config, links).await?;
         // After the monitor: the guest's boot takes longer than anything here.
-        let memberships = spec.networks.iter().zip(net).map(|(endpoint, link)| {
-            let state = &self.supervision.record;
-            let wish = state.edit(|state| {
+        let before = |network: &str| {
+            self.supervision.record.edit(|state| {
                 let mut before = state.networks.iter();
-                let before = before.find(|before| before.network == endpoint.network);
+                let before = before.find(|before| before.network == network);
                 before.map(|before| before.address)
-            });
-            Membership::begin(self.container.root(), spec, endpoint, wish, link)
-        });
-        let memberships = memberships.collect();
-        Ok((started, Lasting::of(&config), memberships))
+            })
+        };
+        networks.begin(before).map_err(failed)?;
+        let networks = Arc::new(networks);
+        *self
+            .shared
+            .networks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(networks.clone());
+        Ok((started, Lasting::of(&config), networks))
     }
 
     fn driver(&self, programs: &Programs) -> Result<Box<dyn Driver>, Failure> {
@@ -255,20 +255,15 @@ impl Life<'_> {
         Some(agent)
     }
 
-    async fn with_vm(
-        &self,
-        started: Started,
-        lasting: Lasting,
-        memberships: Vec<Membership>,
-    ) -> Outcome {
+    async fn with_vm(&self, started: Started, lasting: Lasting, networks: &Networks) -> Outcome {
         let Started { vm, mut listeners } = started;
         let Some(agent) = self.listen(&*vm, &mut listeners) else {
             vm.stop(Duration::ZERO).await;
             return self.write_end(never_ran(no_listeners()));
         };
         let outcome = tokio::select! {
-            outcome = self.converse(agent, &memberships) => outcome,
-            failure = network::first_failure(&memberships) => Ok(never_ran(failure)),
+            outcome = self.converse(agent, networks) => outcome,
+            failure = networks.first_failure() => Ok(never_ran(failure)),
             exit = vm.wait() => Err(failure::lost(exit.to_string())),
         };
         let outcome = match outcome {
@@ -278,8 +273,7 @@ impl Life<'_> {
         let outcome = self.write_end(outcome);
         self.shared.timeline.mark("status written");
         // The network is left while the monitor ends.
-        let leave = futures_util::future::join_all(memberships.into_iter().map(Membership::leave));
-        tokio::join!(self.power_off(&*vm, lasting), leave);
+        tokio::join!(self.power_off(&*vm, lasting), networks.leave());
         self.shared.timeline.mark("monitor gone");
         outcome
     }
@@ -304,15 +298,15 @@ impl Life<'_> {
     async fn converse(
         &self,
         listener: hypervisor::Listener,
-        memberships: &[Membership],
+        networks: &Networks,
     ) -> Result<Outcome, Failure> {
         let shared = &self.shared;
         let guest = self.greet(listener).await?;
-        let joined = match self.joined(memberships).await {
-            Ok(joined) => joined,
+        let seats = match self.joined(networks).await {
+            Ok(seats) => seats,
             Err(failure) => return Ok(never_ran(failure)),
         };
-        let request = bill::boot_request(&shared.spec, &self.supervision.volumes, &joined);
+        let request = bill::boot_request(&shared.spec, &self.supervision.volumes, &seats);
         if let Err(failure) = guest.boot(request).await {
             return give_up(failure);
         }
@@ -358,20 +352,14 @@ impl Life<'_> {
     }
 
     /// Where the container is on its networks; the state says it, too.
-    async fn joined(&self, memberships: &[Membership]) -> Result<Vec<Joined>, Failure> {
-        let spec = &self.shared.spec;
-        let mut all = Vec::new();
-        for membership in memberships {
-            all.push(membership.joined().await?);
+    async fn joined(&self, networks: &Networks) -> Result<Seats, Failure> {
+        let seats = networks.joined().await?;
+        if let Some(attached) = networks.attached().await {
+            let record = &self.supervision.record;
+            record.edit(|state| state.networks = attached);
         }
-        let attached = spec.networks.iter().zip(&all).map(|(endpoint, joined)| {
-            network::attached(&endpoint.network, network::mac(&spec.id), joined)
-        });
-        let attached = attached.collect();
-        let record = &self.supervision.record;
-        record.edit(|state| state.networks = attached);
         self.shared.timeline.mark("network joined");
-        Ok(all)
+        Ok(seats)
     }
 
     /// The process runs: readers of the state see it, then clients are told, then it goes to the disk.

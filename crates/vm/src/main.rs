@@ -16,6 +16,7 @@ mod health;
 mod hub;
 mod life;
 mod network;
+mod networks;
 mod policy;
 mod presence;
 mod process;

@@ -18,7 +18,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream as StdStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Child;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hypervisor::confine;
@@ -31,9 +32,15 @@ use store::locate::{self, Programs};
 use store::network::{Network, What};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{failure, sys};
+
+pub mod carrier;
+mod talk;
+
+use talk::Command;
+pub use talk::Directory;
 
 /// Bytes of the largest packet. An IP packet of this size and its Ethernet header are less than 64 KiB.
 pub const MTU: u16 = 65520;
@@ -49,6 +56,9 @@ const SHORT_LIFE: Duration = Duration::from_secs(10);
 
 /// The longest that is waited before it is started once more.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Commands to a membership that may wait; more are lost.
+const COMMANDS: usize = 64;
 
 /// How often one that was on its way out may be met before something else is wrong.
 const TRIES: usize = 20;
@@ -70,9 +80,9 @@ pub fn link() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((guest, network))
 }
 
-/// The Ethernet address of a container: locally administered, the rest from its id.
-pub fn mac(id: &str) -> [u8; 6] {
-    let mut mac = [2; 6];
+/// The Ethernet address of a container's card, of which it has less than 64: locally administered, the rest from its id.
+pub fn mac(id: &str, card: u8) -> [u8; 6] {
+    let mut mac = [card << 2 | 2; 6];
     for (index, byte) in mac[1..].iter_mut().enumerate() {
         let digits = id.get(2 * index..2 * index + 2).unwrap_or_default();
         *byte = u8::from_str_radix(digits, 16).unwrap_or(0);
@@ -82,56 +92,84 @@ pub fn mac(id: &str) -> [u8; 6] {
 
 type Told = Option<Result<Joined, Failure>>;
 
+/// What a container has on a network beside what its endpoint says.
+pub struct Seat {
+    /// Its card's Ethernet address.
+    pub mac: [u8; 6],
+    /// The address that it had.
+    pub wish: Option<Ipv4Addr>,
+    /// The host's ports that lead to it.
+    pub publish: Vec<network::Publish>,
+    /// Where the names of its other networks are asked for; whether there are others.
+    pub directory: Arc<Directory>,
+    /// See [`network::Request::Elsewhere`].
+    pub elsewhere: bool,
+}
+
 /// A container on a network.
 pub struct Membership {
-    joined: watch::Receiver<Told>,
+    joining: Joining,
+    commands: mpsc::Sender<Command>,
     leave: oneshot::Sender<()>,
     task: tokio::task::JoinHandle<()>,
 }
 
+/// Its way there.
+#[derive(Clone)]
+pub struct Joining(watch::Receiver<Told>);
+
 impl Membership {
-    /// Joins, in the background. `wish`: the address that it had.
+    /// Joins, in the background.
     pub fn begin(
         root: &Root,
         spec: &Spec,
         endpoint: &Endpoint,
-        wish: Option<Ipv4Addr>,
+        seat: Seat,
         link: OwnedFd,
     ) -> Membership {
+        let (told, joined) = watch::channel(None);
+        let (leave, leaving) = oneshot::channel();
+        let (commands, orders) = mpsc::channel(COMMANDS);
+        seat.directory.enter(&endpoint.network, commands.clone());
         let plan = Plan {
             root: root.clone(),
             network: endpoint.network.clone(),
-            join: join(spec, endpoint, wish),
+            directory: seat.directory.clone(),
+            join: join(spec, endpoint, seat),
+            own: commands.downgrade(),
         };
-        let (told, joined) = watch::channel(None);
-        let (leave, leaving) = oneshot::channel();
-        let task = tokio::spawn(keep(plan, link, told, leaving));
+        let task = tokio::spawn(keep(plan, link, told, orders, leaving));
         Membership {
-            joined,
+            joining: Joining(joined),
+            commands,
             leave,
             task,
         }
     }
 
-    /// Where it is on the network.
-    ///
-    /// # Errors
-    /// Why it is not.
-    pub async fn joined(&self) -> Result<Joined, Failure> {
-        let mut joined = self.joined.clone();
-        let told = joined.wait_for(Option::is_some).await;
-        match told.as_deref() {
-            Ok(Some(result)) => result.clone(),
-            _ => Err(failure::own("join the network", "", "it was given up")),
-        }
+    /// Its way to the network.
+    pub fn joining(&self) -> Joining {
+        self.joining.clone()
     }
 
-    /// Waits until joining has failed; for ever when it does not.
-    pub async fn failed(&self) -> Failure {
-        match self.joined().await {
-            Err(failure) => failure,
-            Ok(_) => std::future::pending().await,
-        }
+    /// It is on other networks, too, or not any more.
+    pub fn set_elsewhere(&self, elsewhere: bool) {
+        // Who does not read does not get it; questions are then answered from here alone.
+        let _ = self.commands.try_send(Command::Elsewhere(elsewhere));
+    }
+
+    /// Has these ports lead to it, instead of those that it had. As they are then.
+    ///
+    /// # Errors
+    /// One can't be had: it has none then.
+    pub async fn publish(
+        &self,
+        ports: Vec<network::Publish>,
+    ) -> Result<Vec<network::Publish>, Failure> {
+        let (answer, published) = oneshot::channel();
+        let _ = self.commands.send(Command::Publish(ports, answer)).await;
+        let gone = || failure::own("publish", "", "the network's process does not answer");
+        published.await.unwrap_or_else(|_| Err(gone()))
     }
 
     /// Leaves; when this was the last, the network's process is gone when this returns.
@@ -148,12 +186,35 @@ impl Membership {
     }
 }
 
+impl Joining {
+    /// Where it is on the network.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub async fn joined(&self) -> Result<Joined, Failure> {
+        let mut joined = self.0.clone();
+        let told = joined.wait_for(Option::is_some).await;
+        match told.as_deref() {
+            Ok(Some(result)) => result.clone(),
+            _ => Err(failure::own("join the network", "", "it was given up")),
+        }
+    }
+
+    /// Waits until joining has failed; for ever when it does not.
+    pub async fn failed(&self) -> Failure {
+        match self.joined().await {
+            Err(failure) => failure,
+            Ok(_) => std::future::pending().await,
+        }
+    }
+}
+
 /// Waits until one of them has failed to join; for ever when none does.
-pub async fn first_failure(memberships: &[Membership]) -> Failure {
-    match memberships {
+pub async fn first_failure(joining: &[Joining]) -> Failure {
+    match joining {
         [] => std::future::pending().await,
         all => {
-            let failures = all.iter().map(|membership| Box::pin(membership.failed()));
+            let failures = all.iter().map(|joining| Box::pin(joining.failed()));
             futures_util::future::select_all(failures).await.0
         }
     }
@@ -183,14 +244,8 @@ pub fn attached(network: &str, mac: [u8; 6], joined: &Joined) -> Attached {
     }
 }
 
-fn join(spec: &Spec, endpoint: &Endpoint, wish: Option<Ipv4Addr>) -> Join {
-    let mut names = vec![
-        spec.name.clone(),
-        spec.id[..spec.id.len().min(12)].to_owned(),
-    ];
-    names.push(spec.hostname.clone());
-    names.extend(endpoint.aliases.iter().cloned());
-    names.dedup();
+/// The host's ports that a container's spec asks for.
+pub fn wanted(spec: &Spec) -> Vec<network::Publish> {
     let publish = spec.ports.iter().map(|port| network::Publish {
         protocol: match port.protocol {
             Protocol::Tcp => network::Protocol::Tcp,
@@ -200,25 +255,39 @@ fn join(spec: &Spec, endpoint: &Endpoint, wish: Option<Ipv4Addr>) -> Join {
         host_port: port.host,
         guest_port: port.container,
     });
+    publish.collect()
+}
+
+fn join(spec: &Spec, endpoint: &Endpoint, seat: Seat) -> Join {
+    let mut names = vec![
+        spec.name.clone(),
+        spec.id[..spec.id.len().min(12)].to_owned(),
+    ];
+    names.push(spec.hostname.clone());
+    names.extend(endpoint.aliases.iter().cloned());
+    names.dedup();
     Join {
         protocol: PROTOCOL,
         container: spec.id.clone(),
         names,
-        mac: mac(&spec.id),
-        wish: endpoint.address.or(wish),
+        mac: seat.mac,
+        wish: endpoint.address.or(seat.wish),
         insists: endpoint.address.is_some(),
         host: endpoint.host,
         resolvers: spec.resolution.servers.clone(),
-        publish: publish.collect(),
+        publish: seat.publish,
+        elsewhere: seat.elsewhere,
     }
 }
 
 /// What is needed to join.
-#[derive(Clone)]
 struct Plan {
     root: Root,
     network: String,
     join: Join,
+    directory: Arc<Directory>,
+    /// Where this membership's own commands go.
+    own: mpsc::WeakSender<Command>,
 }
 
 /// Joins, and again whenever `gourd-net` dies, until it is told to leave.
@@ -226,6 +295,7 @@ async fn keep(
     mut plan: Plan,
     link: OwnedFd,
     told: watch::Sender<Told>,
+    mut orders: mpsc::Receiver<Command>,
     mut leaving: oneshot::Receiver<()>,
 ) {
     let (mut tries, mut wait) = (0, Duration::ZERO);
@@ -256,8 +326,9 @@ async fn keep(
             told.get_or_insert(Ok(joined));
             first
         });
-        tokio::select! {
-            () = connection.ended() => {
+        match talk::talk(&connection, &mut plan, &mut orders, &mut leaving).await {
+            talk::Ended::Left => return,
+            talk::Ended::Died => {
                 tracing::warn!(network = %plan.network, "the network's process died: its connections are reset");
                 // The first time nobody waits.
                 tokio::time::sleep(wait).await;
@@ -265,11 +336,6 @@ async fn keep(
                     true => (wait * 2).clamp(Duration::from_millis(100), LONGEST_WAIT),
                     false => Duration::ZERO,
                 };
-            }
-            // Told to, or nobody is there who could.
-            _ = &mut leaving => {
-                connection.leave();
-                return connection.ended().await;
             }
         }
     }
@@ -357,18 +423,22 @@ async fn try_join(plan: &Plan, link: &OwnedFd) -> Result<Option<(Connection, Joi
             // One that was started for this guest alone ends now.
             connection.leave();
             connection.ended().await;
-            Err(Failure {
-                errno: refused.errno,
-                remedy: remedy(&refused),
-                ..failure::own(&refused.step, refused.object, refused.message)
-            })
+            Err(refusal(refused))
         }
-        Some(Reply::Report(_) | Reply::Note(_)) => Err(failure::own(
+        Some(_) => Err(failure::own(
             step,
             &plan.network,
             "it says what nobody asked",
         )),
         None => Ok(None),
+    }
+}
+
+fn refusal(refused: network::Refused) -> Failure {
+    Failure {
+        errno: refused.errno,
+        remedy: remedy(&refused),
+        ..failure::own(&refused.step, refused.object, refused.message)
     }
 }
 
@@ -459,7 +529,7 @@ fn start(network: &Network, listener: OwnedFd, lock: OwnedFd) -> Result<Child, F
         |error: &dyn std::error::Error| failure::from_error("start the network", name, error);
     let log = log(&network.log()).map_err(|error| failed(&error))?;
     let spec = network.spec();
-    let mut command = Command::new(&program);
+    let mut command = std::process::Command::new(&program);
     command.env_clear().current_dir("/").process_group(0);
     command
         .arg("--gateway")
@@ -536,8 +606,9 @@ mod tests {
 
     #[test]
     fn addresses_come_from_ids() {
-        assert_eq!(mac("0123456789abcdef"), [2, 1, 0x23, 0x45, 0x67, 0x89]);
-        assert_eq!(mac("xyz"), [2, 0, 0, 0, 0, 0]);
+        assert_eq!(mac("0123456789abcdef", 0), [2, 1, 0x23, 0x45, 0x67, 0x89]);
+        assert_eq!(mac("0123456789abcdef", 3)[..2], [14, 1]);
+        assert_eq!(mac("xyz", 0), [2, 0, 0, 0, 0, 0]);
     }
 
     #[test]
@@ -573,7 +644,14 @@ mod tests {
             ..Endpoint::default()
         };
         let wish = Ipv4Addr::new(10, 219, 0, 9);
-        let join = join(&spec, &endpoint, Some(wish));
+        let seat = Seat {
+            mac: mac(&spec.id, 0),
+            wish: Some(wish),
+            publish: Vec::new(),
+            directory: Arc::default(),
+            elsewhere: false,
+        };
+        let join = join(&spec, &endpoint, seat);
         assert_eq!(join.names, ["web", "0123456789ab", "www"]);
         assert_eq!((join.wish, join.insists), (Some(wish), false));
     }

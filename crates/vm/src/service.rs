@@ -6,6 +6,7 @@
 mod attach;
 mod control;
 mod exec;
+mod networks;
 mod transfer;
 
 use std::pin::Pin;
@@ -13,11 +14,11 @@ use std::sync::Arc;
 
 use proto::supervisor::supervisor_server::Supervisor;
 use proto::supervisor::{
-    Exited, Failure, HelloReply, HelloRequest, Input, Output, PauseReply, PauseRequest, ReadOutput,
-    ReadRequest, SignalReply, SignalRequest, StartedReply, StartedRequest, StatPathReply,
-    StatPathRequest, StatsReply, StatsRequest, StopReply, StopRequest, TopReply, TopRequest,
-    UpdateReply, UpdateRequest, WaitReply, WaitRequest, WriteInput, WriteReply, failure::Kind,
-    output,
+    ConnectReply, ConnectRequest, DisconnectReply, DisconnectRequest, Exited, Failure, HelloReply,
+    HelloRequest, Input, Output, PauseReply, PauseRequest, ReadOutput, ReadRequest, SignalReply,
+    SignalRequest, StartedReply, StartedRequest, StatPathReply, StatPathRequest, StatsReply,
+    StatsRequest, StopReply, StopRequest, TopReply, TopRequest, UpdateReply, UpdateRequest,
+    WaitReply, WaitRequest, WriteInput, WriteReply, failure::Kind, output,
 };
 use store::container::Status as State;
 use tokio_stream::Stream;
@@ -241,6 +242,33 @@ impl Supervisor for Service {
     ) -> Result<Response<UpdateReply>, Status> {
         let failure = self.set_limits(request.into_inner()).await.err();
         Ok(Response::new(UpdateReply { failure }))
+    }
+
+    async fn connect(
+        &self,
+        request: Request<ConnectRequest>,
+    ) -> Result<Response<ConnectReply>, Status> {
+        let (service, asked) = (self.clone(), request.into_inner());
+        // A task of its own, so that a client that goes away leaves nothing half-done.
+        let connecting = tokio::spawn(async move { service.connect_network(asked).await });
+        let failure = connecting
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?;
+        let failure = failure.err();
+        Ok(Response::new(ConnectReply { failure }))
+    }
+
+    async fn disconnect(
+        &self,
+        request: Request<DisconnectRequest>,
+    ) -> Result<Response<DisconnectReply>, Status> {
+        let (service, asked) = (self.clone(), request.into_inner());
+        let leaving = tokio::spawn(async move { service.disconnect_network(asked).await });
+        let failure = leaving
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?;
+        let failure = failure.err();
+        Ok(Response::new(DisconnectReply { failure }))
     }
 
     async fn stat_path(

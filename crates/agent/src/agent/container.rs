@@ -18,6 +18,7 @@ use rustix::process::Resource;
 
 use super::boot::Booted;
 use super::mounts::Mounts;
+use super::networks::Devices;
 use super::process::Process;
 use super::spawn::{self, ChildEnds};
 use super::stdio::{self, Dialling, Direction, Ends};
@@ -46,6 +47,7 @@ pub(super) struct State {
     pub(super) boot_tried: bool,
     pub(super) container: Option<Container>,
     pub(super) mounts: Mounts,
+    pub(super) devices: Devices,
 }
 
 /// A container that was booted.

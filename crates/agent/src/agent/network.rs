@@ -19,41 +19,37 @@ pub(super) fn set_up(networks: &[Network]) -> Result<(), Failed> {
         return Ok(());
     }
     let interfaces = Interfaces::get().step("open", "a socket for interfaces")?;
-    let mut routed = false;
     for network in networks {
         let name = find(interfaces, &network.mac)?;
-        let address: Ipv4Addr = parse("address", &network.address)?;
-        let mask = u32::MAX.checked_shl(32_u32.saturating_sub(network.prefix));
-        let mask = Ipv4Addr::from_bits(mask.unwrap_or(0));
-        if network.mtu != 0 {
-            interfaces
-                .set_mtu(&name, network.mtu)
-                .step("set the MTU of", &name)?;
-        }
-        interfaces
-            .set_address(&name, address, mask)
-            .step("give an address to", &name)?;
-        // Before it comes up, when the kernel gives it an address of its own.
-        if network.address6.is_empty() {
-            without_ipv6(&name).step("switch off IPv6 of", &name)?;
-        } else {
-            at_once(&name).step("switch off address detection of", &name)?;
-        }
-        interfaces.up(&name).step("bring up", &name)?;
-        set_up_ipv6(interfaces, &name, network)?;
-        if !network.gateway.is_empty() && !routed {
-            let gateway: Ipv4Addr = parse("gateway", &network.gateway)?;
-            interfaces
-                .set_default_route(gateway)
-                .step("set the default route to", gateway)?;
-            routed = true;
-        }
+        prepare(interfaces, &name, network)?;
     }
-    Ok(())
+    Ways::default().turn_into(interfaces, &Ways::of(networks)?)
 }
 
-/// The same for IPv6: its address, and the way out.
-fn set_up_ipv6(interfaces: &Interfaces, name: &str, network: &Network) -> Result<(), Failed> {
+/// Gives a device what it is to have, and brings it up.
+pub(super) fn prepare(
+    interfaces: &Interfaces,
+    name: &str,
+    network: &Network,
+) -> Result<(), Failed> {
+    let address: Ipv4Addr = parse("address", &network.address)?;
+    let mask = u32::MAX.checked_shl(32_u32.saturating_sub(network.prefix));
+    let mask = Ipv4Addr::from_bits(mask.unwrap_or(0));
+    if network.mtu != 0 {
+        interfaces
+            .set_mtu(name, network.mtu)
+            .step("set the MTU of", name)?;
+    }
+    interfaces
+        .set_address(name, address, mask)
+        .step("give an address to", name)?;
+    // Before it comes up, when the kernel gives it an address of its own.
+    if network.address6.is_empty() {
+        without_ipv6(name).step("switch off IPv6 of", name)?;
+    } else {
+        at_once(name).step("switch off address detection of", name)?;
+    }
+    interfaces.up(name).step("bring up", name)?;
     if network.address6.is_empty() {
         return Ok(());
     }
@@ -62,14 +58,70 @@ fn set_up_ipv6(interfaces: &Interfaces, name: &str, network: &Network) -> Result
     let index = interfaces.index(name).step("look at", name)?;
     sockets
         .add_address6(index, address, network.prefix6)
-        .step("give an address to", name)?;
-    if !network.gateway6.is_empty() {
-        let gateway: Ipv6Addr = parse("gateway", &network.gateway6)?;
-        sockets
-            .add_default_route6(index, gateway)
-            .step("set the default route to", gateway)?;
+        .step("give an address to", name)
+}
+
+/// The default routes: the gateway of each family, and for IPv6 the device that it is behind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ways {
+    ipv4: Option<Ipv4Addr>,
+    ipv6: Option<(Vec<u8>, Ipv6Addr)>,
+}
+
+impl Ways {
+    /// The first gateway of each family.
+    pub(super) fn of(networks: &[Network]) -> Result<Ways, Failed> {
+        let mut ways = Ways::default();
+        for network in networks {
+            if !network.gateway.is_empty() && ways.ipv4.is_none() {
+                ways.ipv4 = Some(parse("gateway", &network.gateway)?);
+            }
+            if !network.gateway6.is_empty() && ways.ipv6.is_none() {
+                let gateway = parse("gateway", &network.gateway6)?;
+                ways.ipv6 = Some((network.mac.to_vec(), gateway));
+            }
+        }
+        Ok(ways)
     }
-    Ok(())
+
+    /// Changes the routes from these to `other`. Those of a device that is gone went with it, and what the container has done to
+    /// them itself is no failure.
+    pub(super) fn turn_into(&self, interfaces: &Interfaces, other: &Ways) -> Result<(), Failed> {
+        if self.ipv4 != other.ipv4 {
+            if let Some(gateway) = self.ipv4 {
+                let _ = interfaces.remove_default_route(gateway);
+            }
+            if let Some(gateway) = other.ipv4 {
+                unless_there(interfaces.add_default_route(gateway))
+                    .step("set the default route to", gateway)?;
+            }
+        }
+        if self.ipv6 == other.ipv6 {
+            return Ok(());
+        }
+        let sockets = Interfaces::open_ipv6().step("open", "a socket for interfaces of IPv6")?;
+        let index = |mac: &[u8]| {
+            let name = find(interfaces, mac)?;
+            interfaces.index(&name).step("look at", &name)
+        };
+        if let Some((mac, gateway)) = &self.ipv6
+            && let Ok(index) = index(mac)
+        {
+            let _ = sockets.remove_default_route6(index, *gateway);
+        }
+        if let Some((mac, gateway)) = &other.ipv6 {
+            unless_there(sockets.add_default_route6(index(mac)?, *gateway))
+                .step("set the default route to", gateway)?;
+        }
+        Ok(())
+    }
+}
+
+fn unless_there(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.raw_os_error() == Some(Errno::EXIST.raw_os_error()) => Ok(()),
+        other => other,
+    }
 }
 
 /// An address can be used as soon as it is there: nobody else has it (the network sees to that), and a program that starts at once
@@ -97,7 +149,7 @@ fn parse<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, Failed> {
 }
 
 /// The device with this Ethernet address.
-fn find(interfaces: &Interfaces, mac: &[u8]) -> Result<String, Failed> {
+pub(super) fn find(interfaces: &Interfaces, mac: &[u8]) -> Result<String, Failed> {
     for index in 0..DEVICES {
         let name = format!("eth{index}");
         match interfaces.mac(&name) {
@@ -127,6 +179,27 @@ mod tests {
         let wrong: Result<Ipv4Addr, Failed> = parse("gateway", "fd00::2");
         let wrong = wrong.unwrap_err().to_string();
         assert!(wrong.contains("fd00::2"), "{wrong}");
+    }
+
+    #[test]
+    fn the_first_gateway_of_each_family_leads_out() {
+        let network = |mac: u8, gateway: &str, gateway6: &str| Network {
+            mac: vec![mac; 6].into(),
+            gateway: gateway.to_owned(),
+            gateway6: gateway6.to_owned(),
+            ..Network::default()
+        };
+        let all = [
+            network(1, "", ""),
+            network(2, "10.1.0.1", ""),
+            network(3, "10.2.0.1", "fd00::1"),
+        ];
+        let expect = Ways {
+            ipv4: Some(Ipv4Addr::new(10, 1, 0, 1)),
+            ipv6: Some((vec![3; 6], "fd00::1".parse().unwrap())),
+        };
+        assert_eq!(Ways::of(&all).unwrap(), expect);
+        assert!(Ways::of(&[network(1, "x", "")]).is_err());
     }
 
     /// The machine that runs this has `lo` for sure, and no device with an address of all ones.

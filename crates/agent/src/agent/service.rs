@@ -9,8 +9,9 @@ use proto::agent::{
     StopReply, StopRequest, WaitReply, WaitRequest,
 };
 use proto::agent::{
-    PauseReply, PauseRequest, ReadRequest, StatPathReply, StatPathRequest, StatsReply,
-    StatsRequest, TopReply, TopRequest, TransferReply, UpdateReply, UpdateRequest, WriteRequest,
+    NetworksReply, NetworksRequest, PauseReply, PauseRequest, ReadRequest, StatPathReply,
+    StatPathRequest, StatsReply, StatsRequest, TopReply, TopRequest, TransferReply, UpdateReply,
+    UpdateRequest, WriteRequest,
 };
 use proto::ttrpc::{Code, Status};
 use tokio::sync::Notify;
@@ -18,6 +19,7 @@ use tokio::sync::Notify;
 use super::Moments;
 use super::boot;
 use super::container::{Container, KILL, MAIN, State, lock, start};
+use super::networks::{self, Devices};
 use super::process::Process;
 use super::stream::Dial;
 use super::transfer::{self, Work};
@@ -83,6 +85,7 @@ impl<D: Dial> Service<D> {
             ));
         }
         let booted = boot::boot(request, &mut state.mounts)?;
+        state.devices = Devices::booted(request)?;
         state.container = Some(Container::new(request, booted));
         Ok(())
     }
@@ -246,6 +249,17 @@ impl<D: Dial> Agent for Service<D> {
             .and_then(|container| control::update(container, &request));
         let (_, failure) = failure(updated);
         Ok(UpdateReply { failure })
+    }
+
+    async fn networks(&self, request: NetworksRequest) -> Result<NetworksReply, Status> {
+        let (dial, state) = (Arc::clone(&self.dial), Arc::clone(&self.state));
+        // A task of its own, so that a call that is given up leaves nothing half-done.
+        let changing = tokio::spawn(async move { networks::change(&*dial, &state, request).await });
+        let changed = changing
+            .await
+            .map_err(|error| Status::new(Code::Internal, error))?;
+        let (_, failure) = failure(changed);
+        Ok(NetworksReply { failure })
     }
 
     async fn stat_path(&self, request: StatPathRequest) -> Result<StatPathReply, Status> {

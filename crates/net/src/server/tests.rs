@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use netstack::{Config, Mac};
-use proto::network::{self, Join, Joined, PROTOCOL, Protocol, Publish, Reply, Request};
+use proto::network::{self, Join, Joined, Lookup, PROTOCOL, Protocol, Publish, Reply, Request};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, socketpair,
 };
@@ -110,6 +110,7 @@ impl Network {
             host: true,
             resolvers: Vec::new(),
             publish: publish.to_vec(),
+            elsewhere: false,
         };
         network::send(control.as_fd(), &Request::Join(join), Some(theirs.as_fd())).unwrap();
         let guest = match network::expect::<Reply>(&control).unwrap().0 {
@@ -364,4 +365,78 @@ fn nobody_there_is_refused_and_a_member_is_reported() {
     assert!(line.ends_with(&expect), "{line}");
     // At least a SYN, and the reset that answers it.
     guest.until(|_| file.metadata().unwrap().len() >= 24 + 2 * (16 + 54));
+}
+
+/// A member's ports can be others later, and what nobody here is called is asked where it is, too.
+#[test]
+fn ports_change_and_names_are_asked_elsewhere() {
+    let network = Network::new();
+    let (control, guest) = network.join(2, &[publish(Protocol::Tcp, 80)]);
+    let mut guest = guest.unwrap();
+    let before = guest.joined.published[0].host_port;
+    let ask = |request: &Request| {
+        network::send(control.as_fd(), request, None).unwrap();
+        network::expect::<Reply>(&control).unwrap().0
+    };
+    let wanted = vec![publish(Protocol::Tcp, 81)];
+    let Reply::Published(now) = ask(&Request::Publish(wanted)) else {
+        panic!("not published");
+    };
+    assert_eq!((now.len(), now[0].guest_port), (1, 81));
+    assert!(TcpStream::connect(("127.0.0.1", before)).is_err());
+    assert!(TcpStream::connect(("127.0.0.1", now[0].host_port)).is_ok());
+    assert_eq!(
+        ask(&Request::Publish(Vec::new())),
+        Reply::Published(Vec::new())
+    );
+    // Its own network's names, for the supervisor that asks for another one.
+    let mut question = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    question.extend(b"\x06guest2\0\0\x01\0\x01");
+    let lookup = |message: &[u8]| {
+        let message = Some(message.to_vec());
+        Request::Lookup(Lookup { id: 5, message })
+    };
+    let Reply::Found(found) = ask(&lookup(&question)) else {
+        panic!("no answer");
+    };
+    let address = [10, 219, 0, 2];
+    assert!(found.id == 5 && found.message.unwrap().ends_with(&address));
+    let nobody = Reply::Found(Lookup {
+        id: 5,
+        message: None,
+    });
+    assert_eq!(ask(&lookup(b"nonsense")), nobody);
+    // The guest asks for a name that is another network's.
+    network::send(control.as_fd(), &Request::Elsewhere(true), None).unwrap();
+    let mut db = question[..12].to_vec();
+    db.extend(b"\x02db\0\0\x01\0\x01");
+    let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 4096]);
+    let mut socket = udp::Socket::new(buffer(), buffer());
+    socket.bind(5353).unwrap();
+    let to = IpEndpoint::new(IpAddress::Ipv4(guest.joined.gateway), 53);
+    // The answer to a request says that those before it were read.
+    assert_eq!(ask(&lookup(b"nonsense")), nobody);
+    socket.send_slice(&db, to).unwrap();
+    let handle = guest.sockets.add(socket);
+    rustix::io::ioctl_fionbio(&control, true).unwrap();
+    let mut asked = None;
+    guest.until(|_| {
+        asked = network::expect::<Reply>(&control).ok();
+        asked.is_some()
+    });
+    let Some((Reply::Ask(asked), _)) = asked else {
+        panic!("{asked:?}");
+    };
+    assert_eq!(asked.message.as_deref(), Some(&db[..]));
+    let mut answer = db.clone();
+    answer[2] |= 0x80;
+    let reply = Lookup {
+        id: asked.id,
+        message: Some(answer.clone()),
+    };
+    network::send(control.as_fd(), &Request::Answer(reply), None).unwrap();
+    guest.until(|sockets| {
+        let socket = sockets.get_mut::<udp::Socket<'_>>(handle);
+        matches!(socket.recv(), Ok((bytes, _)) if bytes == answer)
+    });
 }

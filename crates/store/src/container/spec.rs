@@ -92,6 +92,9 @@ pub struct Endpoint {
     /// Its address, where it must have that one.
     #[serde(default)]
     pub address: Option<Ipv4Addr>,
+    /// Its address of IPv6, where it must have that one: `address` is its twin then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// The gateway's address reaches the host's loopback.
     #[serde(default)]
     pub host: bool,

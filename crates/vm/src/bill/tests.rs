@@ -127,7 +127,7 @@ fn what_the_guest_is_told_at_its_boot() {
         options: "size=1m".to_owned(),
     }];
     spec.sysctls = [("net.ipv4.ip_forward".to_owned(), "1".to_owned())].into();
-    let told = boot_request(&spec, &[], &[]);
+    let told = boot_request(&spec, &[], &Seats::default());
     assert_eq!(
         (told.memory_limit, told.pids_limit, told.nano_cpus),
         (7, 9, 1_500_000_000)
@@ -151,7 +151,7 @@ fn a_clone_is_one_disk() {
     let mut spec = spec(Main::default());
     spec.vm.rootfs = RootfsMode::Clone;
     spec.vm.journal = Journal::None;
-    let rootfs = boot_request(&spec, &[], &[]).rootfs.unwrap();
+    let rootfs = boot_request(&spec, &[], &Seats::default()).rootfs.unwrap();
     assert_eq!(
         (
             &*rootfs.image_disk,
@@ -187,7 +187,7 @@ fn names_and_resolvers() {
         ("db".to_owned(), "192.0.2.7".to_owned()),
         ("me".to_owned(), "host-gateway".to_owned()),
     ];
-    let told = boot_request(&spec, &[], std::slice::from_ref(&joined));
+    let told = boot_request(&spec, &[], &seats(&[joined.clone()], 0));
     let hosts = String::from_utf8(told.hosts.to_vec()).unwrap();
     assert!(
         hosts.ends_with("192.0.2.7\tdb\n10.219.0.1\tme\n10.219.0.5\tbox\n"),
@@ -205,9 +205,9 @@ fn names_and_resolvers() {
             prefix: 64,
             gateway: "fd00::1".parse().unwrap(),
         }),
-        ..joined
+        ..joined.clone()
     };
-    let told = boot_request(&spec, &[], &[both]);
+    let told = boot_request(&spec, &[], &seats(&[both.clone()], 0));
     let hosts = String::from_utf8(told.hosts.to_vec()).unwrap();
     assert!(
         hosts.ends_with("10.219.0.5\tbox\nfd00::adb:5\tbox\n"),
@@ -216,7 +216,22 @@ fn names_and_resolvers() {
     let network = &told.networks[0];
     let given = (&*network.address6, network.prefix6, &*network.gateway6);
     assert_eq!(given, ("fd00::adb:5", 64, "fd00::1"));
-    let alone = boot_request(&spec, &[], &[]);
+    // Of two, one leads out by IPv4 and the other by IPv6, which the first has not.
+    let apart = Joined {
+        address: "10.220.0.7".parse().unwrap(),
+        gateway: "10.220.0.1".parse().unwrap(),
+        ..joined
+    };
+    let told = networks_request(&spec, &seats(&[both, apart], 1));
+    let ways: Vec<_> = told
+        .networks
+        .iter()
+        .map(|it| (&*it.gateway, &*it.gateway6))
+        .collect();
+    assert_eq!(ways, [("", "fd00::1"), ("10.220.0.1", "")]);
+    assert!(told.resolv_conf.starts_with(b"nameserver 10.220.0.1\n"));
+    assert!(told.hosts.ends_with(b"\n10.220.0.7\tbox\n"));
+    let alone = boot_request(&spec, &[], &Seats::default());
     assert_eq!(
         alone.resolv_conf,
         "nameserver 192.0.2.1\nsearch lan example\n"
@@ -227,7 +242,23 @@ fn names_and_resolvers() {
         "{hosts}"
     );
     spec.resolution = store::container::Resolution::default();
-    assert!(boot_request(&spec, &[], &[]).resolv_conf.is_empty());
+    assert!(
+        boot_request(&spec, &[], &Seats::default())
+            .resolv_conf
+            .is_empty()
+    );
+}
+
+fn seats(joined: &[Joined], out: usize) -> Seats {
+    let seat = |(joined, card): (&Joined, u8)| Seat {
+        mac: network::mac("", card),
+        joined: joined.clone(),
+        stream: Vec::new(),
+    };
+    Seats {
+        all: joined.iter().zip(0..).map(seat).collect(),
+        out,
+    }
 }
 
 /// Which disk is where, in what order, and what of it the guest may do.
@@ -257,7 +288,7 @@ fn volumes_are_disks() {
         .map(|volume| (volume.name.as_str(), volume.read_only))
         .collect();
     assert_eq!(shown, [("data", false), ("lib", true)]);
-    let told = boot_request(&spec, &volumes, &[]);
+    let told = boot_request(&spec, &volumes, &Seats::default());
     let shown: Vec<_> = told
         .mounts
         .iter()

@@ -2,8 +2,8 @@
 
 use proto::agent::read_request::What;
 use proto::agent::{
-    AgentClient, PathStat, PauseRequest, ReadRequest, StatPathRequest, StatsReply, StatsRequest,
-    TopReply, TopRequest, TransferReply, UpdateRequest, WriteRequest,
+    AgentClient, NetworksRequest, PathStat, PauseRequest, ReadRequest, StatPathRequest, StatsReply,
+    StatsRequest, TopReply, TopRequest, TransferReply, UpdateRequest, WriteRequest,
 };
 use proto::supervisor::Failure;
 
@@ -68,6 +68,13 @@ impl Guest {
         };
         let reply = self.client.update(request).await;
         let reply = reply.map_err(|status| call_failed("set the limits", &status))?;
+        refuse(reply.failure)
+    }
+
+    /// The container's networks are these from now on.
+    pub async fn networks(&self, request: NetworksRequest) -> Result<(), Failure> {
+        let reply = self.client.networks(request).await;
+        let reply = reply.map_err(|status| call_failed("set the networks up", &status))?;
         refuse(reply.failure)
     }
 

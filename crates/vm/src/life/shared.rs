@@ -13,6 +13,7 @@ use crate::failure;
 use crate::freezer::Freezer;
 use crate::guest::Guest;
 use crate::hub::{Hub, Log};
+use crate::networks::Networks;
 use crate::streams::Streams;
 use crate::timeline::Timeline;
 
@@ -28,6 +29,8 @@ pub struct Shared {
     pub vcpus: AtomicU32,
     /// The monitors' process ids, from the VM's start on.
     pub monitors: std::sync::Mutex<Vec<u32>>,
+    /// The container's networks, from the VM's start on.
+    pub networks: std::sync::Mutex<Option<Arc<Networks>>>,
     /// The end is written to `state.json`.
     pub settled: watch::Sender<bool>,
     /// The supervision's.
@@ -65,6 +68,7 @@ impl Shared {
             execs: Arc::default(),
             vcpus: AtomicU32::default(),
             monitors: std::sync::Mutex::default(),
+            networks: std::sync::Mutex::default(),
             settled: watch::Sender::default(),
             told,
             primary: watch::Sender::default(),
@@ -109,6 +113,16 @@ impl Shared {
         self.is_started().await?;
         let guest = self.guest.borrow().clone();
         guest.ok_or_else(|| failure::lost("the VM is gone"))
+    }
+
+    /// The container's networks, once it runs.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn networks(&self) -> Result<Arc<Networks>, Failure> {
+        let networks = self.networks.lock();
+        let networks = networks.unwrap_or_else(PoisonError::into_inner).clone();
+        networks.ok_or_else(|| failure::lost("the VM is gone"))
     }
 
     /// Returns at once while the monitors live; when one is dead, when its death is written down. So whoever asks a
