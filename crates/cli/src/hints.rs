@@ -71,6 +71,19 @@ pub fn engine(error: &Error) -> Option<String> {
         Error::Network(error) if error_is_about_a_network(error) => {
             "`gourd network ls` lists the networks and their subnets; `gourd network create` makes one".to_owned()
         }
+        Error::NetworkInUse {
+            network,
+            containers,
+        } => format!(
+            "`gourd network disconnect {network} {}` takes it off, `gourd stop` ends it",
+            containers.first().map_or("CONTAINER", String::as_str)
+        ),
+        Error::Connected { container, network } => {
+            format!("`gourd network disconnect {network} {container}` takes it off first")
+        }
+        Error::NotConnected { container, .. } => format!(
+            "`gourd inspect -f '{{{{json .NetworkSettings.Networks}}}}' {container}` shows its networks"
+        ),
         Error::Invalid { what, .. } => return Some(invalid(what).to_owned()),
         Error::Start { failure, step, .. } => start(*failure, step).to_owned(),
         Error::Reference { .. } => REFERENCE.to_owned(),

@@ -27,8 +27,8 @@ use store::container::{HealthStatus, Port};
 
 pub use attach::{AttachInput, AttachOutput, Attachment};
 pub use change::StartedOnBoot;
-pub(crate) use connections::mac;
 pub use connections::{Networks, port_words};
+pub(crate) use connections::{check_endpoint, check_networks, mac};
 pub(crate) use create::{new_id, platform};
 pub use files::{Change, ChangeKind, Files, PathStat, TarStream, UnpackOptions, Unpacking};
 pub use follow::Follow;

@@ -115,6 +115,30 @@ pub enum Error {
     /// Networks.
     #[error(transparent)]
     Network(#[from] store::network::Error),
+    /// Containers that run are on it.
+    #[error("network {network} is in use by {} {}", if containers.len() == 1 { "container" } else { "containers" }, containers.join(", "))]
+    NetworkInUse {
+        /// Its name.
+        network: String,
+        /// Their names.
+        containers: Vec<String>,
+    },
+    /// It is there already.
+    #[error("container {container} is on the network {network} already")]
+    Connected {
+        /// Its name.
+        container: String,
+        /// Its name.
+        network: String,
+    },
+    /// It is not there.
+    #[error("container {container} is not on the network {network}")]
+    NotConnected {
+        /// Its name.
+        container: String,
+        /// Its name.
+        network: String,
+    },
     /// Kernels.
     #[error(transparent)]
     Kernel(#[from] kernels::Error),
@@ -370,6 +394,8 @@ impl Error {
             Self::Logs(logs::Error::Corrupt { .. }) => ErrorKind::Corrupt,
             Self::Logs(logs::Error::File(error)) | Self::File(error) => file_kind(error),
             Self::Network(error) => network_kind(error),
+            Self::NetworkInUse { .. } => ErrorKind::InUse,
+            Self::Connected { .. } | Self::NotConnected { .. } => ErrorKind::Conflict,
             Self::Kernel(error) => kernel_kind(error),
             Self::Program(missing) => ErrorKind::MissingProgram(missing.name),
             Self::Lock(error) => lock_kind(error),

@@ -1,5 +1,7 @@
 //! Networks: make, list, look at, remove. What runs on one is the supervisors' affair ([`store::network`] says where).
 
+mod connect;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -204,8 +206,17 @@ impl Engine {
             let reason = "default is always there".to_owned();
             return Err(Error::invalid("network", reason));
         }
-        network.remove(&self.root)?;
-        Ok(name)
+        match network.clone().remove(&self.root) {
+            Err(network::Error::InUse(_)) => {
+                let members = report(&network)?.into_iter();
+                Err(Error::NetworkInUse {
+                    network: name,
+                    containers: members.map(|member| member.name).collect(),
+                })
+            }
+            Err(error) => Err(error.into()),
+            Ok(()) => Ok(name),
+        }
     }
 
     /// Removes the networks that no container is on, whether it runs or not; their names.

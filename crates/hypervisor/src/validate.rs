@@ -32,8 +32,11 @@ const MAX_TAG: usize = 36;
 /// Disks and networks each take a PCI slot of one bus with 32, less the fixed devices.
 const MAX_DISKS: usize = 20;
 
-/// Slots that are left beside disks and the fixed devices.
-const MAX_NETWORKS: usize = 4;
+/// As many as our own monitor has.
+const MAX_NETWORKS: usize = 8;
+
+/// Slots that are left beside the fixed devices, for disks and networks.
+const MAX_SLOTS: usize = 24;
 
 /// As [`MAX_NETWORKS`].
 const MAX_SHARES: usize = 2;
@@ -80,7 +83,7 @@ pub fn validate(config: &VmConfig, driver: DriverKind) -> Result<(), ConfigError
     check.machine(config);
     check.boot(&config.boot);
     check.disks("disks", &config.disks);
-    check.networks(&config.networks);
+    check.networks(&config.networks, config.disks.len());
     check.shares(&config.shares);
     if let Some(vsock) = &config.vsock
         && !(3..u32::MAX).contains(&vsock.cid)
@@ -208,12 +211,19 @@ impl Check {
         }
     }
 
-    fn networks(&mut self, networks: &[Network]) {
+    fn networks(&mut self, networks: &[Network], disks: usize) {
         if networks.len() > MAX_NETWORKS {
             self.wrong(
                 "networks",
                 format!("{} network devices", networks.len()),
                 format!("use at most {MAX_NETWORKS}"),
+            );
+        }
+        if networks.len() <= MAX_NETWORKS && networks.len() + disks > MAX_SLOTS {
+            self.wrong(
+                "networks",
+                format!("{} network devices beside {disks} disks", networks.len()),
+                format!("use at most {MAX_SLOTS} of both"),
             );
         }
         let mut ids = BTreeSet::new();

@@ -208,7 +208,7 @@ impl Networks {
     /// Puts the container on a further network; it is there, and the guest knows, when this returns.
     ///
     /// # Errors
-    /// It is there already; the network's or the guest's reason. Then it is not on it.
+    /// The network's or the guest's reason. Then it is not on it.
     pub async fn connect(
         &self,
         endpoint: Endpoint,
@@ -218,19 +218,19 @@ impl Networks {
         let name = endpoint.network.clone();
         let mut state = self.state.lock().await;
         if state.over {
-            return Err(self.refusal("ended meanwhile", ""));
+            return Err(self.refusal("ended meanwhile"));
         }
         if state
             .places
             .iter()
             .any(|place| place.endpoint.network == name)
         {
-            return Err(self.refusal(&format!("is on the network {name} already"), ""));
+            // It was started with it while somebody asked.
+            return Ok(());
         }
         if state.cards == 0 {
-            let what = "was started on no network, so that its programs know no resolver";
-            let remedy = "stop it, connect it, and start it again";
-            return Err(self.refusal(what, remedy));
+            let what = "was started on no network, so that its programs know no resolver: stop it, connect it, start it again";
+            return Err(self.refusal(what));
         }
         let system = |error: io::Error| failure::from_error("make a link", &name, &error);
         let (card, stream) = match state.idle.pop() {
@@ -313,16 +313,14 @@ impl Networks {
     /// Takes the container off a network. With `force`, even when the guest can't be told.
     ///
     /// # Errors
-    /// It is not on it, the guest's reason; or its ports can't be had on the network that leads out now: then it is done, and they
-    /// are not published any more.
+    /// The guest's reason; or its ports can't be had on the network that leads out now: then it is done, as [`Networks::is_on`] says,
+    /// and they are not published any more.
     pub async fn disconnect(&self, name: &str, force: bool, guest: &Guest) -> Result<(), Failure> {
         let mut state = self.state.lock().await;
-        if state.over {
-            return Err(self.refusal("ended meanwhile", ""));
-        }
         let mut places = state.places.iter();
         let Some(index) = places.position(|place| place.endpoint.network == name) else {
-            return Err(self.refusal(&format!("is not on the network {name}"), ""));
+            // It has ended, or was started without it while somebody asked.
+            return Ok(());
         };
         let place = state.places.remove(index);
         if let Err(failure) = self.tell(guest, self.seats(&state, None)).await
@@ -334,6 +332,13 @@ impl Networks {
         self.leave_place(&mut state, place).await;
         mark(&state);
         self.move_ports(&mut state).await
+    }
+
+    /// Whether it is on a network.
+    pub async fn is_on(&self, name: &str) -> bool {
+        let state = self.state.lock().await;
+        let mut places = state.places.iter();
+        places.any(|place| place.endpoint.network == name)
     }
 
     async fn tell(&self, guest: &Guest, seats: bill::Seats) -> Result<(), Failure> {
@@ -404,10 +409,9 @@ impl Networks {
         futures_util::future::join_all(leave).await;
     }
 
-    fn refusal(&self, what: &str, remedy: &str) -> Failure {
+    fn refusal(&self, what: &str) -> Failure {
         Failure {
             kind: Kind::Invalid.into(),
-            remedy: remedy.to_owned(),
             ..failure::own("", "", format!("container {} {what}", self.spec.name))
         }
     }

@@ -264,11 +264,9 @@ impl Supervisor for Service {
     ) -> Result<Response<DisconnectReply>, Status> {
         let (service, asked) = (self.clone(), request.into_inner());
         let leaving = tokio::spawn(async move { service.disconnect_network(asked).await });
-        let failure = leaving
-            .await
-            .map_err(|error| Status::internal(error.to_string()))?;
-        let failure = failure.err();
-        Ok(Response::new(DisconnectReply { failure }))
+        let reply = leaving.await;
+        let reply = reply.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(reply))
     }
 
     async fn stat_path(

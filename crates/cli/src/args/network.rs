@@ -1,5 +1,6 @@
 //! The verbs of networks and their flags.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -19,6 +20,10 @@ pub enum Group {
     /// Remove networks that no running container is on
     #[command(visible_alias = "remove")]
     Rm(Remove),
+    /// Put a container on a further network
+    Connect(Connect),
+    /// Take a container off a network
+    Disconnect(Disconnect),
     /// Show what a network refused, or what happens on it
     Logs(Logs),
     /// Remove all networks that no container is on
@@ -100,6 +105,40 @@ pub struct Remove {
     /// Names or ids
     #[arg(required = true, value_name = "NETWORK")]
     pub names: Vec<String>,
+}
+
+/// `gourd network connect`.
+#[derive(Debug, Args)]
+pub struct Connect {
+    /// Further name of the container on the network
+    #[arg(long, value_name = "ALIAS")]
+    pub alias: Vec<String>,
+    /// Address of the container on the network
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip: Option<Ipv4Addr>,
+    /// Address of IPv6 of the container on the network, of which its address of IPv4 is the end
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip6: Option<Ipv6Addr>,
+    /// Name or id of the network
+    #[arg(value_name = "NETWORK")]
+    pub network: String,
+    /// Name or id of the container, which may run
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+/// `gourd network disconnect`.
+#[derive(Debug, Args)]
+pub struct Disconnect {
+    /// Even when the container can't be told
+    #[arg(short, long)]
+    pub force: bool,
+    /// Name or id of the network
+    #[arg(value_name = "NETWORK")]
+    pub network: String,
+    /// Name or id of the container, which may run
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
 }
 
 /// `gourd network prune`.

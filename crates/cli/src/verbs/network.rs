@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use engine::{ErrorKind, NetworkRequest, NetworkSummary};
+use engine::{Endpoint, ErrorKind, NetworkRequest, NetworkSummary};
 use serde_json::{Value, json};
 
 use crate::app::App;
-use crate::args::network::{Create, Group, Inspect, List, Logs, Prune, Remove};
+use crate::args::network::{
+    Connect, Create, Disconnect, Group, Inspect, List, Logs, Prune, Remove,
+};
 use crate::confirm::confirm;
 use crate::failure::{Failure, Tally};
 use crate::render::listing::Columns;
@@ -27,6 +29,8 @@ pub async fn network(app: &App, verb: &Group) -> Result<u8, Failure> {
         Group::Ls(args) => list(app, args),
         Group::Inspect(args) => inspect(app, args).await,
         Group::Rm(args) => remove(app, args),
+        Group::Connect(args) => connect(app, args).await,
+        Group::Disconnect(args) => disconnect(app, args).await,
         Group::Logs(args) => logs(app, args),
         Group::Prune(args) => prune(app, args),
     }
@@ -100,6 +104,27 @@ async fn inspect(app: &App, args: &Inspect) -> Result<u8, Failure> {
     }
     show(&found, args.format.as_deref())?;
     tally.end()
+}
+
+async fn connect(app: &App, args: &Connect) -> Result<u8, Failure> {
+    let endpoint = Endpoint {
+        network: args.network.clone(),
+        aliases: args.alias.clone(),
+        address: args.ip,
+        address6: args.ip6,
+        ..Endpoint::default()
+    };
+    let engine = app.engine()?;
+    engine.connect_network(&args.container, endpoint).await?;
+    Ok(0)
+}
+
+async fn disconnect(app: &App, args: &Disconnect) -> Result<u8, Failure> {
+    let engine = app.engine()?;
+    engine
+        .disconnect_network(&args.network, &args.container, args.force)
+        .await?;
+    Ok(0)
 }
 
 fn logs(app: &App, args: &Logs) -> Result<u8, Failure> {

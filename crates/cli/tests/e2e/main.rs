@@ -22,6 +22,7 @@ mod login;
 mod logs;
 mod names;
 mod network;
+mod networks;
 mod overhead;
 mod processes;
 mod races;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::harness::{Home, eventually, finish, kill};
 
 /// A container that serves `hello` at `/hello`.
-fn server(home: &Home, name: &str, flags: &[&str]) -> String {
-    let script = "mkdir /www && echo hello >/www/hello && exec httpd -f -p 80 -h /www";
+pub fn server(home: &Home, name: &str, flags: &[&str]) -> String {
+    let script = "mkdir -p /www && echo hello >/www/hello && exec httpd -f -p 80 -h /www";
     let mut line = vec!["run", "-d", "--name", name];
     line.extend(flags);
     line.extend(["busybox", "sh", "-c", script]);
@@ -18,7 +18,7 @@ fn server(home: &Home, name: &str, flags: &[&str]) -> String {
 }
 
 /// What a server says; `None` when it can't be reached, or resets.
-fn get(address: &str) -> Option<String> {
+pub fn get(address: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;
     let patience = Some(Duration::from_secs(60));
     stream.set_read_timeout(patience).expect("a time-out");

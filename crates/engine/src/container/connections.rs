@@ -18,7 +18,7 @@ pub enum Networks {
     Default,
     /// None: it has nothing but lo.
     None,
-    /// These, one for now.
+    /// These, in this order: the first that is not internal leads out.
     Named(Vec<Endpoint>),
 }
 
@@ -36,7 +36,7 @@ pub(super) fn connections(
     request: &CreateRequest,
     image: &[String],
 ) -> Result<Connections, Error> {
-    let networks = match &request.networks {
+    let mut networks = match &request.networks {
         Networks::None => Vec::new(),
         // Made by the first one that joins it.
         Networks::Default => vec![Endpoint {
@@ -45,12 +45,9 @@ pub(super) fn connections(
         }],
         Networks::Named(named) => named.clone(),
     };
-    if networks.len() > 1 {
-        let reason = "a container is on one network for now".to_owned();
-        return Err(Error::invalid("network", reason));
-    }
-    for endpoint in &networks {
-        check(root, endpoint)?;
+    check_networks(&networks)?;
+    for endpoint in &mut networks {
+        check_endpoint(root, endpoint)?;
     }
     let exposed = exposed(image, &request.expose)?;
     let mut ports = request.ports.clone();
@@ -87,17 +84,55 @@ pub(super) fn connections(
     })
 }
 
-fn check(root: &store::Root, endpoint: &Endpoint) -> Result<(), Error> {
-    if endpoint.network == network::DEFAULT && endpoint.address.is_none() {
+/// The most networks of a container: as many cards as a VM has room for.
+const MOST_NETWORKS: usize = 8;
+
+/// Whether a container can be on all of these.
+pub(crate) fn check_networks(networks: &[Endpoint]) -> Result<(), Error> {
+    if networks.len() > MOST_NETWORKS {
+        let reason = format!("a container is on {MOST_NETWORKS} at most");
+        return Err(Error::invalid("network", reason));
+    }
+    for (index, endpoint) in networks.iter().enumerate() {
+        let name = &endpoint.network;
+        if networks[..index].iter().any(|other| other.network == *name) {
+            return Err(Error::invalid("network", format!("{name} is named twice")));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the network is there, and has the addresses; one of IPv6 decides that of IPv4, whose twin it is.
+pub(crate) fn check_endpoint(root: &store::Root, endpoint: &mut Endpoint) -> Result<(), Error> {
+    let plain = endpoint.address.is_none() && endpoint.address6.is_none();
+    if endpoint.network == network::DEFAULT && plain {
         return Ok(());
     }
     let network = network::open(root, &endpoint.network)?;
-    let subnet = network.spec().subnet;
+    let (subnet, name) = (network.spec().subnet, &endpoint.network);
+    if let Some(address) = endpoint.address6 {
+        let Some(subnet6) = network.spec().subnet6 else {
+            let reason = format!("{address} can't be had: the network {name} has no IPv6");
+            return Err(Error::invalid("address", reason));
+        };
+        let own = endpoint.address.or_else(|| subnet6.twin_of(address));
+        match own.filter(|own| subnet.contains(*own) && subnet6.twin(*own) == address) {
+            Some(own) => endpoint.address = Some(own),
+            None => {
+                let example = endpoint.address.unwrap_or(subnet.gateway());
+                let reason = format!(
+                    "{address} goes with no address of IPv4 that is asked for: its end is that, in the network {name} as {} with \
+                     {example}",
+                    subnet6.twin(example)
+                );
+                return Err(Error::invalid("address", reason));
+            }
+        }
+    }
     if let Some(address) = endpoint
         .address
         .filter(|address| !subnet.contains(*address))
     {
-        let name = &endpoint.network;
         let reason = format!("{address} is none of the network {name}, whose subnet is {subnet}");
         return Err(Error::invalid("address", reason));
     }
@@ -217,9 +252,11 @@ fn described(
     let id = network::open(root, &endpoint.network).map(|network| network.spec().id.clone());
     let text = |address: Option<Ipv4Addr>| address.map(|it| it.to_string()).unwrap_or_default();
     let ipv6 = attached.and_then(|there| there.ipv6);
-    let fixed = endpoint
-        .address
-        .map(|address| json!({ "IPv4Address": address }));
+    let fixed = match (endpoint.address, endpoint.address6) {
+        (None, None) => Value::Null,
+        (address, None) => json!({ "IPv4Address": address }),
+        (address, address6) => json!({ "IPv4Address": address, "IPv6Address": address6 }),
+    };
     let mut names = vec![
         spec.name.clone(),
         spec.id[..spec.id.len().min(12)].to_owned(),
@@ -319,5 +356,62 @@ mod tests {
             {"HostIp": "::", "HostPort": "8080"},
         ]});
         assert_eq!(map, expect);
+    }
+
+    #[test]
+    fn networks_and_addresses_that_go_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = store::Root::open(dir.path()).unwrap();
+        let request = network::Request {
+            name: "mine".to_owned(),
+            id: "0".repeat(64),
+            subnet: Some("10.78.0.0/24".parse().unwrap()),
+            subnet6: Some("fd00:78::/64".parse().unwrap()),
+            ..network::Request::default()
+        };
+        network::create(&root, request).unwrap();
+        let check = |ipv4: &str, ipv6: &str, expect: Result<&str, &str>| {
+            let mut endpoint = Endpoint {
+                network: "mine".to_owned(),
+                address: ipv4.parse().ok(),
+                address6: ipv6.parse().ok(),
+                ..Endpoint::default()
+            };
+            let checked = check_endpoint(&root, &mut endpoint);
+            let found = checked.map(|()| endpoint.address.map(|address| address.to_string()));
+            match (found, expect) {
+                (Ok(found), Ok(expect)) => assert_eq!(found.unwrap_or_default(), expect),
+                (Err(error), Err(expect)) => {
+                    assert!(error.to_string().contains(expect), "{error}");
+                }
+                (found, _) => panic!("{ipv4} {ipv6}: {found:?}"),
+            }
+        };
+        check("", "", Ok(""));
+        check("10.78.0.9", "", Ok("10.78.0.9"));
+        check("", "fd00:78::a4e:9", Ok("10.78.0.9"));
+        check("10.78.0.9", "fd00:78::a4e:9", Ok("10.78.0.9"));
+        check(
+            "10.78.0.9",
+            "fd00:78::a4e:8",
+            Err("as fd00:78::a4e:9 with 10.78.0.9"),
+        );
+        check("", "fd00:78::5", Err("goes with no address of IPv4"));
+        check("", "fd00:79::a4e:9", Err("goes with no address"));
+        check("10.79.0.9", "", Err("is none of the network mine"));
+        let named = |name: &str| Endpoint {
+            network: name.to_owned(),
+            ..Endpoint::default()
+        };
+        let twice = check_networks(&[named("a"), named("b"), named("a")]);
+        assert!(twice.unwrap_err().to_string().contains("a is named twice"));
+        let many: Vec<Endpoint> = (0..9).map(|number| named(&format!("n{number}"))).collect();
+        assert!(check_networks(&many[..8]).is_ok());
+        assert!(
+            check_networks(&many)
+                .unwrap_err()
+                .to_string()
+                .contains("8 at most")
+        );
     }
 }

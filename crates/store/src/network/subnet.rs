@@ -128,6 +128,21 @@ impl Subnet6 {
         (self.address.to_bits() ^ other.address.to_bits()) & mask == 0
     }
 
+    /// The address of IPv4 whose twin this is; `None` for what is no twin: prefix, zeros, and the 32 bits.
+    #[must_use]
+    pub fn twin_of(self, address: Ipv6Addr) -> Option<Ipv4Addr> {
+        const LOW: u128 = u32::MAX as u128;
+        let low = address.to_bits() & LOW;
+        let twin = self.address.to_bits() | low == address.to_bits();
+        twin.then(|| Ipv4Addr::from_bits(low as u32))
+    }
+
+    /// The twin of an address of IPv4.
+    #[must_use]
+    pub fn twin(self, address: Ipv4Addr) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.address.to_bits() | u128::from(address.to_bits()))
+    }
+
     /// The gateway's address: the first that a machine may have.
     #[must_use]
     pub fn gateway(self) -> Ipv6Addr {

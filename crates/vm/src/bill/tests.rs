@@ -187,7 +187,7 @@ fn names_and_resolvers() {
         ("db".to_owned(), "192.0.2.7".to_owned()),
         ("me".to_owned(), "host-gateway".to_owned()),
     ];
-    let told = boot_request(&spec, &[], &seats(&[joined.clone()], 0));
+    let told = boot_request(&spec, &[], &seats(std::slice::from_ref(&joined), 0));
     let hosts = String::from_utf8(told.hosts.to_vec()).unwrap();
     assert!(
         hosts.ends_with("192.0.2.7\tdb\n10.219.0.1\tme\n10.219.0.5\tbox\n"),
@@ -207,7 +207,7 @@ fn names_and_resolvers() {
         }),
         ..joined.clone()
     };
-    let told = boot_request(&spec, &[], &seats(&[both.clone()], 0));
+    let told = boot_request(&spec, &[], &seats(std::slice::from_ref(&both), 0));
     let hosts = String::from_utf8(told.hosts.to_vec()).unwrap();
     assert!(
         hosts.ends_with("10.219.0.5\tbox\nfd00::adb:5\tbox\n"),

@@ -1,6 +1,6 @@
 //! Connect and disconnect.
 
-use proto::supervisor::{ConnectRequest, DisconnectRequest, Failure};
+use proto::supervisor::{ConnectRequest, DisconnectReply, DisconnectRequest, Failure};
 use store::container::Endpoint;
 use store::fault;
 
@@ -37,19 +37,33 @@ impl Service {
         connected.map_err(|failure| self.explain(&run, failure))
     }
 
-    pub(super) async fn disconnect_network(&self, asked: DisconnectRequest) -> Result<(), Failure> {
-        if self.is_restarting() {
-            return Ok(());
+    pub(super) async fn disconnect_network(&self, asked: DisconnectRequest) -> DisconnectReply {
+        let (left, result) = self.try_disconnect(asked).await;
+        DisconnectReply {
+            failure: result.err(),
+            left,
         }
-        let (run, guest) = self.running().await?;
-        let networks = run.networks()?;
+    }
+
+    /// Whether it is not on the network any more, and what has failed.
+    async fn try_disconnect(&self, asked: DisconnectRequest) -> (bool, Result<(), Failure>) {
+        if self.is_restarting() {
+            return (true, Ok(()));
+        }
+        let running = self.running().await;
+        let running = running.and_then(|(run, guest)| Ok((run.networks()?, run, guest)));
+        let (networks, run, guest) = match running {
+            Ok(running) => running,
+            Err(failure) => return (false, Err(failure)),
+        };
         fault::point("vm.disconnect");
-        let left = networks
+        let result = networks
             .disconnect(&asked.network, asked.force, &guest)
             .await;
         self.write_networks(&networks).await;
         fault::point("vm.disconnected");
-        left.map_err(|failure| self.explain(&run, failure))
+        let left = !networks.is_on(&asked.network).await;
+        (left, result.map_err(|failure| self.explain(&run, failure)))
     }
 
     /// The state says where the container is now.

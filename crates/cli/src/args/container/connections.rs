@@ -1,6 +1,6 @@
 //! Flags of `run` and `create` about networks, ports and names; `gourd port`.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clap::Args;
 use engine::{Endpoint, Networks, Port, Protocol, Resolution};
@@ -8,15 +8,19 @@ use engine::{Endpoint, Networks, Port, Protocol, Resolution};
 /// How a container is reached, and what it reaches.
 #[derive(Debug, Args)]
 pub struct Connections {
-    /// Network to join: NAME[,alias=NAME][,ip=ADDRESS][,host=allow], or none [default: default]
+    /// Network to join, may be given several times: NAME[:alias=NAME][,ip=ADDRESS][,ip6=ADDRESS][,host=allow], or none
+    /// [default: default]
     #[arg(long, visible_alias = "net", value_name = "NETWORK", value_parser = network, help_heading = "Network")]
-    pub network: Option<Choice>,
-    /// Further name of the container on its network
+    pub network: Vec<Choice>,
+    /// Further name of the container on its first network
     #[arg(long, value_name = "ALIAS", help_heading = "Network")]
     pub network_alias: Vec<String>,
-    /// Address of the container on its network
+    /// Address of the container on its first network
     #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
     pub ip: Option<Ipv4Addr>,
+    /// Address of IPv6 of the container on its first network, of which its address of IPv4 is the end
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    pub ip6: Option<Ipv6Addr>,
     /// Publish a port: [ADDRESS:][HOST_PORT:]PORT[/tcp|udp]; ranges as 8000-8010; without HOST_PORT, or with 0: any
     #[arg(short, long, value_name = "PORT", value_parser = publish, help_heading = "Network")]
     pub publish: Vec<Ports>,
@@ -64,22 +68,33 @@ pub struct Ports(pub Vec<Port>);
 impl Connections {
     /// The networks that are asked for; an error when flags contradict each other.
     pub fn networks(&self) -> Result<Networks, String> {
-        let plain = self.network_alias.is_empty() && self.ip.is_none();
-        let mut endpoint = match &self.network {
-            None if plain => return Ok(Networks::Default),
-            None => Endpoint {
+        let plain = self.network_alias.is_empty() && self.ip.is_none() && self.ip6.is_none();
+        let mut named = Vec::new();
+        for choice in &self.network {
+            match choice {
+                Choice::Named(endpoint) => named.push(endpoint.clone()),
+                Choice::None if self.network.len() > 1 => {
+                    return Err("--network none goes with no other network".to_owned());
+                }
+                Choice::None if plain => return Ok(Networks::None),
+                Choice::None => {
+                    return Err("--network-alias, --ip and --ip6 need a network".to_owned());
+                }
+            }
+        }
+        if named.is_empty() && plain {
+            return Ok(Networks::Default);
+        }
+        if named.is_empty() {
+            named.push(Endpoint {
                 network: DEFAULT.to_owned(),
                 ..Endpoint::default()
-            },
-            Some(Choice::None) if plain => return Ok(Networks::None),
-            Some(Choice::None) => {
-                return Err("--network-alias and --ip need a network".to_owned());
-            }
-            Some(Choice::Named(endpoint)) => endpoint.clone(),
-        };
-        endpoint.aliases.extend(self.network_alias.iter().cloned());
-        endpoint.address = self.ip.or(endpoint.address);
-        Ok(Networks::Named(vec![endpoint]))
+            });
+        }
+        named[0].aliases.extend(self.network_alias.iter().cloned());
+        named[0].address = self.ip.or(named[0].address);
+        named[0].address6 = self.ip6.or(named[0].address6);
+        Ok(Networks::Named(named))
     }
 
     /// How it finds names.
@@ -103,7 +118,13 @@ const DEFAULT: &str = "default";
 
 fn network(text: &str) -> Result<Choice, String> {
     let mut endpoint = Endpoint::default();
-    for (index, part) in text.split(',').enumerate() {
+    // NAME:OPTIONS is NAME,OPTIONS.
+    let split = text.split_once(':');
+    let parts = match split.filter(|(name, _)| *name != "container" && !name.contains(['=', ','])) {
+        Some((name, options)) => format!("{name},{options}"),
+        None => text.to_owned(),
+    };
+    for (index, part) in parts.split(',').enumerate() {
         let (key, value) = match part.split_once('=') {
             Some(pair) => pair,
             None if index == 0 => ("name", part),
@@ -119,12 +140,17 @@ fn network(text: &str) -> Result<Choice, String> {
                 let wrong = |_| format!("{address:?} is no IPv4 address");
                 endpoint.address = Some(parsed.map_err(wrong)?);
             }
+            ("ip6", address) => {
+                let parsed = address.parse();
+                let wrong = |_| format!("{address:?} is no IPv6 address");
+                endpoint.address6 = Some(parsed.map_err(wrong)?);
+            }
             ("host", "allow") => endpoint.host = true,
             ("host", "deny") => endpoint.host = false,
             ("host", other) => return Err(format!("host is allow or deny, not {other:?}")),
             (other, _) => {
                 return Err(format!(
-                    "there is no option {other:?}; there are alias, ip, host"
+                    "there is no option {other:?}; there are alias, ip, ip6, host"
                 ));
             }
         }
@@ -322,10 +348,16 @@ mod tests {
             network: "mine".to_owned(),
             aliases: vec!["a".to_owned(), "b".to_owned()],
             address: Some(Ipv4Addr::new(10, 1, 2, 3)),
+            address6: Some("fd00::a01:203".parse().unwrap()),
             host: true,
         };
-        let text = "name=mine,alias=a,alias=b,ip=10.1.2.3,host=allow";
-        check(text, Ok(Choice::Named(endpoint)));
+        for text in [
+            "name=mine,alias=a,alias=b,ip=10.1.2.3,ip6=fd00::a01:203,host=allow",
+            "mine:alias=a,alias=b,ip=10.1.2.3,ip6=fd00::a01:203,host=allow",
+        ] {
+            check(text, Ok(Choice::Named(endpoint.clone())));
+        }
+        check("mine:", Err("is no option"));
         check("none,alias=a", Err("no options"));
         check("host", Err("-p publishes ports"));
         check("container:x", Err("another one's network"));
