@@ -23,12 +23,13 @@ use proto::network::{Joined, Publish};
 use proto::supervisor::{Failure, failure::Kind};
 use store::Root;
 use store::container::{Attached, Endpoint, Spec};
+use tokio::net::UnixDatagram;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::guest::Guest;
 use crate::network::{self, Directory, Joining, Membership, Seat, carrier};
-use crate::streams::Streams;
+use crate::streams::{Expected, Streams};
 use crate::{bill, failure};
 
 /// How long a guest's stream may take after its agent has said that it dialled.
@@ -62,6 +63,12 @@ struct Card {
     link: OwnedFd,
     /// Of a device of the agent's: who carries its frames.
     carrier: Option<JoinHandle<()>>,
+}
+
+/// What the guest is to make: the stream that it dials for it, and the monitor's end of its link.
+struct Device {
+    stream: Expected,
+    end: UnixDatagram,
 }
 
 /// A network that the container is on.
@@ -215,16 +222,12 @@ impl Networks {
         guest: &Guest,
         streams: &Arc<Streams>,
     ) -> Result<(), Failure> {
-        let name = endpoint.network.clone();
         let mut state = self.state.lock().await;
         if state.over {
             return Err(self.refusal("ended meanwhile"));
         }
-        if state
-            .places
-            .iter()
-            .any(|place| place.endpoint.network == name)
-        {
+        let mut places = state.places.iter();
+        if places.any(|place| place.endpoint.network == endpoint.network) {
             // It was started with it while somebody asked.
             return Ok(());
         }
@@ -232,72 +235,10 @@ impl Networks {
             let what = "was started on no network, so that its programs know no resolver: stop it, connect it, start it again";
             return Err(self.refusal(what));
         }
-        let system = |error: io::Error| failure::from_error("make a link", &name, &error);
-        let (card, stream) = match state.idle.pop() {
-            Some(card) => (card, None),
-            None => {
-                let (end, link) = network::link().map_err(system)?;
-                let end = carrier::end(end).map_err(system)?;
-                let card = Card {
-                    number: unused(&state),
-                    link,
-                    carrier: None,
-                };
-                (card, Some((streams.expect().map_err(system)?, end)))
-            }
-        };
-        drain(&card);
-        let seat = Seat {
-            mac: network::mac(&self.spec.id, card.number),
-            wish: None,
-            publish: Vec::new(),
-            directory: self.directory.clone(),
-            elsewhere: !state.places.is_empty(),
-        };
-        let link = card.link.try_clone().map_err(system)?;
-        let membership = Membership::begin(&self.root, &self.spec, &endpoint, seat, link);
-        let joined = membership.joining().joined().await;
-        let number = card.number;
-        state.places.push(Place {
-            endpoint,
-            card,
-            membership,
-            joined: joined.as_ref().ok().cloned(),
-        });
-        let connected = match joined {
-            Ok(_) => {
-                let new = stream.as_ref().map(|(stream, _)| (number, stream.id()));
-                self.tell(guest, self.seats(&state, new)).await
-            }
-            Err(failure) => Err(failure),
-        };
-        let connected = match (connected, stream) {
-            (Ok(()), Some((stream, end))) => {
-                let stream = tokio::time::timeout(ARRIVAL, stream.arrived()).await;
-                match stream.ok().flatten() {
-                    Some(stream) => {
-                        let carrier = tokio::spawn(carrier::carry(stream, end));
-                        if let Some(place) = state.places.last_mut() {
-                            place.card.carrier = Some(carrier);
-                        }
-                        Ok(())
-                    }
-                    None => {
-                        let what = "it did not dial";
-                        Err(failure::own(
-                            "wait for a device's frames",
-                            "the guest",
-                            what,
-                        ))
-                    }
-                }
-            }
-            (connected, _) => connected,
-        };
-        let connected = match connected {
-            Ok(()) => self.move_ports(&mut state).await,
-            Err(failure) => Err(failure),
-        };
+        let device = self
+            .begin_place(&mut state, endpoint, streams)
+            .map_err(|error| failure::from_error("make a link", "", &error))?;
+        let connected = self.enter(&mut state, device, guest).await;
         if connected.is_err()
             && let Some(place) = state.places.pop()
         {
@@ -308,6 +249,75 @@ impl Networks {
         }
         mark(&state);
         connected
+    }
+
+    /// Takes a card for a further network, and has it joined in the background. A device is what the guest has to make for it.
+    fn begin_place(
+        &self,
+        state: &mut State,
+        endpoint: Endpoint,
+        streams: &Arc<Streams>,
+    ) -> io::Result<Option<Device>> {
+        let (card, device) = match state.idle.pop() {
+            Some(card) => (card, None),
+            None => {
+                let (end, link) = network::link()?;
+                let device = Device {
+                    stream: streams.expect()?,
+                    end: carrier::end(end)?,
+                };
+                let card = Card {
+                    number: unused(state),
+                    link,
+                    carrier: None,
+                };
+                (card, Some(device))
+            }
+        };
+        drain(&card);
+        let seat = Seat {
+            mac: network::mac(&self.spec.id, card.number),
+            wish: None,
+            publish: Vec::new(),
+            directory: self.directory.clone(),
+            elsewhere: !state.places.is_empty(),
+        };
+        let link = card.link.try_clone()?;
+        state.places.push(Place {
+            membership: Membership::begin(&self.root, &self.spec, &endpoint, seat, link),
+            endpoint,
+            card,
+            joined: None,
+        });
+        Ok(device)
+    }
+
+    /// The last of the places is joined, and the guest is told.
+    async fn enter(
+        &self,
+        state: &mut State,
+        device: Option<Device>,
+        guest: &Guest,
+    ) -> Result<(), Failure> {
+        let Some(place) = state.places.last_mut() else {
+            return Ok(());
+        };
+        place.joined = Some(place.membership.joining().joined().await?);
+        let number = place.card.number;
+        let new = device.as_ref().map(|device| (number, device.stream.id()));
+        self.tell(guest, self.seats(state, new)).await?;
+        if let Some(Device { stream, end }) = device {
+            let stream = tokio::time::timeout(ARRIVAL, stream.arrived()).await;
+            let stream = stream.ok().flatten().ok_or_else(|| {
+                let what = "it did not dial";
+                failure::own("wait for a device's frames", "the guest", what)
+            })?;
+            let carrier = tokio::spawn(carrier::carry(stream, end));
+            if let Some(place) = state.places.last_mut() {
+                place.card.carrier = Some(carrier);
+            }
+        }
+        self.move_ports(state).await
     }
 
     /// Takes the container off a network. With `force`, even when the guest can't be told.
@@ -442,4 +452,61 @@ fn drain(card: &Card) {
     let mut frame = [0; 1];
     let flags = rustix::net::RecvFlags::DONTWAIT;
     while rustix::net::recv(&card.link, &mut frame[..], flags).is_ok() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_that_is_not_internal_leads_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        for (name, internal) in [("in", true), ("within", true), ("out", false)] {
+            let request = store::network::Request {
+                name: name.to_owned(),
+                id: "0".repeat(64),
+                internal,
+                ..store::network::Request::default()
+            };
+            store::network::create(&root, request).unwrap();
+        }
+        let check = |names: &[&str], expect: usize| {
+            let endpoints: Vec<Endpoint> = names
+                .iter()
+                .map(|name| Endpoint {
+                    network: (*name).to_owned(),
+                    ..Endpoint::default()
+                })
+                .collect();
+            assert_eq!(way_out(&root, endpoints.iter()), expect, "{names:?}");
+        };
+        check(&[], 0);
+        check(&["in"], 0);
+        check(&["in", "out"], 1);
+        check(&["out", "in"], 0);
+        check(&["in", "within"], 0);
+        // One that was removed leads nowhere.
+        check(&["gone", "in", "out"], 2);
+    }
+
+    #[tokio::test]
+    async fn cards_are_numbered_and_those_of_the_vm_wait_for_the_next_network() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let spec = Spec {
+            networks: vec![Endpoint::default(), Endpoint::default()],
+            ..Spec::default()
+        };
+        let (networks, ends) = Networks::new(&root, &spec).unwrap();
+        assert_eq!(ends.len(), 2);
+        let state = networks.state.lock().await;
+        assert_eq!((state.cards, unused(&state)), (2, 2));
+        let card = &state.idle[0];
+        rustix::net::send(&ends[0], b"late", rustix::net::SendFlags::empty()).unwrap();
+        drain(card);
+        let flags = rustix::net::RecvFlags::DONTWAIT;
+        let nothing = rustix::net::recv(&card.link, &mut [0; 9][..], flags);
+        assert_eq!(nothing.unwrap_err(), rustix::io::Errno::AGAIN);
+    }
 }
