@@ -91,7 +91,7 @@ fn a_container_on_two_networks() {
     let members = members.ok().text();
     assert!(members.contains("\"Name\":\"both\"") && members.contains("\"Name\":\"db\""));
     // A container on both is no way from one to the other, whoever asks it to be: it does not forward.
-    let script = "ip route add 10.82.0.0/24 via 10.81.0.3; ping -c 1 -W 2 10.82.0.2; wget -T 2 -qO- http://db/hello; true";
+    let script = "ip route add 10.82.0.0/24 via 10.81.0.3; ping -c 1 -W 2 10.82.0.2; wget -qO- http://db/hello; true";
     let said = inside(&home, "web", script);
     assert!(
         said.contains("0 packets received") && !said.contains("hello"),
@@ -129,7 +129,7 @@ fn networks_come_and_go_while_it_runs() {
     server(&home, "db", &["--network", "two"]);
     server(&home, "box", &["--network", "one", "-p", "127.0.0.1:0:80"]);
     let address = home.gourd(&["port", "box", "80"]).ok().text();
-    let reach = "wget -T 5 -qO- http://db/hello 2>&1; true";
+    let reach = "wget -qO- http://db/hello 2>&1; true";
     let unreached = |home: &Home| {
         let said = inside(home, "box", reach);
         assert!(said.contains("bad address 'db'"), "{said}");
@@ -219,8 +219,7 @@ fn networks_come_and_go_while_it_runs() {
         "eth0\n0"
     );
     unreached(&home);
-    let script =
-        "wget -T 2 -qO- http://10.84.0.9/hello || nslookup box 2>&1 | grep NXDOMAIN | head -n 1";
+    let script = "nc -w 2 10.84.0.9 80 </dev/null || nslookup box 2>&1 | grep NXDOMAIN | head -n 1";
     assert!(inside(&home, "db", script).contains("NXDOMAIN"));
 
     // The network that leads out goes: the other one does, with the ports; the card waits for its next network.
