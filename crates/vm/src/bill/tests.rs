@@ -317,7 +317,10 @@ fn volumes_are_disks() {
 fn folders_of_the_host_are_one_share() {
     let mut spec = spec(Main::default());
     assert_eq!(
-        (shares(&spec), boot_request(&spec, &[], &[]).shares),
+        (
+            shares(&spec),
+            boot_request(&spec, &[], &Seats::default()).shares
+        ),
         (vec![], String::new())
     );
     let bind = |source: &str, target: &str, read_only| store::container::BindMount {
@@ -348,7 +351,7 @@ fn folders_of_the_host_are_one_share() {
         folders,
         [("0", "/home/me/x", true), ("1", "/home/me", false)]
     );
-    let told = boot_request(&spec, &[], &[]);
+    let told = boot_request(&spec, &[], &Seats::default());
     assert_eq!(
         (told.shares, told.user),
         (shared[0].tag.clone(), "me".to_owned())
