@@ -407,6 +407,9 @@ impl Error {
             Self::Check(error) => check_kind(error),
             Self::Collect(error) => collect_kind(error),
             Self::Archive(error) => match error {
+                ArchiveError::Read(source) if source.kind() == io::ErrorKind::FileTooLarge => {
+                    ErrorKind::UnpacksTooLarge
+                }
                 ArchiveError::Read(source) if source.raw_os_error().is_some() => io_kind(source),
                 ArchiveError::Write(source) => io_kind(source),
                 _ => ErrorKind::Corrupt,

@@ -3,10 +3,11 @@
 
 mod support;
 
+use std::io::Read as _;
 use std::path::Path;
 use std::process::Command;
 
-use engine::{ErrorKind, ImageFilter, ImportRequest, PullEvent, Removed};
+use engine::{Engine, ErrorKind, ImageFilter, ImportRequest, OpenOptions, PullEvent, Removed};
 use serde_json::{Value, json};
 use support::{Setup, cat, image, quiet, setup, text};
 use testkit::image::{Image, Layer};
@@ -564,4 +565,52 @@ async fn the_disk_is_accounted_for() {
         du(&format!("containers/{}", usage.containers[0].container.id))
     );
     assert_eq!((usage.kernels.len(), usage.kernels[0].used), (1, true));
+}
+
+/// Packed archives are bounded as images are, whoever packed them.
+#[tokio::test]
+async fn archives_that_unpack_to_far_too_much_are_refused() {
+    let setup = setup();
+    let engine = Engine::open(OpenOptions {
+        root: Some(setup.engine.root().to_owned()),
+        max_unpacked: Some(1 << 20),
+        ..OpenOptions::default()
+    })
+    .unwrap();
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(16 << 20);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "zeros", std::io::repeat(0).take(16 << 20))
+        .unwrap();
+    let plain = setup.path("plain.tar");
+    std::fs::write(&plain, tar.into_inner().unwrap()).unwrap();
+    for program in ["gzip", "zstd", "xz", "bzip2"] {
+        let packed = setup.path(program);
+        let status = std::process::Command::new(program)
+            .arg("-c")
+            .stdin(std::fs::File::open(&plain).unwrap())
+            .stdout(std::fs::File::create(&packed).unwrap())
+            .status();
+        assert!(
+            status
+                .unwrap_or_else(|error| panic!("{program} is needed: {error}"))
+                .success()
+        );
+        let open = || std::fs::File::open(&packed).unwrap();
+        assert!(open().metadata().unwrap().len() < 100 << 10, "{program}");
+        let request = ImportRequest::default();
+        let imported = engine.import(open(), &request, &quiet).await.map(drop);
+        let loaded = engine.load(open(), &quiet).await.map(drop);
+        for refused in [imported, loaded] {
+            let error = refused.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::UnpacksTooLarge, "{program}");
+            let said = text(&error);
+            assert!(said.contains("more than the 1 MiB allowed"), "{said}");
+        }
+    }
+    for dir in ["content/blobs/sha256", "content/ingest", "rootfs"] {
+        let left = std::fs::read_dir(engine.root().join(dir)).unwrap().count();
+        assert_eq!(left, 0, "{dir}");
+    }
 }

@@ -44,7 +44,7 @@ pub use error::Error;
 pub use fetch::Piece;
 pub use login::Server;
 pub use proxy::Proxies;
-pub use push::Pushed;
+pub use push::{Pushed, Upload};
 pub use resolve::Resolved;
 pub use retry::RetryPolicy;
 pub use settings::SettingsError;

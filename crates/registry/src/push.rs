@@ -39,6 +39,27 @@ pub enum Pushed {
     Sent,
 }
 
+/// Where an upload is noted, so that another command can go on with it when this one is killed. The address may be a secret: who has
+/// it may send.
+pub trait Upload {
+    /// What was noted last.
+    fn noted(&self) -> Option<String>;
+
+    /// The registry wants what comes next there; `None` when nothing more comes.
+    fn note(&self, address: Option<&str>);
+}
+
+/// Nothing is noted.
+struct Unnoted;
+
+impl Upload for Unnoted {
+    fn noted(&self) -> Option<String> {
+        None
+    }
+
+    fn note(&self, _: Option<&str>) {}
+}
+
 impl Client {
     /// Whether a repository has a blob.
     ///
@@ -98,34 +119,83 @@ impl Client {
         source: Source,
         sent: &dyn Fn(u64),
     ) -> Result<Pushed, Error> {
+        self.push_noted_blob(reference, descriptor, mounts, source, sent, &Unnoted)
+            .await
+    }
+
+    /// As [`Client::push_blob`], but goes on with an upload that `upload` has noted, as far as the registry still has it.
+    ///
+    /// # Errors
+    /// As [`Client::push_blob`].
+    pub async fn push_noted_blob(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        mounts: &[String],
+        source: Source,
+        sent: &dyn Fn(u64),
+        upload: &dyn Upload,
+    ) -> Result<Pushed, Error> {
         let site = self.writable(reference).await?;
         if self.has(&site, "blobs", &descriptor.digest).await? {
+            upload.note(None);
             return Ok(Pushed::Exists);
         }
-        let session = match self.mount(&site, descriptor, mounts).await? {
-            Ok(from) => return Ok(Pushed::Mounted(from)),
-            Err(session) => session,
+        let (session, offset) = match self.known(&site, descriptor, upload).await {
+            Some(known) => known,
+            None => match self.mount(&site, descriptor, mounts).await? {
+                Ok(from) => return Ok(Pushed::Mounted(from)),
+                Err(session) => (session, 0),
+            },
         };
         let (sender, mut receiver) = watch::channel(0);
-        let upload = Upload {
+        let sending = Sending {
             client: self,
             site: &site,
             descriptor,
             source,
             sent: sender,
             unread: Unread::default(),
+            upload,
             location: session,
-            offset: 0,
-            in_parts: descriptor.size > self.upload_size(),
+            offset,
+            in_parts: offset > 0 || descriptor.size > self.upload_size(),
             failures: 0,
             reconnects: 0,
         };
-        let work = upload.run();
+        let work = sending.run();
         tokio::pin!(work);
         loop {
             tokio::select! {
                 done = &mut work => return done.map(|()| Pushed::Sent),
                 Ok(()) = receiver.changed() => sent(*receiver.borrow_and_update()),
+            }
+        }
+    }
+
+    /// An upload that an earlier command began, and how much the registry has of it.
+    async fn known(
+        &self,
+        site: &Site,
+        descriptor: &Descriptor,
+        upload: &dyn Upload,
+    ) -> Option<(Uri, u64)> {
+        let location = self.transport().noted(&upload.noted()?)?;
+        let call = Call::get(location.clone());
+        let asked = self.request(site, &call, "the upload", &[200, 202, 204]);
+        match asked.await {
+            Ok(answer) => {
+                let offset = received(&answer).unwrap_or(0).min(descriptor.size);
+                tracing::debug!(offset, "going on with an earlier command's upload");
+                Some((
+                    self.transport().location(&answer).unwrap_or(location),
+                    offset,
+                ))
+            }
+            Err(error) => {
+                tracing::debug!(%error, "an earlier command's upload is lost");
+                upload.note(None);
+                None
             }
         }
     }
@@ -195,13 +265,14 @@ impl Client {
 }
 
 /// A blob on its way to a registry.
-struct Upload<'a> {
+struct Sending<'a> {
     client: &'a Client,
     site: &'a Site,
     descriptor: &'a Descriptor,
     source: Source,
     sent: watch::Sender<u64>,
     unread: Unread,
+    upload: &'a dyn Upload,
     /// Where the registry wants what comes next.
     location: Uri,
     /// Bytes that it has.
@@ -212,15 +283,28 @@ struct Upload<'a> {
     reconnects: u32,
 }
 
-impl Upload<'_> {
+impl Sending<'_> {
     async fn run(mut self) -> Result<(), Error> {
         loop {
             let before = self.offset;
+            self.upload.note(Some(&self.location.to_string()));
             match self.step().await {
-                Ok(true) => return Ok(()),
+                Ok(true) => {
+                    self.upload.note(None);
+                    return Ok(());
+                }
                 Ok(false) => self.failures = 0,
                 Err(failed) => {
-                    if self.go_on(failed).await? {
+                    let gone_on = self.go_on(failed).await;
+                    // What is refused for good would be refused again.
+                    let is_over = match &gone_on {
+                        Ok(is_there) => *is_there,
+                        Err(error) => !is_worth_retrying(error),
+                    };
+                    if is_over {
+                        self.upload.note(None);
+                    }
+                    if gone_on? {
                         return Ok(());
                     }
                     if self.offset > before {

@@ -204,6 +204,13 @@ impl Transport {
         }
     }
 
+    /// An address that was noted by an earlier command, if a request may go there.
+    pub(crate) fn noted(&self, address: &str) -> Option<Uri> {
+        let target: Uri = address.parse().ok()?;
+        let is_allowed = self.settings().is_ok_and(|all| all.allows(&target));
+        is_allowed.then_some(target)
+    }
+
     async fn send_once(&self, call: &Call) -> Result<Answer, Error> {
         let host = host_of(&call.uri);
         let mut request = request(call, &host)?;

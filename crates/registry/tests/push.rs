@@ -10,6 +10,7 @@ use registry::{Client, Error, Pushed, Source};
 use support::{amd64, chain, options, read, reference};
 use testkit::image::{Image, ImageBuilder, Layer};
 use testkit::registry::{Answer, Faulty, PASSWORD, Registry, Request, USER, reply};
+use tokio::sync::Notify;
 
 fn image() -> Image {
     let noise: Vec<u8> = (0..300_000_u32).map(|i| ((i * 7919) >> 5) as u8).collect();
@@ -221,6 +222,129 @@ impl Upload {
             }
             _ => reply(405, &[], b""),
         }
+    }
+}
+
+/// What a command notes of its upload; it is killed after so many notes.
+#[derive(Default)]
+struct Noted {
+    address: Mutex<Option<String>>,
+    until: Mutex<usize>,
+    enough: Notify,
+}
+
+impl registry::Upload for Noted {
+    fn noted(&self) -> Option<String> {
+        self.address.lock().unwrap().clone()
+    }
+
+    fn note(&self, address: Option<&str>) {
+        *self.address.lock().unwrap() = address.map(str::to_owned);
+        let mut until = self.until.lock().unwrap();
+        *until = until.saturating_sub(1);
+        if *until == 0 {
+            self.enough.notify_one();
+        }
+    }
+}
+
+/// Pushes in parts of 300,000 bytes, and is killed at the second; pushes again. The bytes that the second one read.
+async fn killed_and_again(r: &Reference, blob: &Descriptor, bytes: &[u8]) -> usize {
+    let noted = Noted::default();
+    *noted.until.lock().unwrap() = 2;
+    let client = || {
+        let mut options = options(None);
+        options.upload_size = 300_000;
+        Client::new(options)
+    };
+    let first = client();
+    tokio::select! {
+        pushed = first.push_noted_blob(r, blob, &[], source(bytes), &|_| {}, &noted) => panic!("{pushed:?}"),
+        () = noted.enough.notified() => {}
+    }
+    drop(first);
+    let read = Arc::new(Mutex::new(0));
+    let (count, all) = (read.clone(), source(bytes));
+    let counted: Source = Arc::new(move |offset, length| {
+        let piece = all(offset, length)?;
+        *count.lock().unwrap() += piece.len();
+        Ok(piece)
+    });
+    *noted.until.lock().unwrap() = usize::MAX;
+    let pushed = client().push_noted_blob(r, blob, &[], counted, &|_| {}, &noted);
+    let pushed = pushed
+        .await
+        .unwrap_or_else(|error| panic!("{}", chain(&error)));
+    assert_eq!(pushed, Pushed::Sent);
+    assert_eq!(*noted.address.lock().unwrap(), None);
+    *read.lock().unwrap()
+}
+
+fn million() -> Vec<u8> {
+    (0..1_000_000_u32)
+        .map(|i| (i.wrapping_mul(7919) >> 5) as u8)
+        .collect()
+}
+
+/// What a registry has of a killed push's blob is not sent again.
+#[tokio::test]
+async fn a_killed_push_goes_on_where_it_stopped() {
+    let bytes = million();
+    let blob = Descriptor::of(MediaType::OciLayer, &bytes);
+    let upload = Arc::new(Mutex::new(Upload::default()));
+    let own = upload.clone();
+    let server =
+        Faulty::start(move |request| own.lock().unwrap().answer(request, usize::MAX)).unwrap();
+    let r = reference(&format!("{}/a:1", server.addr));
+    let read = killed_and_again(&r, &blob, &bytes).await;
+    assert!(read <= 700_000, "{read}");
+    let upload = upload.lock().unwrap();
+    assert!(upload.done);
+    assert_eq!(upload.session, 1, "it was begun once");
+    assert_eq!(Digest::of(&upload.bytes), blob.digest);
+}
+
+/// Debian's docker-registry takes only what it was told the end of: it may have forgotten an upload that broke off within a part.
+/// Either way the blob is whole.
+#[tokio::test]
+async fn a_killed_push_to_a_real_registry_is_whole_at_the_next() {
+    let bytes = million();
+    let blob = Descriptor::of(MediaType::OciLayer, &bytes);
+    let registry = Registry::start().unwrap();
+    let r = reference(&registry.reference("a:1"));
+    let read = killed_and_again(&r, &blob, &bytes).await;
+    println!("the second push sent {read} of {} bytes", bytes.len());
+    assert!(read <= bytes.len());
+    let client = Client::new(options(None));
+    assert_eq!(support::read(&client, &r, &blob).await.unwrap(), bytes);
+}
+
+/// An upload that a registry does not know any more, or that is an address of nothing, is begun anew.
+#[tokio::test]
+async fn an_upload_that_is_lost_is_begun_anew() {
+    let bytes = million();
+    let blob = Descriptor::of(MediaType::OciLayer, &bytes);
+    let registry = Registry::start().unwrap();
+    for (tag, lost) in [
+        ("1", "/v2/a/blobs/uploads/no-such?x=y"),
+        ("2", "\u{0}"),
+        ("3", ""),
+    ] {
+        let repository = format!("a{tag}");
+        let r = reference(&registry.reference(&format!("{repository}:1")));
+        let noted = Noted::default();
+        *noted.until.lock().unwrap() = usize::MAX;
+        *noted.address.lock().unwrap() = Some(match lost.starts_with('/') {
+            true => format!("http://{}{lost}", registry.addr),
+            false => lost.to_owned(),
+        });
+        let client = Client::new(options(None));
+        let pushed = client.push_noted_blob(&r, &blob, &[], source(&bytes), &|_| {}, &noted);
+        let pushed = pushed
+            .await
+            .unwrap_or_else(|error| panic!("{tag}: {}", chain(&error)));
+        assert_eq!(pushed, Pushed::Sent, "{tag}");
+        assert_eq!(support::read(&client, &r, &blob).await.unwrap(), bytes);
     }
 }
 

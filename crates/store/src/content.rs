@@ -5,6 +5,7 @@
 //! ([`lease`]); garbage collection an exclusive one.
 
 mod partial;
+mod upload;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -19,6 +20,8 @@ use crate::lock::{self, Lock, Mode};
 
 pub use partial::Partial;
 pub(crate) use partial::is_partial;
+pub use upload::UploadNote;
+pub(crate) use upload::is_note;
 
 /// What can go wrong with blobs.
 #[derive(Debug, thiserror::Error)]

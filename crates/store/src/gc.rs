@@ -110,7 +110,8 @@ pub fn collect(root: &Root, _exclusive: &Lock) -> Result<Collected, Error> {
     // Nobody brings anything in while we have the exclusive lease: all there is was left by a crash. What a download can go
     // on with is left alone for a while.
     for path in unused.unfinished {
-        if !(content::is_partial(&path) && is_fresh(&path)) {
+        let may_go_on = content::is_partial(&path) || content::is_note(&path);
+        if !(may_go_on && is_fresh(&path)) {
             collected.bytes += remove_file(&path)?;
         }
     }
@@ -132,7 +133,7 @@ pub fn collect(root: &Root, _exclusive: &Lock) -> Result<Collected, Error> {
 pub fn forget_downloads(root: &Root, _exclusive: &Lock) -> Result<u64, Error> {
     let mut bytes = 0;
     for path in unfinished(root)? {
-        if content::is_partial(&path) {
+        if content::is_partial(&path) || content::is_note(&path) {
             bytes += remove_file(&path)?;
         }
     }

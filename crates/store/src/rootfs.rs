@@ -190,7 +190,13 @@ pub struct Layer {
 /// in, but at least [`ALWAYS_UNPACKED`] and at most [`MAX_UNPACKED`].
 #[must_use]
 pub fn max_unpacked(layers: &[Layer]) -> u64 {
-    packed(layers)
+    max_unpacked_of(packed(layers))
+}
+
+/// The same for so many packed bytes.
+#[must_use]
+pub fn max_unpacked_of(packed: u64) -> u64 {
+    packed
         .saturating_mul(MAX_RATIO)
         .clamp(ALWAYS_UNPACKED, MAX_UNPACKED)
 }

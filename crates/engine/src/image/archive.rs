@@ -102,7 +102,7 @@ impl<'f> Archive<'f> {
         fresh: &'f mut Vec<Digest>,
         progress: &'f dyn Fn(PullEvent),
     ) -> Result<Self, crate::Error> {
-        let tar = unpack::unpack(source).map_err(Error::Read)?;
+        let tar = unpack::unpack_within(source, root.max_unpacked()).map_err(Error::Read)?;
         let mut tar = tar::Archive::new(tar);
         let mut archive = Self::new(fresh, progress);
         for (index, entry) in tar.entries().map_err(Error::Read)?.enumerate() {

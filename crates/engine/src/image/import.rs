@@ -100,7 +100,7 @@ fn import(
     fresh: &mut Vec<Digest>,
     progress: &dyn Fn(PullEvent),
 ) -> Result<Digest, Error> {
-    let mut tar = unpack::unpack(source).map_err(ArchiveError::Read)?;
+    let mut tar = unpack::unpack_within(source, root.max_unpacked()).map_err(ArchiveError::Read)?;
     let show = |done| progress(PullEvent::Importing { done });
     let layer = LayerWriter::begin(root)?.copy(&mut tar, &show);
     let layer = layer.map_err(|error| match error {

@@ -10,7 +10,8 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use oci::{
     Descriptor, Digest, Document, DocumentError, Index, Manifest, Reference, parse_document,
 };
-use registry::{Client, ClientOptions, Pushed, Source};
+use registry::{Client, ClientOptions, Pushed, Source, Upload};
+use store::content::UploadNote;
 use store::images::{self, Record};
 use store::{Root, content, fault, refs};
 
@@ -156,6 +157,22 @@ impl Engine {
             pushed.push(image);
         }
         Ok(pushed)
+    }
+}
+
+/// A killed push's uploads are gone on with by the next one. A note that cannot be kept costs that only.
+struct Noted(UploadNote);
+
+impl Upload for Noted {
+    fn noted(&self) -> Option<String> {
+        self.0.read()
+    }
+
+    fn note(&self, address: Option<&str>) {
+        if let Err(error) = self.0.write(address) {
+            tracing::debug!(%error, "an upload is not noted");
+        }
+        fault::point("push.noted");
     }
 }
 
@@ -351,11 +368,12 @@ impl Push<'_> {
             file.read_exact_at(&mut buffer, offset)?;
             Ok(buffer.into())
         });
+        let note = UploadNote::new(self.root, &blob.digest, &self.reference.name());
         let mounts = self.mounts.get(&blob.digest);
         let mounts = mounts.map_or(&[][..], Vec::as_slice);
         let pushed = self
             .client
-            .push_blob(self.reference, blob, mounts, source, sent)
+            .push_noted_blob(self.reference, blob, mounts, source, sent, &Noted(note))
             .await?;
         Ok(pushed)
     }

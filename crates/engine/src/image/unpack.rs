@@ -2,6 +2,8 @@
 
 use std::io::{self, Read};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use store::rootfs;
@@ -9,15 +11,94 @@ use store::rootfs;
 /// The longest first bytes that say how something is packed.
 const MAGIC: usize = 6;
 
+/// More came out than anybody wants.
+#[derive(Debug, thiserror::Error)]
+#[error("it unpacks to more than the {} MiB allowed ({packed} bytes packed)", limit >> 20)]
+struct TooLarge {
+    limit: u64,
+    packed: u64,
+}
+
+/// As [`unpack`], but of what is packed no more comes out than layers of as many bytes may unpack to, or than `max_unpacked` says:
+/// then an error of the kind `FileTooLarge`. What is not packed is as long as it is.
+pub(crate) fn unpack_within(
+    mut source: impl Read + Send + 'static,
+    max_unpacked: Option<u64>,
+) -> io::Result<Box<dyn Read>> {
+    let mut magic = Vec::with_capacity(MAGIC);
+    source.by_ref().take(MAGIC as u64).read_to_end(&mut magic)?;
+    let is_packed =
+        program(&magic).is_some() || rootfs::compression(&magic) != oci::Compression::None;
+    let whole = io::Cursor::new(magic).chain(source);
+    if !is_packed {
+        return Ok(Box::new(whole));
+    }
+    let packed = Arc::new(AtomicU64::new(0));
+    let counted = Counted {
+        source: whole,
+        bytes: Arc::clone(&packed),
+    };
+    Ok(Box::new(Within {
+        unpacked: unpack(counted)?,
+        bytes: 0,
+        packed,
+        max_unpacked,
+    }))
+}
+
+/// Says how much was read.
+struct Counted<R> {
+    source: R,
+    bytes: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.source.read(buffer)?;
+        self.bytes.fetch_add(length as u64, Ordering::Relaxed);
+        Ok(length)
+    }
+}
+
+/// Ends with an error when more comes than is allowed.
+struct Within {
+    unpacked: Box<dyn Read>,
+    bytes: u64,
+    /// Bytes that were read so far to be unpacked.
+    packed: Arc<AtomicU64>,
+    max_unpacked: Option<u64>,
+}
+
+impl Read for Within {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.unpacked.read(buffer)?;
+        self.bytes += length as u64;
+        let packed = self.packed.load(Ordering::Relaxed);
+        let limit = self
+            .max_unpacked
+            .unwrap_or_else(|| rootfs::max_unpacked_of(packed));
+        if self.bytes > limit {
+            let error = TooLarge { limit, packed };
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, error));
+        }
+        Ok(length)
+    }
+}
+
+/// What unpacks something that begins so, when it is not ourselves.
+fn program(magic: &[u8]) -> Option<&'static str> {
+    match magic {
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),
+        [b'B', b'Z', b'h', ..] => Some("bzip2"),
+        _ => None,
+    }
+}
+
 /// Unpacks a stream by its first bytes.
 pub(crate) fn unpack(mut source: impl Read + Send + 'static) -> io::Result<Box<dyn Read>> {
     let mut magic = Vec::with_capacity(MAGIC);
     source.by_ref().take(MAGIC as u64).read_to_end(&mut magic)?;
-    let program = match magic.as_slice() {
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => Some("xz"),
-        [b'B', b'Z', b'h', ..] => Some("bzip2"),
-        _ => None,
-    };
+    let program = program(&magic);
     let whole = io::Cursor::new(magic).chain(source);
     match program {
         Some(program) => Ok(Box::new(Unpacker::start(program, whole)?)),

@@ -1,8 +1,8 @@
-//! The fault matrix of volumes: made, cloned, removed.
+//! The fault matrix of volumes: made, cloned, removed, and written to by a container.
 
 use super::matrix::{Monitors, Scenario};
 use super::stray;
-use crate::harness::{Home, assert_ext4_clean, names, tool};
+use crate::harness::{Home, assert_ext4_clean, eventually, names, tool};
 use crate::volumes::disk;
 
 const CREATE: [&str; 7] = [
@@ -84,6 +84,57 @@ fn volume_rm_killed_anywhere() {
         },
         from: "",
         monitors: Monitors::None,
+    }
+    .run();
+}
+
+/// Fills, writes, syncs, says so.
+const WRITE: [&str; 10] = [
+    "run",
+    "--rm",
+    "--name",
+    "it",
+    "-v",
+    "data:/etc",
+    "busybox",
+    "sh",
+    "-c",
+    "echo precious > /etc/kept; sync; echo synced",
+];
+
+/// Whoever dies while a container has a volume: the next one gets it at once, clean, with what was synced, and filled to the end.
+#[test]
+fn run_with_a_volume_killed_anywhere() {
+    Scenario {
+        name: "run -v",
+        prepare: &create,
+        act: &WRITE,
+        settle: &|_| {},
+        check: &|home, out| {
+            eventually("nothing holds it", || home.leftovers().is_empty());
+            home.gourd(&["rm", "-f", "it"]);
+            assert_ext4_clean(&disk(home, "data"));
+            let look = "cat /etc/passwd; cat /etc/kept 2> /dev/null; echo next > /etc/next";
+            let next = [
+                "run",
+                "--rm",
+                "-v",
+                "data:/etc",
+                "busybox",
+                "sh",
+                "-c",
+                look,
+            ];
+            let found = home.gourd(&next).ok().text();
+            assert!(found.contains("root:"), "it was filled: {found}");
+            let was_synced = out.text().contains("synced");
+            assert!(!was_synced || found.contains("precious"), "{found}");
+            assert_ext4_clean(&disk(home, "data"));
+            home.gourd(&["volume", "rm", "data"]).ok();
+            assert_nothing_left(home);
+        },
+        from: "volumes.attached",
+        monitors: Monitors::InTurns,
     }
     .run();
 }
