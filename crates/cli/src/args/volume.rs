@@ -145,6 +145,9 @@ pub struct Export {
 /// `gourd volume import`.
 #[derive(Debug, Args)]
 pub struct Import {
+    /// Whose the root directory of a volume is that is made by this, in numbers; files keep theirs [default: root's]
+    #[arg(long, value_name = "UID[:GID]", value_parser = owner)]
+    pub owner: Option<(u32, u32)>,
     /// Its name; it is made when it does not exist
     #[arg(value_name = "VOLUME")]
     pub volume: String,

@@ -381,8 +381,13 @@ fn archives_both_ways() {
     assert!(fs::metadata(&archive).expect("an archive").len() < 1 << 20);
     // Packed, from stdin, into one that is made by this.
     let packed = tool("gzip", &[&"-c", &archive]).ok().stdout;
-    home.gourd_with(&["volume", "import", "copy"], &packed).ok();
+    let import = ["volume", "import", "--owner", "9:10", "copy"];
+    home.gourd_with(&import, &packed).ok();
+    let again = home.gourd_with(&import, &packed);
+    again.exits(125).says(&["copy", "exists"]);
     assert_eq!(sh(&home, &["copy:/data"], describe).ok().text(), expect);
+    let owner = sh(&home, &["copy:/data"], "stat -c %u:%g /data");
+    assert_eq!(owner.ok().text(), "9:10");
     home.gourd_with(&["volume", "import", "copy"], b"this is no archive, not at all, and it is longer than a header of one \
         would be if it were one, so that there is something to be wrong about in it, which is what is looked for here: there \
         must be five hundred and twelve bytes of it, and these are not quite as many yet, so it goes on for a while, and then \

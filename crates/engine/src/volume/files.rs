@@ -72,23 +72,30 @@ impl Engine {
     }
 
     /// Unpacks a tar archive (plain, or packed by gzip, zstd, xz or bzip2) in a volume, over what is there; it is made when it
-    /// does not exist. Nobody else may have it meanwhile.
+    /// does not exist, and its root directory is `owner`'s then (user and group): archives say whose the files are, not whose
+    /// the volume is. Nobody else may have it meanwhile.
     ///
     /// # Errors
-    /// Somebody has it, a VM can't be started, or what comes can't be unpacked.
+    /// Somebody has it, an owner for one that exists, a VM can't be started, or what comes can't be unpacked.
     pub async fn volume_import(
         &self,
         name: &str,
+        owner: Option<(u32, u32)>,
         source: impl Read + Send + 'static,
     ) -> Result<(), Error> {
         let mut volume = match volume::open(&self.root, name) {
             Err(volume::Error::NotFound(_)) => {
                 let request = super::VolumeRequest {
                     name: Some(name.to_owned()),
+                    owner,
                     ..super::VolumeRequest::default()
                 };
                 self.volume_create(request).await?;
                 volume::open(&self.root, name)?
+            }
+            Ok(_) if owner.is_some() => {
+                let reason = format!("volume {name} exists: whose it is stays as it is");
+                return Err(Error::invalid("owner", reason));
             }
             other => other?,
         };

@@ -56,7 +56,9 @@ async fn write_to(
 /// Unpacks an archive in a volume and prints the volume's name.
 pub async fn import(app: &App, args: &Import) -> Result<u8, Failure> {
     let archive = open_archive(&args.file)?;
-    app.engine()?.volume_import(&args.volume, archive).await?;
+    app.engine()?
+        .volume_import(&args.volume, args.owner, archive)
+        .await?;
     out::line(&args.volume)?;
     Ok(0)
 }
