@@ -271,7 +271,8 @@ async fn killed_and_again(r: &Reference, blob: &Descriptor, bytes: &[u8]) -> usi
         Ok(piece)
     });
     *noted.until.lock().unwrap() = usize::MAX;
-    let pushed = client().push_noted_blob(r, blob, &[], counted, &|_| {}, &noted);
+    let client = client();
+    let pushed = client.push_noted_blob(r, blob, &[], counted, &|_| {}, &noted);
     let pushed = pushed
         .await
         .unwrap_or_else(|error| panic!("{}", chain(&error)));
