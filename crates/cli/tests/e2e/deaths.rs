@@ -221,29 +221,3 @@ fn a_rootfs_image_is_never_changed() {
     assert_eq!(tool("sha256sum", &[&path]).ok().text(), before);
     tool("e2fsck", &[&"-fn", &path]).ok();
 }
-
-/// A crash of the host before a rootfs image was on the disk: its marker is another boot's. Here the image is cut short as well.
-#[test]
-fn a_rootfs_image_that_never_reached_the_disk_is_made_again() {
-    let home = Home::new();
-    let create = ["create", "--name", "it", "busybox", "sleep", "1000"];
-    home.gourd(&create).ok();
-    let inspect = ["image", "inspect", "-f", "{{.RootfsImage}}", "busybox"];
-    let image = std::path::PathBuf::from(home.gourd(&inspect).ok().text());
-    let marker = image.with_file_name("unsynced");
-    assert!(!marker.exists(), "whoever loaded it has synced it");
-    let run = [
-        "run", "-d", "--rm", "--name", "other", "busybox", "sleep", "1000",
-    ];
-    for act in [&["start", "it"][..], &run] {
-        fs::write(&marker, "another boot").expect("a marker");
-        let cut = fs::File::options().write(true).open(&image);
-        cut.and_then(|file| file.set_len(8192)).expect("an image");
-        home.gourd(act).ok();
-        assert_ext4_clean(&image);
-        eventually("the supervisor has synced it", || !marker.exists());
-        // Nobody may have it when the next crash comes.
-        home.gourd(&["rm", "-f", "it", "other"]);
-    }
-    home.assert_nothing_left();
-}
