@@ -22,8 +22,8 @@ mod memory;
 mod serial;
 mod vcpu;
 
-#[cfg(test)]
-mod hostile;
+#[cfg(any(test, fuzzing))]
+pub mod hostile;
 
 use std::fs::File;
 use std::io;
