@@ -51,7 +51,9 @@ fn log(bytes: &[u8]) {
         }
     }
     if let Ok(mut reader) = Reader::open(&path, Start::Oldest) {
-        let records = std::iter::from_fn(|| reader.next_record().transpose());
+        // One that is damaged says so for ever.
+        let records = std::iter::from_fn(|| reader.next_record().ok().flatten());
+        let records = records.map(Ok::<_, store::logs::Error>);
         assert!(Lines::new(records).count() <= bytes.len());
     }
 }
