@@ -1,51 +1,17 @@
 //! Images that mean harm: any answer will do, but it must be an answer, and a short one.
 
 mod builder;
+mod harness;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use builder::{DISK, image};
-use disk::{Image, ImageError, OpenOptions};
+use disk::{Image, ImageError};
+use harness::{converts, limited, touch};
 use proptest::collection::vec;
 use proptest::prelude::*;
-
-fn limited() -> OpenOptions {
-    OpenOptions {
-        limit: 1 << 40,
-        ..OpenOptions::default()
-    }
-}
-
-/// Opens, describes and reads an image from all over.
-fn touch(folder: &Path, bytes: &[u8]) -> Result<(), ImageError> {
-    let path = folder.join("image");
-    fs::write(&path, bytes).unwrap();
-    let _ = disk::describe(&path, &limited());
-    let image = Image::open(&path, &limited())?;
-    let mut result = Ok(());
-    let mut buffer = vec![0; 3 * 4096];
-    let end = image.size().min(64 << 10);
-    for at in (0..end).step_by(buffer.len()).chain([image.size() / 2]) {
-        result = result.and(image.read_at(&mut buffer, at));
-    }
-    result
-}
-
-/// A conversion may write what the image holds and no more, however long its disk is said to be.
-fn converts(folder: &Path) {
-    let (from, to) = (folder.join("image"), folder.join("raw"));
-    let go_on = |_: disk::Progress| ControlFlow::Continue(());
-    if disk::convert(&from, &to, &limited(), &go_on).is_ok() {
-        use std::os::unix::fs::MetadataExt;
-        let blocks = fs::metadata(&to).unwrap().blocks();
-        assert!(blocks * 512 < 64 << 20, "{blocks} blocks");
-        fs::remove_file(&to).unwrap();
-    }
-    assert!(!to.exists());
-}
 
 #[test]
 fn the_image_itself_is_read_whole() {
@@ -70,6 +36,9 @@ fn the_corpus_is_survived() {
     let mut replayed = 0;
     for entry in fs::read_dir(corpus).unwrap() {
         let path = entry.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
         let text = fs::read_to_string(&path).unwrap();
         let mut lines = text.lines();
         let (mut bytes, _) = image(lines.next() == Some("extended"));
@@ -89,6 +58,24 @@ fn the_corpus_is_survived() {
         replayed += 1;
     }
     assert!(replayed > 10, "{replayed} files");
+}
+
+/// `tests/corpus/{damaged,wrapped}`: what fuzzing found.
+#[test]
+fn fuzzed_files_are_survived() {
+    let targets = [
+        ("damaged", harness::damaged as fn(&[u8])),
+        ("wrapped", harness::wrapped),
+    ];
+    for (name, target) in targets {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
+        let mut replayed = 0;
+        for entry in fs::read_dir(corpus.join(name)).unwrap() {
+            target(&fs::read(entry.unwrap().path()).unwrap());
+            replayed += 1;
+        }
+        assert!(replayed >= 10, "{replayed} files of {name}");
+    }
 }
 
 /// What an error says, without numbers and paths.

@@ -1,95 +1,14 @@
 //! The reader on bytes that mean harm: any answer will do, but it must be an answer.
 
-use std::collections::{BTreeMap, HashSet};
+mod harness;
+
 use std::path::Path;
 
-use ext4::read::{Contents, Error, Inode, ROOT, Reader, Source};
-use ext4::{Data, FormatOptions, Kind, Node, Timestamp, Tree, Writer, WriterOptions, format};
+use ext4::read::Reader;
+use ext4::{FormatOptions, format};
+use harness::{image, read_all};
 use proptest::collection::vec;
 use proptest::prelude::*;
-
-fn node(kind: Kind) -> Node {
-    Node {
-        mode: 0o644,
-        uid: 1,
-        gid: 2,
-        mtime: Timestamp::default(),
-        xattrs: vec![(b"user.small".to_vec(), b"value".to_vec())],
-        kind,
-    }
-}
-
-/// A small image with one of everything that the reader parses.
-fn image() -> Vec<u8> {
-    let mut disk = Vec::new();
-    let mut writer = Writer::new(&mut disk, WriterOptions::default()).unwrap();
-    let mut tree = Tree::new(node(Kind::Directory(BTreeMap::new())));
-    let root = tree.root();
-    let mut sparse = vec![0u8; 12 * 4096];
-    for block in sparse.chunks_mut(8192) {
-        block[0] = 1;
-    }
-    let data = writer
-        .write_data(&mut &sparse[..], sparse.len() as u64)
-        .unwrap();
-    let sparse = tree.add(node(Kind::File(data)));
-    tree.link(root, "sparse", sparse).unwrap();
-    let link = tree.add(node(Kind::Symlink(vec![b'x'; 100])));
-    tree.link(root, "link", link).unwrap();
-    let mut big = node(Kind::Fifo);
-    big.xattrs.push((b"user.big".to_vec(), vec![7; 500]));
-    let big = tree.add(big);
-    tree.link(root, "attributes", big).unwrap();
-    let indexed = tree.add(node(Kind::Directory(BTreeMap::new())));
-    tree.link(root, "indexed", indexed).unwrap();
-    let file = tree.add(node(Kind::File(Data::empty())));
-    for i in 0..40 {
-        tree.link(indexed, format!("{i:0200}"), file).unwrap();
-    }
-    writer.finish(&tree).unwrap();
-    disk
-}
-
-/// Reads all that can be reached, and counts what could be read.
-fn read_all<S: Source>(source: S, verify: bool) -> Result<usize, Error> {
-    let reader = Reader::open_with(source, verify)?;
-    let mut seen = HashSet::new();
-    let mut open = vec![ROOT];
-    let mut count = 0;
-    while let Some(ino) = open.pop() {
-        if !seen.insert(ino) {
-            continue;
-        }
-        let Ok(inode) = reader.inode(ino) else {
-            continue;
-        };
-        count += 1;
-        touch(&reader, &inode);
-        if let Ok(entries) = reader.read_dir(&inode) {
-            open.extend(entries.iter().map(|entry| entry.ino));
-        }
-    }
-    let _ = reader.lookup(b"/indexed/none");
-    Ok(count)
-}
-
-fn touch<S: Source>(reader: &Reader<S>, inode: &Inode) {
-    let _ = reader.xattrs(inode);
-    let _ = reader.read_link(inode);
-    let _ = reader.device(inode);
-    let mut buffer = vec![0; 65_536];
-    let contents: Result<Contents<'_, S>, Error> = reader.contents(inode);
-    if let Ok(contents) = contents {
-        for offset in [
-            0,
-            contents.len() / 2,
-            contents.len().saturating_sub(100),
-            u64::MAX,
-        ] {
-            let _ = contents.read_at(&mut buffer, offset);
-        }
-    }
-}
 
 #[test]
 fn the_image_itself_is_read_whole() {
@@ -102,7 +21,11 @@ fn the_corpus_is_survived() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
     let mut replayed = 0;
     for entry in std::fs::read_dir(corpus).unwrap() {
-        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
+        let text = std::fs::read_to_string(path).unwrap();
         let mut disk = image();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let (offset, bytes) = line.split_once(": ").unwrap();
@@ -117,6 +40,18 @@ fn the_corpus_is_survived() {
         replayed += 1;
     }
     assert!(replayed > 0, "no corpus");
+}
+
+/// `tests/corpus/damaged`: what fuzzing found.
+#[test]
+fn fuzzed_images_are_survived() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/damaged");
+    let mut replayed = 0;
+    for entry in std::fs::read_dir(corpus).unwrap() {
+        harness::damaged(&std::fs::read(entry.unwrap().path()).unwrap());
+        replayed += 1;
+    }
+    assert!(replayed >= 20, "{replayed} files");
 }
 
 #[test]

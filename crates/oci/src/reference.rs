@@ -132,7 +132,12 @@ impl Reference {
 
     /// The short form that people write: `debian:bookworm`. It parses back to the same.
     pub fn familiar(&self) -> String {
-        let name = if self.registry == DEFAULT_REGISTRY {
+        // A namespace that looks like a registry would become one.
+        let misread = self
+            .repository
+            .split_once('/')
+            .is_some_and(|(first, _)| is_registry(first));
+        let name = if self.registry == DEFAULT_REGISTRY && !misread {
             let short = self.repository.strip_prefix(OFFICIAL_NAMESPACE);
             // A namespace inside of library/ must keep it, or it would become a user's name.
             short
@@ -222,16 +227,10 @@ impl FromStr for Reference {
     }
 }
 
-/// Whether the first component is a registry is told by its looks.
+/// Registry and repository, with what is left out filled in.
 fn split_registry(name: &str) -> (String, String) {
     let (registry, repository) = match name.split_once('/') {
-        Some((first, rest))
-            if first.contains(['.', ':'])
-                || first == "localhost"
-                || first.bytes().any(|c| c.is_ascii_uppercase()) =>
-        {
-            (first, rest)
-        }
+        Some((first, rest)) if is_registry(first) => (first, rest),
         _ => (DEFAULT_REGISTRY, name),
     };
     let registry = match registry {
@@ -245,6 +244,13 @@ fn split_registry(name: &str) -> (String, String) {
         );
     }
     (registry.to_owned(), repository.to_owned())
+}
+
+/// Whether the first of several components is a registry.
+fn is_registry(first: &str) -> bool {
+    first.contains(['.', ':'])
+        || first == "localhost"
+        || first.bytes().any(|c| c.is_ascii_uppercase())
 }
 
 fn check_registry(registry: &str) -> Result<(), ReferenceError> {

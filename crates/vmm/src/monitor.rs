@@ -24,8 +24,8 @@ mod serial;
 mod shares;
 mod vcpu;
 
-#[cfg(test)]
-mod hostile;
+#[cfg(any(test, fuzzing))]
+pub mod hostile;
 
 use std::fs::File;
 use std::io;

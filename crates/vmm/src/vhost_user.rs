@@ -16,6 +16,8 @@
 //! forgets the old guest's connections. A guest that was paused continues where it was.
 
 mod backend;
+#[cfg(any(test, fuzzing))]
+pub mod hostile;
 mod regions;
 mod ring;
 mod share;
@@ -84,6 +86,14 @@ struct Woken {
     by_frontend: bool,
 }
 
+/// What came of a turn.
+enum Turn {
+    /// Whether there is more to do at once.
+    Again(bool),
+    /// That was all.
+    Ended(Ended),
+}
+
 impl Service {
     /// Prepares the service. Guest memory is not looked at before [`Service::run`].
     pub fn new(
@@ -139,22 +149,31 @@ impl Service {
         let mut again = false;
         loop {
             let woken = self.wait(again)?;
-            if woken.by_control && !self.on_control()? {
-                return Ok(Ended::Supervisor);
-            }
-            if woken.by_frontend && !self.on_frontend()? {
-                self.outlive_frontend();
-            }
-            again = lock(&self.backend).run();
-            if !self.tell()? {
-                return Ok(Ended::Supervisor);
-            }
-            let backend = lock(&self.backend);
-            report(&backend.device.muxer.counters);
-            if self.frontend.is_none() && backend.device.muxer.connections() == 0 {
-                return Ok(Ended::Frontend);
-            }
+            let turn = self.turn(&woken)?;
+            report(&lock(&self.backend).device.muxer.counters);
+            again = match turn {
+                Turn::Again(again) => again,
+                Turn::Ended(ended) => return Ok(ended),
+            };
         }
+    }
+
+    /// Does what there is to do.
+    fn turn(&mut self, woken: &Woken) -> Result<Turn, ServeError> {
+        if woken.by_control && !self.on_control()? {
+            return Ok(Turn::Ended(Ended::Supervisor));
+        }
+        if woken.by_frontend && !self.on_frontend()? {
+            self.outlive_frontend();
+        }
+        let again = lock(&self.backend).run();
+        if !self.tell()? {
+            return Ok(Turn::Ended(Ended::Supervisor));
+        }
+        if self.frontend.is_none() && lock(&self.backend).device.muxer.connections() == 0 {
+            return Ok(Turn::Ended(Ended::Frontend));
+        }
+        Ok(Turn::Again(again))
     }
 
     /// Waits for something to do; with `again`, only looks.

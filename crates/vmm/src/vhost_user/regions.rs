@@ -22,6 +22,23 @@ pub enum RegionsError {
         #[source]
         source: vm_memory::mmap::MmapRegionError,
     },
+    /// A region reaches over the end of its file: touching what is behind that would end the process.
+    #[error("guest memory region of {size} bytes at {guest_addr:#x} is longer than its file")]
+    Short {
+        /// Guest physical address.
+        guest_addr: u64,
+        /// Bytes.
+        size: u64,
+    },
+    /// A region's file can't be measured.
+    #[error("file of the guest memory region at {guest_addr:#x}")]
+    File {
+        /// Guest physical address.
+        guest_addr: u64,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
     /// A region reaches over the end of the address space.
     #[error("guest memory region of {size} bytes at {guest_addr:#x} wraps around")]
     Wraps {
@@ -60,6 +77,13 @@ impl Regions {
         for (region, file) in regions.iter().zip(files) {
             let (guest_addr, size) = (region.guest_phys_addr, region.memory_size);
             let wraps = RegionsError::Wraps { guest_addr, size };
+            let metadata = file
+                .metadata()
+                .map_err(|source| RegionsError::File { guest_addr, source })?;
+            let end = region.mmap_offset.checked_add(size);
+            if end.is_none_or(|end| end > metadata.len()) {
+                return Err(RegionsError::Short { guest_addr, size });
+            }
             let mapping =
                 MmapRegion::from_file(FileOffset::new(file, region.mmap_offset), size as usize)
                     .map_err(|source| RegionsError::Map {

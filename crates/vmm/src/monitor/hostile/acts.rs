@@ -1,5 +1,8 @@
 //! A guest's acts, read from bytes. Whatever the bytes are, they are acts; the functions below write some.
 
+// The fuzz target has its programs from elsewhere.
+#![cfg_attr(fuzzing, allow(dead_code))]
+
 /// An address or a length that a guest can come up with: mostly sensible, sometimes at an edge.
 #[derive(Debug, Clone, Copy)]
 pub struct Odd {
@@ -307,7 +310,7 @@ pub fn packet(op: u8, len: u16) -> Vec<u8> {
 }
 
 pub fn frame(len: u16) -> Vec<u8> {
-    let mut act = host(super::NET, 0);
+    let mut act = host(super::surface::NET, 0);
     act.truncate(3);
     act.extend(len.to_le_bytes());
     act

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::Arc;
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect};
 use vm_memory::{Bytes, GuestAddress, GuestRegionMmap, MmapRegion};
 use vmm_sys_util::eventfd::EventFd;
@@ -112,6 +113,13 @@ fn memory() -> Memory {
     Memory::from_regions(vec![region.expect("a region")]).expect("memory")
 }
 
+/// In memory, so that a program costs no disk.
+fn file(name: &str) -> std::fs::File {
+    memfd_create(name, MemfdFlags::CLOEXEC)
+        .expect("a memfd")
+        .into()
+}
+
 fn slot<D: Device + 'static>(
     device: D,
     slots: &mut Vec<Arc<dyn Registers>>,
@@ -126,9 +134,9 @@ fn slot<D: Device + 'static>(
 
 impl Surface {
     pub fn new() -> Surface {
-        let disk = tempfile::tempfile().expect("a disk");
+        let disk = file("disk");
         disk.set_len(DISK).expect("a size");
-        let log = tempfile::tempfile().expect("a log");
+        let log = file("log");
         let image = Disk::new(disk.try_clone().expect("a disk"), false).expect("a disk");
         let (link, frames) = UnixDatagram::pair().expect("a link");
         let (terminal, theirs) = UnixStream::pair().expect("a terminal");
@@ -290,7 +298,7 @@ impl Surface {
     /// Descriptors in a row, offered and served. Chains lie where the one before it ended, so that several can be open.
     fn chain(&mut self, slot: u8, queue: u8, pieces: &[(u64, u32, u16)]) {
         const NEXT: u16 = 1;
-        let first = self.next[usize::from(slot)][usize::from(queue)] * 3 % QUEUE;
+        let first = self.next[usize::from(slot)][usize::from(queue)].wrapping_mul(3) % QUEUE;
         for (number, piece) in pieces.iter().enumerate() {
             let index = (first + number as u16) % QUEUE;
             let (at, len, flags) = *piece;
