@@ -60,6 +60,7 @@ fn once(kernel: &Path) -> Result<Duration> {
         Ok(file)
     };
     let machine = Machine {
+        shares: Vec::new(),
         kvm: number(kvm.context("/dev/kvm: this bench makes a VM, which need not run")?),
         vcpus: 1,
         memory: 128 << 20,
