@@ -14,7 +14,7 @@ shift
 
 # The tests may read which test they are and nothing else of the caller's environment.
 set -- "$program" "$@"
-for name in RUST_BACKTRACE RUST_LOG NEXTEST NEXTEST_RUN_ID NEXTEST_EXECUTION_MODE GOURD_E2E_DRIVER; do
+for name in RUST_BACKTRACE RUST_LOG NEXTEST NEXTEST_RUN_ID NEXTEST_EXECUTION_MODE GOURD_E2E_DRIVER GOURD_E2E_LOAD; do
     eval "value=\${$name:-}"
     [ -z "$value" ] || set -- "$name=$value" "$@"
 done

@@ -51,8 +51,8 @@ pub struct Guest {
     pub link: OwnedFd,
     /// The link has no room.
     pub full: bool,
-    /// A frame that found no room.
-    pub waiting: Vec<u8>,
+    /// Published ports of which nothing is read until the link has room.
+    pub paused: Vec<u64>,
     /// Who is asked for names; empty: the host's resolvers.
     pub resolvers: Vec<SocketAddr>,
     member: Member,
@@ -256,7 +256,7 @@ impl Clients {
         let guest = Guest {
             link,
             full: false,
-            waiting: Vec::new(),
+            paused: Vec::new(),
             resolvers: join.resolvers.into_iter().map(resolver).collect(),
             member: Member {
                 name: join.names.first().cloned().unwrap_or_default(),

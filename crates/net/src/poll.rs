@@ -78,6 +78,17 @@ impl Poll {
         Ok(Poll(epoll::create(epoll::CreateFlags::CLOEXEC)?))
     }
 
+    /// Says nothing of a descriptor that is watched for input, until it is [watched again](Poll::rewatch).
+    pub fn pause(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(token.word());
+        Ok(epoll::modify(
+            &self.0,
+            fd,
+            data,
+            epoll::EventFlags::empty(),
+        )?)
+    }
+
     /// Says for as long as there is input.
     pub fn watch_input(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
         self.add(fd, token, epoll::EventFlags::IN)

@@ -1,16 +1,16 @@
 //! The loop: frames, sockets, supervisors, timers.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use netstack::{Config, Event, FlowId, Note, Stack, Target};
+use netstack::{Config, Event, FlowId, Note, Stack, Target, Transmitted};
 use proto::network::{self, Lookup, MAX_LOOKUP, PROTOCOL, Protocol, Reply, Request};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketFlags};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags};
 use thiserror::Error;
 
 use crate::datagrams::{Datagrams, LARGEST};
@@ -284,6 +284,7 @@ impl Server {
                 .poll
                 .rewatch(guest.link.as_fd(), Token::Link(id), false);
             self.transmit(id, now);
+            self.resume(id);
         }
         for _ in 0..FRAMES {
             let Some(guest) = self.clients.guest(id) else {
@@ -307,39 +308,34 @@ impl Server {
 
     /// Sends what there is for a guest, as far as there is room.
     fn transmit(&mut self, id: u32, now: Duration) {
-        let Some(guest) = self.clients.guest(id) else {
-            return;
-        };
-        if guest.full {
-            return;
-        }
-        let mut frame = std::mem::take(&mut guest.waiting);
         loop {
-            if frame.is_empty() {
-                if !self.stack.transmit(id, &mut frame, now) {
-                    break;
-                }
-                if self.clients.is_captured() {
-                    let gateway = self.stack.config().mac;
-                    self.clients.capture(id, true, &frame, gateway);
-                }
-            }
-            let Some(guest) = self.clients.guest(id) else {
+            let mut recorded = self.clients.is_captured().then(Vec::new);
+            let Some(guest) = self.clients.guest(id).filter(|guest| !guest.full) else {
                 return;
             };
-            match rustix::net::send(&guest.link, &frame, SendFlags::NOSIGNAL) {
-                Err(Errno::AGAIN | Errno::NOBUFS) => {
-                    guest.full = true;
-                    let _ = self.poll.rewatch(guest.link.as_fd(), Token::Link(id), true);
-                    break;
+            let link = guest.link.as_fd();
+            let offered = self.stack.transmit_with(id, now, |pieces| {
+                let taken = send(link, pieces);
+                if let Some(frame) = recorded.as_mut().filter(|_| taken) {
+                    pieces
+                        .iter()
+                        .for_each(|piece| frame.extend_from_slice(piece));
                 }
-                Err(Errno::INTR) => {}
-                // A VM that is gone has no use for it.
-                _ => frame.clear(),
+                taken
+            });
+            match offered {
+                Transmitted::Sent => {}
+                Transmitted::Nothing => return,
+                Transmitted::Full => {
+                    guest.full = true;
+                    let _ = self.poll.rewatch(link, Token::Link(id), true);
+                    return;
+                }
             }
-        }
-        if let Some(guest) = self.clients.guest(id) {
-            guest.waiting = frame;
+            if let Some(frame) = recorded {
+                let gateway = self.stack.config().mac;
+                self.clients.capture(id, true, &frame, gateway);
+            }
         }
     }
 
@@ -350,6 +346,9 @@ impl Server {
             };
             let (member, guest_port) = (published.member, published.port.guest_port);
             if published.port.protocol == Protocol::Udp {
+                if !self.stack.has_room(member) {
+                    return self.pause(member, id);
+                }
                 let flags = RecvFlags::empty();
                 let received = rustix::net::recvfrom(&published.fd, &mut self.buffer[..], flags);
                 let Ok((count, _, Some(peer))) = received else {
@@ -371,6 +370,37 @@ impl Server {
             };
             if self.streams.take(&self.poll, flow, fd).is_err() {
                 self.stack.tcp_abort(flow);
+            }
+        }
+    }
+
+    /// A guest takes no more datagrams: the kernel keeps some, and drops the rest for less than it would cost us.
+    fn pause(&mut self, member: u32, id: u64) {
+        if let Some(published) = self.ports.get(id)
+            && let Some(guest) = self.clients.guest(member)
+            && guest.full
+            && self
+                .poll
+                .pause(published.fd.as_fd(), Token::Published(id))
+                .is_ok()
+        {
+            guest.paused.push(id);
+        }
+    }
+
+    /// It does again.
+    fn resume(&mut self, member: u32) {
+        let Some(guest) = self.clients.guest(member) else {
+            return;
+        };
+        if guest.paused.is_empty() || !self.stack.has_room(member) {
+            return;
+        }
+        for id in std::mem::take(&mut guest.paused) {
+            // One that was withdrawn meanwhile is no more.
+            if let Some(published) = self.ports.get(id) {
+                let fd = published.fd.as_fd();
+                let _ = self.poll.rewatch(fd, Token::Published(id), false);
             }
         }
     }
@@ -500,6 +530,19 @@ impl Server {
         let (poll, stack) = (&self.poll, &mut self.stack);
         self.datagrams
             .ask(poll, stack, flow, &resolvers, payload, now);
+    }
+}
+
+/// Sends a frame; false when the link has no room.
+fn send(link: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> bool {
+    loop {
+        let mut none = SendAncillaryBuffer::default();
+        match rustix::net::sendmsg(link, pieces, &mut none, SendFlags::NOSIGNAL) {
+            Err(Errno::AGAIN | Errno::NOBUFS) => return false,
+            Err(Errno::INTR) => {}
+            // A VM that is gone has no use for it.
+            _ => return true,
+        }
     }
 }
 

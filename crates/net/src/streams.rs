@@ -1,14 +1,14 @@
 //! The host's side of TCP connections: one socket each, watched for changes once and for all.
 
 use std::collections::HashMap;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use netstack::{FlowId, Stack};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
 
 use crate::poll::{Poll, Token};
 
@@ -37,7 +37,6 @@ pub struct Streams {
     all: HashMap<FlowId, Stream>,
     /// Those that had more than a turn's worth.
     pub again: Vec<FlowId>,
-    chunk: Vec<u8>,
 }
 
 /// What became of a look at a connection.
@@ -135,7 +134,7 @@ impl Streams {
         };
         let result = match output(stream, stack, flow) {
             Look::Broken => Look::Broken,
-            first => match input(stream, stack, flow, now, &mut self.chunk) {
+            first => match input(stream, stack, flow, now) {
                 Look::Fine => first,
                 second => second,
             },
@@ -203,33 +202,25 @@ fn output(stream: &mut Stream, stack: &mut Stack, flow: FlowId) -> Look {
 }
 
 /// From the host to the guest.
-fn input(
-    stream: &mut Stream,
-    stack: &mut Stack,
-    flow: FlowId,
-    now: Duration,
-    chunk: &mut Vec<u8>,
-) -> Look {
+fn input(stream: &mut Stream, stack: &mut Stack, flow: FlowId, now: Duration) -> Look {
     let mut moved = 0;
     while stream.connected && stream.readable && !stream.saw_end {
-        let room = stack.tcp_room(flow).min(CHUNK);
-        if room == 0 {
+        let (front, back) = stack.tcp_space(flow, CHUNK);
+        if front.is_empty() {
             return Look::Fine;
         }
         if moved >= TURN {
             return Look::Again;
         }
-        if chunk.len() < room {
-            chunk.resize(CHUNK, 0);
-        }
-        match rustix::net::recv(&stream.fd, &mut chunk[..room], RecvFlags::empty()) {
-            Ok((0, _)) => {
+        let mut pieces = [IoSliceMut::new(front), IoSliceMut::new(back)];
+        match rustix::io::readv(&stream.fd, &mut pieces) {
+            Ok(0) => {
                 stream.saw_end = true;
                 stack.tcp_finish(flow);
             }
-            Ok((count, _)) => {
+            Ok(count) => {
                 moved += count;
-                stack.tcp_write(flow, &chunk[..count], now);
+                stack.tcp_filled(flow, count, now);
             }
             Err(Errno::AGAIN) => stream.readable = false,
             Err(Errno::INTR) => {}

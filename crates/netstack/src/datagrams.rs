@@ -118,10 +118,10 @@ impl Stack {
             (&mut port.udp_flows, limit::UDP_FLOWS)
         };
         *count += 1;
-        if *count > most
-            && let Some(oldest) = self.table.oldest_udp(id, question)
-        {
-            self.forget_udp(oldest);
+        if *count > most {
+            for oldest in self.table.oldest_udp(id, question, most / 32) {
+                self.forget_udp(oldest);
+            }
         }
         self.table.insert_udp(UdpFlow {
             port: id,

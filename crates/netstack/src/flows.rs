@@ -1,5 +1,6 @@
 //! TCP connections: from a guest's segment to the host's socket, and back.
 
+use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -96,9 +97,13 @@ impl Stack {
         self.config.mtu - (wire::ip_len(address) + tcp::HEADER_LEN) as u16
     }
 
-    fn insert(&mut self, id: PortId, mac: Mac, ends: Ends, tcp: Tcp) -> FlowId {
+    fn insert(&mut self, id: PortId, mac: Mac, ends: Ends, mut tcp: Tcp) -> FlowId {
         if let Some(port) = self.ports.get_mut(&id) {
             port.tcp_flows += 1;
+            if port.buffered > limit::BUFFERED / 2 {
+                tcp.keep_small();
+            }
+            port.buffered += tcp.held_bytes();
         }
         self.table.insert_tcp(TcpFlow {
             port: id,
@@ -138,7 +143,7 @@ impl Stack {
         let mut frame = self.buffer();
         begin(&mut frame, (self.config.mac, mac), ends);
         tcp::put(&mut frame, header);
-        finish(&mut frame, ends);
+        finish(&mut frame, ends, (&[], &[]));
         self.enqueue(id, frame);
     }
 
@@ -213,23 +218,39 @@ impl Stack {
         }
     }
 
-    /// The next segment of a connection; false when it has none after all.
-    pub(crate) fn emit(&mut self, flow: FlowId, frame: &mut Vec<u8>, now: Duration) -> bool {
+    /// Offers the next segment of a connection to its guest's link, in pieces; whether it was taken. `None`: it has none after all.
+    pub(crate) fn emit(
+        &mut self,
+        flow: FlowId,
+        now: Duration,
+        send: &mut impl FnMut(&[IoSlice<'_>]) -> bool,
+    ) -> Option<bool> {
         let mac = self.config.mac;
-        let Some(known) = self.table.tcp.get_mut(&flow) else {
-            return false;
-        };
-        known.speaking = false;
+        let known = self.table.tcp.get_mut(&flow)?;
         if !known.tcp.wants_to_speak() {
-            return false;
+            known.speaking = false;
+            return None;
         }
         let ends = known.ends;
+        let frame = &mut self.header;
         begin(frame, (mac, known.mac), ends);
         let ports = (ends.remote.port(), ends.guest.port());
-        known.tcp.emit(frame, ports, now);
-        finish(frame, ends);
+        let segment = known.tcp.emit(frame, ports);
+        let (front, back) = known.tcp.payload(segment);
+        finish(frame, ends, (front, back));
+        let pieces = [IoSlice::new(frame), IoSlice::new(front), IoSlice::new(back)];
+        let pieces = match (front.is_empty(), back.is_empty()) {
+            (true, _) => &pieces[..1],
+            (_, true) => &pieces[..2],
+            _ => &pieces[..],
+        };
+        if !send(pieces) {
+            return Some(false);
+        }
+        known.tcp.sent(segment, now);
+        known.speaking = false;
         self.after(flow, false);
-        true
+        Some(true)
     }
 
     pub(crate) fn on_timer(&mut self, flow: FlowId, now: Duration) {
@@ -257,6 +278,13 @@ impl Stack {
         for flow in flows {
             self.tcp_abort(flow);
             self.events.push_back(Event::Reset(flow));
+        }
+        let rests = |flow: &TcpFlow| now.saturating_sub(flow.tcp.heard()) > limit::TCP_REST;
+        let flows = self.table.tcp.iter().filter(|(_, flow)| rests(flow));
+        let flows: Vec<FlowId> = flows.map(|(id, _)| *id).collect();
+        for flow in flows {
+            self.with(flow, |known| known.tcp.rest());
+            self.after(flow, false);
         }
     }
 
@@ -308,6 +336,26 @@ impl Stack {
         let tight = self.is_tight(flow);
         let known = self.table.tcp.get(&flow);
         known.map_or(0, |known| known.tcp.room(tight))
+    }
+
+    /// Places for bytes for the guest, in two pieces: `most` at most, of which [`Stack::tcp_room`] has some. What was written there is on its
+    /// way with [`Stack::tcp_filled`].
+    pub fn tcp_space(&mut self, flow: FlowId, most: usize) -> (&mut [u8], &mut [u8]) {
+        let most = self.tcp_room(flow).min(most);
+        // What it takes is counted; the second time it is there.
+        self.with(flow, |known| {
+            known.tcp.space(most);
+        });
+        match self.table.tcp.get_mut(&flow) {
+            Some(known) => known.tcp.space(most),
+            None => (&mut [], &mut []),
+        }
+    }
+
+    /// So many bytes stand in the [space](Stack::tcp_space).
+    pub fn tcp_filled(&mut self, flow: FlowId, count: usize, now: Duration) {
+        self.with(flow, |known| known.tcp.filled(count, now));
+        self.after(flow, false);
     }
 
     /// Bytes for the guest, as many as [`Stack::tcp_room`] said.
@@ -388,15 +436,23 @@ fn begin(frame: &mut Vec<u8>, (from, to): (Mac, Mac), ends: Ends) {
     frame.resize(wire::ETHERNET_LEN + wire::ip_len(address), 0);
 }
 
-/// Fills in the packet's header and TCP's checksum.
-fn finish(frame: &mut [u8], ends: Ends) {
+/// Fills in the packet's header and TCP's checksum; `payload` follows the frame's bytes, in two pieces.
+fn finish(frame: &mut [u8], ends: Ends, payload: (&[u8], &[u8])) {
     let (from, to) = (ends.remote.ip(), ends.guest.ip());
     let start = wire::ETHERNET_LEN + wire::ip_len(to);
-    let len = frame.len() - start;
+    let len = frame.len() - start + payload.0.len() + payload.1.len();
     let mut header = Vec::with_capacity(wire::IPV6_LEN);
     wire::put_ip(&mut header, from, to, protocol::TCP, len);
     frame[wire::ETHERNET_LEN..start].copy_from_slice(&header);
-    let pseudo = wire::pseudo_header(from, to, protocol::TCP, len);
-    let sum = wire::checksum(&frame[start..], pseudo);
+    let back = wire::sum(payload.1);
+    // Behind an odd number of bytes each one is the other half of its word.
+    let back = match payload.0.len() % 2 {
+        0 => back,
+        _ => back.swap_bytes(),
+    };
+    let partial = wire::pseudo_header(from, to, protocol::TCP, len)
+        + u64::from(wire::sum(payload.0))
+        + u64::from(back);
+    let sum = wire::checksum(&frame[start..], partial);
     frame[start + 16..start + 18].copy_from_slice(&sum.to_be_bytes());
 }

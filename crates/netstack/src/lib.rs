@@ -6,7 +6,7 @@
 //!   guest ── port ──┘                      └── UDP: a flow each, goes on as a socket of the host's
 //! ```
 //!
-//! [`Stack`] takes frames in ([`Stack::receive`]), gives frames out when a link has room ([`Stack::transmit`]), and says what the
+//! [`Stack`] takes frames in ([`Stack::receive`]), gives frames out when a link has room ([`Stack::transmit_with`]), and says what the
 //! host's sockets are to do ([`Event`]). It reads no clock: every call says when it is. Owned by one thread of `gourd-net`.
 //!
 //! The guests are hostile, their kernels included. Every parser is total; what makes no sense is dropped and counted. What a guest
@@ -28,7 +28,7 @@ pub mod tcp;
 pub mod wire;
 
 pub use allow::{Rule, What};
-pub use stack::{Config, Counters, Endpoint, Event, Note, PortId, Stack, Target};
+pub use stack::{Config, Counters, Endpoint, Event, Note, PortId, Stack, Target, Transmitted};
 pub use table::FlowId;
 pub use wire::{Mac, Unreachable};
 
@@ -38,7 +38,7 @@ pub mod limit {
 
     /// TCP connections of a port.
     pub const TCP_FLOWS: usize = 4096;
-    /// UDP flows of a port: the one that was used the longest ago makes room.
+    /// UDP flows of a port: those that were used the longest ago make room, a few at once.
     pub const UDP_FLOWS: usize = 1024;
     /// DNS questions of a port that wait for a resolver.
     pub const QUESTIONS: usize = 256;
@@ -52,10 +52,12 @@ pub mod limit {
     pub const FRAMES: usize = 512;
     /// Bytes of them.
     pub const FRAME_BYTES: usize = 4 << 20;
-    /// Bytes that may wait in a port's connections before their windows stop to grow.
+    /// Bytes that a port's connections may take, or promise, before their windows stop to grow; new ones are small after half of it.
     pub const BUFFERED: usize = 64 << 20;
     /// Ethernet addresses behind a port.
     pub const MACS: usize = 64;
+    /// A TCP connection on which nothing is said gives its buffers back.
+    pub const TCP_REST: Duration = Duration::from_secs(10);
     /// A TCP connection on which nothing is said.
     pub const TCP_IDLE: Duration = Duration::from_secs(24 * 3600);
     /// One of which one half has ended.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -58,7 +59,7 @@ pub(crate) struct Port {
     pub tcp_flows: usize,
     pub udp_flows: usize,
     pub questions: usize,
-    /// Bytes that wait in its connections.
+    /// Bytes of memory that its connections take, or have promised.
     pub buffered: usize,
     /// What the allow-list's names have opened.
     pub opened: Opened,
@@ -74,6 +75,17 @@ impl Port {
     pub fn tight(&self) -> bool {
         self.buffered > limit::BUFFERED
     }
+}
+
+/// What became of [`Stack::transmit_with`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transmitted {
+    /// There is no frame.
+    Nothing,
+    /// The link took one.
+    Sent,
+    /// The link had no room.
+    Full,
 }
 
 /// A network.
@@ -95,6 +107,8 @@ pub struct Stack {
     next_client: u16,
     /// Buffers that were frames.
     pool: Vec<Vec<u8>>,
+    /// The headers of the segment that is being made.
+    pub(crate) header: Vec<u8>,
     /// See [`Counters`].
     pub counters: Counters,
 }
@@ -135,6 +149,7 @@ impl Stack {
             next_advertisement: ADVERTISEMENT,
             next_client: 0,
             pool: Vec::new(),
+            header: Vec::new(),
             counters: Counters::default(),
         }
     }
@@ -225,6 +240,26 @@ impl Stack {
             self.table.remove_udp(flow);
             self.events.push_back(Event::Forgotten(flow));
         }
+    }
+
+    /// Whether a guest has few enough frames waiting for it that more datagrams are worth their while.
+    pub fn has_room(&self, id: PortId) -> bool {
+        const ENOUGH: usize = limit::FRAMES / 8;
+        let port = self.ports.get(&id);
+        port.is_some_and(|port| port.queue.len() < ENOUGH)
+    }
+
+    /// Bytes of memory that a guest's connections take, or have been promised.
+    pub fn held_bytes(&self, id: PortId) -> usize {
+        self.ports.get(&id).map_or(0, |port| port.buffered)
+    }
+
+    /// A guest's TCP connections, and its flows of datagrams with its questions.
+    pub fn flows(&self, id: PortId) -> (usize, usize) {
+        let port = self.ports.get(&id);
+        port.map_or((0, 0), |port| {
+            (port.tcp_flows, port.udp_flows + port.questions)
+        })
     }
 
     /// What the host's sockets are to do next.
@@ -382,30 +417,59 @@ impl Stack {
         Some(id)
     }
 
-    /// Puts the next frame for a guest into `buffer`, in the place of what is there. False: there is none. Call it when the
-    /// link has room: segments of TCP are made here, so that a slow guest holds its connections back and not us.
-    pub fn transmit(&mut self, id: PortId, buffer: &mut Vec<u8>, now: Duration) -> bool {
+    /// Offers the next frame for a guest to its link, in pieces; `send` says whether the link took it, and one that it did not take is
+    /// offered again. Call it when the link has room: segments of TCP are made here, of what lies in their connection's buffer, so that a slow
+    /// guest holds its connections back and not us.
+    pub fn transmit_with(
+        &mut self,
+        id: PortId,
+        now: Duration,
+        mut send: impl FnMut(&[IoSlice<'_>]) -> bool,
+    ) -> Transmitted {
         let Some(port) = self.ports.get_mut(&id) else {
-            return false;
+            return Transmitted::Nothing;
         };
-        if let Some(frame) = port.queue.pop_front() {
-            port.queued_bytes -= frame.len();
-            let old = std::mem::replace(buffer, frame);
-            self.recycle(old);
+        if let Some(frame) = port.queue.front() {
+            if !send(&[IoSlice::new(frame)]) {
+                return Transmitted::Full;
+            }
+            if let Some(frame) = port.queue.pop_front() {
+                port.queued_bytes -= frame.len();
+                self.recycle(frame);
+            }
             self.counters.sent += 1;
-            return true;
+            return Transmitted::Sent;
         }
-        while let Some(flow) = self
-            .ports
-            .get_mut(&id)
-            .and_then(|port| port.speaking.pop_front())
+        while let Some(port) = self.ports.get_mut(&id)
+            && let Some(flow) = port.speaking.pop_front()
         {
-            if self.emit(flow, buffer, now) {
-                self.counters.sent += 1;
-                return true;
+            match self.emit(flow, now, &mut send) {
+                None => {}
+                Some(true) => {
+                    self.counters.sent += 1;
+                    return Transmitted::Sent;
+                }
+                Some(false) => {
+                    if let Some(port) = self.ports.get_mut(&id) {
+                        port.speaking.push_front(flow);
+                    }
+                    return Transmitted::Full;
+                }
             }
         }
-        false
+        Transmitted::Nothing
+    }
+
+    /// [Transmits](Stack::transmit_with) the next frame for a guest, and puts it into `buffer`, in the place of what is there. False: there is none.
+    pub fn transmit(&mut self, id: PortId, buffer: &mut Vec<u8>, now: Duration) -> bool {
+        let offered = self.transmit_with(id, now, |pieces| {
+            buffer.clear();
+            pieces
+                .iter()
+                .for_each(|piece| buffer.extend_from_slice(piece));
+            true
+        });
+        offered == Transmitted::Sent
     }
 
     /// A sequence number to begin with (RFC 6528).

@@ -124,12 +124,18 @@ impl Table {
         Some(flow)
     }
 
-    /// The UDP flow (or the question) of a port that was used the longest ago.
-    pub fn oldest_udp(&self, port: PortId, question: bool) -> Option<FlowId> {
+    /// Those UDP flows (or questions) of a port that were used the longest ago, as many as `count`: the table is looked through once for
+    /// all of them.
+    pub fn oldest_udp(&self, port: PortId, question: bool, count: usize) -> Vec<FlowId> {
         let of_port = self
             .udp
             .iter()
             .filter(|(_, flow)| flow.port == port && (flow.side == Side::Question) == question);
-        of_port.min_by_key(|(_, flow)| flow.used).map(|(id, _)| *id)
+        let mut all: Vec<_> = of_port.map(|(id, flow)| (flow.used, *id)).collect();
+        if count < all.len() {
+            all.select_nth_unstable(count);
+            all.truncate(count);
+        }
+        all.into_iter().map(|(_, id)| id).collect()
     }
 }

@@ -15,15 +15,19 @@
 //! The two halves end apart from each other: a FIN of one side leaves the other side's way open for as long as it likes.
 
 mod receive;
+mod ring;
 mod segment;
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
+use ring::Ring;
 pub use segment::{HEADER_LEN, Header, flag, parse, put};
 
-/// Bytes that a connection's first window has: every connection may have so much waiting, whatever others have.
+/// Bytes that a connection's first window has.
 const FIRST_WINDOW: usize = 64 << 10;
+
+/// The same where there are many connections already: so many may have so much waiting each way, whatever others have.
+const SMALL_WINDOW: usize = 8 << 10;
 
 /// Bytes that a connection may have waiting in each direction, when there is room for it.
 pub const LARGEST_WINDOW: usize = 1 << 20;
@@ -42,6 +46,10 @@ const FIRST_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// The longest one.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long an acknowledgement may wait for data that takes it along, or for a second segment (RFC 9293, 3.8.6.3, allows 500 ms):
+/// as long as a program of the host's takes to answer, and too short to be felt by a guest that waits for it (Nagle).
+const ACKNOWLEDGEMENT_DELAY: Duration = Duration::from_millis(2);
 
 /// Retransmissions in a row after which the peer is taken for dead.
 const MOST_RETRIES: u32 = 12;
@@ -70,6 +78,17 @@ enum State {
     Dead,
 }
 
+/// What [`Tcp::emit`] says beside the header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Where its payload begins in the output.
+    start: usize,
+    /// Bytes of its payload.
+    len: usize,
+    /// What it takes of the sequence numbers.
+    count: u32,
+}
+
 /// One end of a connection.
 #[derive(Debug)]
 pub struct Tcp {
@@ -89,7 +108,7 @@ pub struct Tcp {
     window: usize,
     window_scale: u8,
     /// Bytes from `unacknowledged` on (our SYN is not among them).
-    output: VecDeque<u8>,
+    output: Ring,
     /// Nothing more comes to `output`.
     ending: bool,
     /// Our FIN was acknowledged.
@@ -105,7 +124,7 @@ pub struct Tcp {
     /// The next byte that we expect.
     expected: u32,
     /// Bytes that came in order and are not taken yet.
-    input: VecDeque<u8>,
+    input: Ring,
     /// What `input` may hold.
     capacity: usize,
     /// The right edge that was promised: it never moves back.
@@ -116,6 +135,12 @@ pub struct Tcp {
     ended: bool,
     /// An acknowledgement is due.
     owes: bool,
+    /// Bytes that came and were not acknowledged.
+    pending: usize,
+    /// The largest payload of a segment that came.
+    largest: usize,
+    /// When they have to be acknowledged.
+    delayed: Option<Duration>,
     /// When the guest last said anything.
     heard: Duration,
 }
@@ -143,7 +168,7 @@ impl Tcp {
             highest: initial,
             window: 0,
             window_scale: 0,
-            output: VecDeque::new(),
+            output: Ring::default(),
             ending: false,
             fin_done: false,
             duplicates: 0,
@@ -152,12 +177,15 @@ impl Tcp {
             retries: 0,
             probing: false,
             expected: 0,
-            input: VecDeque::new(),
+            input: Ring::default(),
             capacity: FIRST_WINDOW,
             promised: 0,
             scaling: true,
             ended: false,
             owes: false,
+            pending: 0,
+            largest: 0,
+            delayed: None,
             heard: now,
         }
     }
@@ -211,9 +239,26 @@ impl Tcp {
         self.heard
     }
 
-    /// Bytes that wait here, both ways.
+    /// Bytes of memory that are taken, or promised to the guest.
     pub fn held_bytes(&self) -> usize {
-        self.input.len() + self.output.len()
+        self.capacity.max(self.input.allocated()) + self.output.allocated()
+    }
+
+    /// Nothing was said for a while: gives memory back, and tells a guest that had a large window that it is a small one now.
+    pub fn rest(&mut self) {
+        self.input.release();
+        self.output.release();
+        let first = self.expected.wrapping_add(FIRST_WINDOW as u32);
+        if self.is_open() && !self.ended && self.input.is_empty() && before(first, self.promised) {
+            self.capacity = FIRST_WINDOW;
+            self.promised = first;
+            self.owes = true;
+        }
+    }
+
+    /// One of many: its windows stay small. Call it before the first segment.
+    pub fn keep_small(&mut self) {
+        self.capacity = SMALL_WINDOW;
     }
 
     /// Bytes that [`Tcp::write`] takes now. With `tight`, only as many as keep the connection going.
@@ -221,8 +266,19 @@ impl Tcp {
         if self.ending || !matches!(self.state, State::Open) {
             return 0;
         }
-        let most = if tight { FIRST_WINDOW } else { LARGEST_WINDOW };
+        let most = if tight { SMALL_WINDOW } else { LARGEST_WINDOW };
         most.saturating_sub(self.output.len())
+    }
+
+    /// Places for bytes for the guest, in two pieces: `most` at most, of which [`Tcp::room`] has some.
+    pub fn space(&mut self, most: usize) -> (&mut [u8], &mut [u8]) {
+        self.output.space(most)
+    }
+
+    /// So many bytes stand in the [space](Tcp::space).
+    pub fn filled(&mut self, count: usize, now: Duration) {
+        self.output.fill(count);
+        self.watch_closed_window(now);
     }
 
     /// Bytes for the guest. As many as [`Tcp::room`] says.
@@ -246,7 +302,7 @@ impl Tcp {
 
     /// What the guest sent and nobody took.
     pub fn input(&self) -> (&[u8], &[u8]) {
-        self.input.as_slices()
+        self.input.slices()
     }
 
     /// The guest has no more to say than what is in [`Tcp::input`].
@@ -256,34 +312,37 @@ impl Tcp {
 
     /// `count` bytes of the input were taken. With `tight`, the window does not grow.
     pub fn consume(&mut self, count: usize, tight: bool) {
-        self.input.drain(..count.min(self.input.len()));
+        self.input.drop_front(count);
         if self.input.is_empty() {
             // A guest that fills what it is given, and a host that takes it: more may be on its way.
             if !tight && count >= self.capacity / 4 {
                 self.capacity = (self.capacity * 2).min(LARGEST_WINDOW);
             }
-            if self.input.capacity() > FIRST_WINDOW * 2 && tight {
-                self.input.shrink_to(FIRST_WINDOW);
+            if tight {
+                self.input.release();
             }
         }
         let offered = self.promised.wrapping_sub(self.expected) as usize;
         let could = self.capacity - self.input.len().min(self.capacity);
-        // Silly windows are kept back (RFC 9293, 3.8.6.2.2).
-        if !self.ended
-            && could > offered
-            && could - offered >= (self.capacity / 4).min(self.mss.max(1))
-        {
+        // Silly windows are kept back (RFC 9293, 3.8.6.2.2), and large ones for two segments: the guest works for each
+        // acknowledgement.
+        let worth = (self.capacity / 4).min(2 * self.largest.max(LEAST_MSS));
+        if !self.ended && could > offered && could - offered >= worth {
             self.owes = true;
         }
     }
 
     /// When [`Tcp::on_time`] wants to be called.
     pub fn deadline(&self) -> Option<Duration> {
-        self.deadline
+        [self.deadline, self.delayed].into_iter().flatten().min()
     }
 
     /// The deadline has come. Returns whether the connection died of it.
     pub fn on_time(&mut self, now: Duration) -> bool {
+        if self.delayed.is_some_and(|delayed| delayed <= now) {
+            self.delayed = None;
+            self.owes = true;
+        }
         if self.deadline.is_none_or(|deadline| now < deadline) {
             return false;
         }
@@ -338,15 +397,17 @@ impl Tcp {
         (len > 0 && !silly).then_some((flight, len))
     }
 
-    /// Writes the next segment of a connection that [wants to speak](Tcp::wants_to_speak); `header` has the ports, and
-    /// the checksum is the caller's. Call it when the link has room.
-    pub fn emit(&mut self, buffer: &mut Vec<u8>, ports: (u16, u16), now: Duration) {
+    /// Writes the header of the next segment of a connection that [wants to speak](Tcp::wants_to_speak); its payload is in
+    /// [`Tcp::payload`]. `ports` are those of the header; the checksum is the caller's. Call it when the link has room; once the segment is
+    /// on its way, call [`Tcp::sent`].
+    pub fn emit(&mut self, buffer: &mut Vec<u8>, ports: (u16, u16)) -> Segment {
         let mut header = Header {
             source: ports.0,
             destination: ports.1,
             sequence: self.next,
             ..Header::default()
         };
+        let mut segment = Segment::default();
         if matches!(self.state, State::SynSent | State::SynReceived) {
             header.flags = flag::SYN;
             header.mss = Some(self.own_mss);
@@ -358,38 +419,51 @@ impl Tcp {
                 header.acknowledgement = self.expected;
             }
             header.window = self.offer(0);
+            segment.count = 1;
             put(buffer, &header);
-            self.sent(1, now);
-            return;
+            return segment;
         }
         header.flags = flag::ACK;
         header.acknowledgement = self.expected;
         header.window = self.offer(if self.scaling { WINDOW_SCALE } else { 0 });
-        let Some((start, len)) = self.sendable() else {
-            put(buffer, &header);
-            return;
-        };
-        let mut count = len as u32;
-        if start + len == self.output.len() {
-            if len > 0 {
-                header.flags |= flag::PSH;
-            }
-            if self.ending {
-                header.flags |= flag::FIN;
-                count += 1;
+        if let Some((start, len)) = self.sendable() {
+            (segment.start, segment.len) = (start, len);
+            segment.count = len as u32;
+            if start + len == self.output.len() {
+                if len > 0 {
+                    header.flags |= flag::PSH;
+                }
+                if self.ending {
+                    header.flags |= flag::FIN;
+                    segment.count += 1;
+                }
             }
         }
         put(buffer, &header);
-        let (front, back) = self.output.as_slices();
-        if let Some(rest) = start.checked_sub(front.len()) {
-            buffer.extend_from_slice(&back[rest..rest + len]);
-        } else {
-            let first = &front[start..(start + len).min(front.len())];
-            buffer.extend_from_slice(first);
-            buffer.extend_from_slice(&back[..len - first.len()]);
+        segment
+    }
+
+    /// What a segment carries, in two pieces.
+    pub fn payload(&self, segment: Segment) -> (&[u8], &[u8]) {
+        self.output.range(segment.start, segment.len)
+    }
+
+    /// A segment that was [emitted](Tcp::emit) is on its way. (One that is not is emitted again: an acknowledgement stays due.)
+    pub fn sent(&mut self, segment: Segment, now: Duration) {
+        self.owes = false;
+        self.pending = 0;
+        self.delayed = None;
+        if segment.count == 0 {
+            return;
         }
-        self.probing = false;
-        self.sent(count, now);
+        if self.is_open() {
+            self.probing = false;
+        }
+        self.next = self.next.wrapping_add(segment.count);
+        if before(self.highest, self.next) {
+            self.highest = self.next;
+        }
+        self.deadline.get_or_insert(now + self.timeout);
     }
 
     /// The segment that tells the guest that the connection is no more.
@@ -406,14 +480,6 @@ impl Tcp {
         }
     }
 
-    fn sent(&mut self, count: u32, now: Duration) {
-        self.next = self.next.wrapping_add(count);
-        if before(self.highest, self.next) {
-            self.highest = self.next;
-        }
-        self.deadline.get_or_insert(now + self.timeout);
-    }
-
     /// The window that is told, and promised.
     fn offer(&mut self, scale: u8) -> u16 {
         let free = self.capacity.saturating_sub(self.input.len());
@@ -423,7 +489,9 @@ impl Tcp {
         if before(self.promised, edge) {
             self.promised = edge;
         }
-        self.owes = false;
         told as u16
     }
 }
+
+#[cfg(test)]
+mod tests;

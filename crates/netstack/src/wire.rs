@@ -383,6 +383,11 @@ pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usi
 
 /// The Internet checksum of `bytes` and a partial sum of what is not among them.
 pub fn checksum(bytes: &[u8], partial: u64) -> u16 {
+    !fold(u64::from(sum(bytes)) + partial)
+}
+
+/// The sum of `bytes`, which begin at an even place, as a partial one for [`checksum`].
+pub fn sum(bytes: &[u8]) -> u16 {
     // The sum of 16-bit words does not care for their order, and, folded, not for the order of bytes within all of them
     // (RFC 1071, section 2): words of the machine are summed, four at a time, and turned around at the end.
     let mut sums = [0_u64; 4];
@@ -400,8 +405,7 @@ pub fn checksum(bytes: &[u8], partial: u64) -> u16 {
     if let [last] = narrow.remainder() {
         sum += u64::from(u16::from_ne_bytes([*last, 0]));
     }
-    let sum = fold(sum).to_be();
-    !fold(u64::from(sum) + partial)
+    fold(sum).to_be()
 }
 
 fn fold(mut sum: u64) -> u16 {

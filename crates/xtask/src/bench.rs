@@ -16,12 +16,13 @@ mod disks;
 mod floor;
 mod idle;
 mod monitor;
+mod net;
 mod samples;
 mod start;
 mod unpack;
 
 /// All that there are.
-const NAMES: &str = "start, start-kvm, create, boots-kvm, block-kvm, idle, idle-kvm, monitor, unpack, volume, qcow2";
+const NAMES: &str = "start, start-kvm, create, boots-kvm, block-kvm, idle, idle-kvm, monitor, net, net-start, unpack, volume, qcow2";
 
 /// Pairs that are measured, after one that is thrown away. `GOURD_BENCH_PAIRS` overrides it.
 const PAIRS: usize = 10;
@@ -61,6 +62,8 @@ pub fn run(name: &str, cache: &Path) -> Result<()> {
         "volume" => disks::volume(pairs)?,
         "qcow2" => disks::qcow2(pairs)?,
         "monitor" => monitor::measure(cache, pairs)?,
+        "net-start" => start::network(cache, pairs.max(1))?,
+        "net" => net::measure(cache, count(3))?,
         "boots-kvm" => boots::on_kvm(cache, count(boots::COUNT))?,
         "block-kvm" => block::on_kvm(cache, count(3))?,
         "idle" => idle::measure(cache, "qemu", count(idle::COUNT))?,

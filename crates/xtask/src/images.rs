@@ -29,6 +29,12 @@ pub fn fio(cache: &Path) -> Result<()> {
     from_debian(cache, "fio", "fio", &["--include=fio"])
 }
 
+/// `CACHE/images/network.tar`: the same with servers and clients for networks.
+pub fn network(cache: &Path) -> Result<()> {
+    let packages = "--include=busybox-static,iperf3,iproute2,netcat-openbsd,nginx-light";
+    from_debian(cache, "network", "sh", &[packages])
+}
+
 fn from_debian(cache: &Path, name: &str, command: &str, more: &[&str]) -> Result<()> {
     let path = cache.join(format!("images/{name}.tar"));
     if path.is_file() {

@@ -40,10 +40,11 @@ fn run() -> Result<()> {
         "kernel-debian" => debian_kernel::make(&cache?),
         "image-busybox" => images::busybox(&cache?),
         "image-debian" => images::debian(&cache?),
+        "image-network" => images::network(&cache?),
         "image-fio" => images::fio(&cache?),
         "bench" => bench::run(&next("the bench's name")?, &cache?),
         _ => bail!(
-            "unknown verb {verb:?}: tidy, kernel-debian CACHE, image-busybox CACHE, image-debian CACHE, image-fio CACHE, bench CACHE NAME, rig CACHE OPTIONS -- CMD"
+            "unknown verb {verb:?}: tidy, kernel-debian CACHE, image-busybox CACHE, image-debian CACHE, image-fio CACHE, image-network CACHE, bench CACHE NAME, rig CACHE OPTIONS -- CMD"
         ),
     }
 }

@@ -18,6 +18,7 @@ mod harness;
 mod health;
 mod images;
 mod life;
+mod load;
 mod login;
 mod logs;
 mod names;

@@ -30,7 +30,8 @@ pub fn get(address: &str) -> Option<String> {
         .map(|(_, body)| body.to_owned())
 }
 
-fn gourd_net(home: &Home) -> Vec<u32> {
+/// The processes of networks.
+pub fn gourd_net(home: &Home) -> Vec<u32> {
     let all = home.leftovers().into_iter();
     let own = all.filter(|process| process.ends_with(" gourd-net"));
     own.map(|process| {

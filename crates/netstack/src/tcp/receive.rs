@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{FIRST_TIMEOUT, Header, State, Tcp, before, flag};
+use super::{ACKNOWLEDGEMENT_DELAY, FIRST_TIMEOUT, Header, State, Tcp, before, flag};
 
 impl Tcp {
     /// A segment from the guest. Returns whether there may be something new for the host's side: input, its end, room for output,
@@ -56,7 +56,7 @@ impl Tcp {
             return false;
         }
         self.watch_closed_window(now);
-        let received = self.on_payload(header, payload);
+        let received = self.on_payload(header, payload, now);
         self.settle();
         acknowledged || received
     }
@@ -137,7 +137,7 @@ impl Tcp {
             count -= 1;
         }
         let bytes = count.min(self.output.len());
-        self.output.drain(..bytes);
+        self.output.drop_front(bytes);
         self.unacknowledged = acknowledgement;
         if before(self.next, self.unacknowledged) {
             self.next = self.unacknowledged;
@@ -159,27 +159,30 @@ impl Tcp {
         self.probing = false;
     }
 
-    fn on_payload(&mut self, header: &Header, payload: &[u8]) -> bool {
+    fn on_payload(&mut self, header: &Header, payload: &[u8], now: Duration) -> bool {
         let fin = header.flags & flag::FIN != 0;
         if payload.is_empty() && !fin {
             return false;
         }
-        self.owes = true;
-        if self.ended {
-            return false;
-        }
-        if before(self.expected, header.sequence) {
-            // Something is missing before it. It is asked for by the acknowledgement.
-            return false;
-        }
+        // Something is missing before it, or it came before: the guest hears so at once.
         let known = self.expected.wrapping_sub(header.sequence) as usize;
-        let Some(fresh) = payload.get(known..) else {
+        let fresh = payload.get(known..);
+        let (Some(fresh), false) = (fresh, self.ended) else {
+            self.owes = true;
             return false;
         };
         let window = self.promised.wrapping_sub(self.expected) as usize;
         let taken = &fresh[..fresh.len().min(window)];
         self.input.extend(taken);
         self.expected = self.expected.wrapping_add(taken.len() as u32);
+        self.pending += taken.len();
+        self.largest = self.largest.max(payload.len());
+        let odd = fin || taken.is_empty() || taken.len() < fresh.len();
+        if odd || self.pending >= 2 * self.largest {
+            self.owes = true;
+        } else {
+            self.delayed.get_or_insert(now + ACKNOWLEDGEMENT_DELAY);
+        }
         if fin && taken.len() == fresh.len() {
             self.expected = self.expected.wrapping_add(1);
             if before(self.promised, self.expected) {
