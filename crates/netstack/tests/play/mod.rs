@@ -411,7 +411,6 @@ impl Player {
             Event::Done(_) | Event::Reset(_) => "ended",
             Event::Reply { .. } => "reply",
             Event::Elsewhere { .. } => "elsewhere",
-            Event::Reply { .. } => "reply",
             Event::Forgotten(_) => "forgotten",
             Event::Note(..) => "noted",
         }

@@ -273,6 +273,7 @@ fn gourd_net(parts: &Parts, ports: Ports) -> Result<(Child, OwnedFd, OwnedFd)> {
         guest_port,
     };
     let join = Join {
+        elsewhere: false,
         protocol: network::PROTOCOL,
         container: "bench".to_owned(),
         names: vec!["bench".to_owned()],
