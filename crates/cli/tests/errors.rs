@@ -268,15 +268,19 @@ fn containers(bench: &mut Bench) {
 
 fn volumes(bench: &mut Bench) {
     bench.case("usage-volume", &["create", "-v", "data", "img"]);
-    bench.case("usage-volume-bind", &["create", "-v", "/home:/x", "img"]);
+    bench.case(
+        "usage-volume-bind",
+        &["create", "-v", "/home:x", "img", "/x"],
+    );
     bench.case("usage-volume-option", &["create", "-v", "data:/x:z", "img"]);
     bench.case(
         "usage-mount",
         &[
             "create",
             "--mount",
-            "type=bind,source=/home,target=/x",
+            "type=bind,source=/no/such/folder,target=/x",
             "img",
+            "/x",
         ],
     );
     bench.case(
