@@ -134,7 +134,7 @@ fn run_with_a_volume_killed_anywhere() {
             assert_nothing_left(home);
         },
         from: "volumes.attached",
-        monitors: Monitors::InTurns,
+        monitors: Monitors::None,
     }
     .run();
 }
