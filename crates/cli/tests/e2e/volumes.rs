@@ -457,13 +457,14 @@ fn many_mounts() {
             vec!["-v", "one:/a", "--tmpfs", "/a"],
             "duplicate mount point: /a",
         ),
+        (vec!["-v", "/home:a"], "the path is absolute"),
         (
-            vec!["-v", "/home:/a"],
-            "folders of this host can't be mounted",
+            vec!["--mount", "type=bind,source=/no/such,target=/a"],
+            "bind source path does not exist: /no/such",
         ),
         (
-            vec!["--mount", "type=bind,source=/home,target=/a"],
-            "gourd volume import",
+            vec!["-v", "one:/a", "-v", "/tmp:/a"],
+            "duplicate mount point: /a",
         ),
         (vec!["-v", "one:/"], "absolute path below the root"),
     ] {
