@@ -18,6 +18,8 @@ pub mod fs;
 pub mod kvm_probe;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod monitor;
+#[cfg(all(any(test, fuzzing), target_os = "linux"))]
+mod script;
 #[cfg(target_os = "linux")]
 pub mod spawn;
 #[cfg(target_os = "linux")]

@@ -18,6 +18,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::process::Process;
 use super::stdio::nonblocking;
+use super::stream::read;
 use super::terminal::Terminal;
 use crate::cgroup::Cgroup;
 use crate::failure::{Failed, Step};
@@ -149,12 +150,9 @@ pub(super) async fn hear(control: &AsyncFd<OwnedFd>) -> io::Result<Vec<u8>> {
     let mut said = Vec::new();
     let mut buffer = [0; 4096];
     loop {
-        let mut ready = control.readable().await?;
-        match ready.try_io(|fd| Ok(rustix::io::read(fd, &mut buffer)?)) {
-            Ok(Ok(0)) => return Ok(said),
-            Ok(Ok(count)) => said.extend_from_slice(&buffer[..count]),
-            Ok(Err(error)) => return Err(error),
-            Err(_would_block) => {}
+        match read(control, &mut buffer).await? {
+            0 => return Ok(said),
+            count => said.extend_from_slice(&buffer[..count]),
         }
     }
 }

@@ -41,13 +41,7 @@ impl Stream {
 
     /// Reads some bytes; none is the end.
     pub(super) async fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let mut ready = self.0.readable().await?;
-            match ready.try_io(|fd| Ok(rustix::io::read(fd, &mut *buffer)?)) {
-                Ok(result) => return result,
-                Err(_would_block) => {}
-            }
-        }
+        read(&self.0, buffer).await
     }
 
     /// Writes all of `bytes`.
@@ -74,6 +68,17 @@ impl Stream {
         self.end();
         let mut rest = [0; 256];
         while matches!(self.receive(&mut rest).await, Ok(1..)) {}
+    }
+}
+
+/// Reads some bytes from a descriptor that does not block; none is the end.
+pub(super) async fn read(fd: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        let mut ready = fd.readable().await?;
+        match ready.try_io(|fd| Ok(rustix::io::read(fd, &mut *buffer)?)) {
+            Ok(result) => return result,
+            Err(_would_block) => {}
+        }
     }
 }
 

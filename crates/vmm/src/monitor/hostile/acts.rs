@@ -3,6 +3,8 @@
 // The fuzz target has its programs from elsewhere.
 #![cfg_attr(fuzzing, allow(dead_code))]
 
+use crate::script::Bytes;
+
 /// An address or a length that a guest can come up with: mostly sensible, sometimes at an edge.
 #[derive(Debug, Clone, Copy)]
 pub struct Odd {
@@ -133,30 +135,7 @@ pub enum Act {
     },
 }
 
-/// Bytes that run out.
-struct Bytes<'a, 'b>(&'a mut &'b [u8]);
-
 impl Bytes<'_, '_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let mut out = [0; N];
-        let len = N.min(self.0.len());
-        out[..len].copy_from_slice(&self.0[..len]);
-        *self.0 = &self.0[len..];
-        out
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.take::<1>()[0]
-    }
-
-    fn half(&mut self) -> u16 {
-        u16::from_le_bytes(self.take())
-    }
-
-    fn word(&mut self) -> u32 {
-        u32::from_le_bytes(self.take())
-    }
-
     fn odd(&mut self) -> Odd {
         Odd {
             kind: self.byte(),
@@ -170,13 +149,6 @@ impl Bytes<'_, '_> {
             len: self.odd(),
             flags: self.byte(),
         }
-    }
-
-    fn some(&mut self, most: u8) -> Vec<u8> {
-        let len = usize::from(self.byte() % (most + 1)).min(self.0.len());
-        let bytes = self.0[..len].to_vec();
-        *self.0 = &self.0[len..];
-        bytes
     }
 }
 

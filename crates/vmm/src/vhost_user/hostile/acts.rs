@@ -1,5 +1,7 @@
 //! Acts, read from bytes. Whatever the bytes are, they are acts; what they do not say is 0.
 
+use crate::script::Bytes;
+
 /// A descriptor that comes with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fd {
@@ -52,34 +54,6 @@ pub enum Act {
     Host { what: u8, len: u16 },
     /// The front-end goes away.
     Leave,
-}
-
-/// Bytes that run out.
-struct Bytes<'a, 'b>(&'a mut &'b [u8]);
-
-impl Bytes<'_, '_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let mut out = [0; N];
-        let len = N.min(self.0.len());
-        out[..len].copy_from_slice(&self.0[..len]);
-        *self.0 = &self.0[len..];
-        out
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.take::<1>()[0]
-    }
-
-    fn half(&mut self) -> u16 {
-        u16::from_le_bytes(self.take())
-    }
-
-    fn some(&mut self, most: u8) -> Vec<u8> {
-        let len = usize::from(self.byte() % (most + 1)).min(self.0.len());
-        let bytes = self.0[..len].to_vec();
-        *self.0 = &self.0[len..];
-        bytes
-    }
 }
 
 impl Act {
