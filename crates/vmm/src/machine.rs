@@ -55,6 +55,10 @@ pub struct Machine {
     pub virtualization: bool,
 }
 
+/// Bytes that a read-only disk is best read in: Linux reads twice as much ahead of, and around, what is asked for. What is read-only
+/// are programs and their libraries, and the fewer requests it takes to read one, the sooner it runs.
+pub const OPTIMAL_READ: u32 = 1 << 20;
+
 /// A block device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

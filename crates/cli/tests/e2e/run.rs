@@ -64,7 +64,7 @@ fn a_killed_process_is_128_and_the_signal() {
 #[test]
 fn the_process_is_pid_1_with_the_images_surroundings() {
     let home = Home::new();
-    let script = "echo pid=$$; hostname; id -u; pwd; echo $PATH; echo $HOME; ls -d /proc/1 /dev/null /dev/pts/ptmx /dev/shm /sys/fs/cgroup/cgroup.procs; cat /proc/mounts";
+    let script = "echo pid=$$; hostname; id -u; pwd; echo $PATH; echo $HOME; ls -d /proc/1 /dev/null /dev/pts/ptmx /dev/shm /sys/fs/cgroup/cgroup.procs; cat /sys/block/vda/queue/read_ahead_kb /proc/mounts";
     let out = home
         .gourd(&[
             "run",
@@ -90,6 +90,8 @@ fn the_process_is_pid_1_with_the_images_surroundings() {
         "/dev/pts/ptmx",
         "/dev/shm",
         "/sys/fs/cgroup/cgroup.procs",
+        // The image's disk said how it is best read.
+        "2048",
     ] {
         assert!(
             text.lines().any(|l| l == line),

@@ -5,6 +5,8 @@
 
 use std::os::fd::RawFd;
 
+use vmm::machine::OPTIMAL_READ;
+
 use crate::config::{BootLoader, VmConfig};
 use crate::probe::Acceleration;
 
@@ -181,12 +183,14 @@ fn disks(words: &mut Words, config: &VmConfig, fds: &Fds) {
             format!(
                 // The guest is told when the host's disk is full; QEMU's way is to stop the VM, which nobody would see.
                 "virtio-blk-pci,drive=file{index},serial={},write-cache={},discard={},write-zeroes={},\
-                 werror=report,rerror=report",
+                 werror=report,rerror=report,opt_io_size={}",
                 disk.id,
                 // A disk that nobody wants after the VM is never flushed: the guest need not ask.
                 on(!disk.volatile),
                 on(disk.discard),
                 on(disk.discard),
+                // 0 says nothing about it.
+                if disk.read_only { OPTIMAL_READ } else { 0 },
             ),
         );
     }
@@ -375,10 +379,10 @@ mod tests {
 -serial chardev:console0
 -add-fd fd=8,set=1
 -blockdev driver=file,node-name=file0,filename=/dev/fdset/1,read-only=on,auto-read-only=off,discard=ignore,locking=off,aio=threads,cache.direct=off,cache.no-flush=off
--device virtio-blk-pci,drive=file0,serial=rootfs,write-cache=on,discard=off,write-zeroes=off,werror=report,rerror=report
+-device virtio-blk-pci,drive=file0,serial=rootfs,write-cache=on,discard=off,write-zeroes=off,werror=report,rerror=report,opt_io_size=1048576
 -add-fd fd=9,set=2
 -blockdev driver=file,node-name=file1,filename=/dev/fdset/2,read-only=off,auto-read-only=off,discard=unmap,locking=off,aio=threads,cache.direct=off,cache.no-flush=on
--device virtio-blk-pci,drive=file1,serial=upper,write-cache=off,discard=on,write-zeroes=on,werror=report,rerror=report
+-device virtio-blk-pci,drive=file1,serial=upper,write-cache=off,discard=on,write-zeroes=on,werror=report,rerror=report,opt_io_size=0
 -netdev dgram,id=net0,local.type=fd,local.str=13
 -device virtio-net-pci,netdev=net0,mac=02:01:02:03:04:ff,host_mtu=65520,ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,ctrl_guest_offloads=off,guest_announce=off,romfile=
 -chardev socket,id=vsock,fd=11

@@ -9,6 +9,7 @@ use virtio_queue::Queue;
 
 use super::buffers::{Buffers, Piece, copy_in, length, take_front, take_last};
 use super::{Counters, Device, Work, drain};
+use crate::machine::OPTIMAL_READ;
 use crate::vsock::Memory;
 
 pub use disk::Disk;
@@ -29,6 +30,7 @@ mod feature {
     pub const RO: u64 = 1 << 5;
     pub const BLK_SIZE: u64 = 1 << 6;
     pub const FLUSH: u64 = 1 << 9;
+    pub const TOPOLOGY: u64 = 1 << 10;
     pub const DISCARD: u64 = 1 << 13;
     pub const WRITE_ZEROES: u64 = 1 << 14;
 }
@@ -212,7 +214,7 @@ impl Device for Block {
             features |= feature::FLUSH;
         }
         if self.disk.read_only() {
-            features |= feature::RO;
+            features |= feature::RO | feature::TOPOLOGY;
         }
         if self.discard {
             features |= feature::DISCARD | feature::WRITE_ZEROES;
@@ -233,6 +235,9 @@ impl Device for Block {
         put(4, (self.disk.sectors() >> 32) as u32);
         put(12, SEG_MAX);
         put(20, SECTOR as u32);
+        if self.disk.read_only() {
+            put(28, OPTIMAL_READ / SECTOR as u32);
+        }
         if self.discard {
             put(36, MAX_RANGE_SECTORS);
             put(40, MAX_RANGES);

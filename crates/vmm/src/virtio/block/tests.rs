@@ -134,6 +134,18 @@ fn what_makes_no_sense_is_refused() {
     assert_eq!(bench.file.metadata().unwrap().len(), DISK);
 }
 
+/// `opt_io_size` of `struct virtio_blk_config`, in sectors.
+#[test]
+fn a_read_only_disk_says_how_it_is_best_read() {
+    for read_only in [true, false] {
+        let bench = bench(read_only);
+        let device = &bench.driver.slot.lock().device;
+        assert_eq!(device.features() & (1 << 10) != 0, read_only);
+        let size: [u8; 4] = device.config()[28..32].try_into().unwrap();
+        assert_eq!(u32::from_le_bytes(size), if read_only { 2048 } else { 0 });
+    }
+}
+
 #[test]
 fn a_read_only_disk_is_not_written() {
     let mut bench = bench(true);
