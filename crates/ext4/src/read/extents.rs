@@ -90,7 +90,7 @@ impl<S: Source> Reader<S> {
                 Some(ParsedNode::Index(depth, children)) if !children.is_empty() => *depth,
                 _ => return damaged("a node of the extent tree"),
             };
-            if child_depth + 1 != depth {
+            if child_depth.checked_add(1) != Some(depth) {
                 return damaged("the depth of the extent tree");
             }
             if self.verify {
