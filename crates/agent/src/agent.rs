@@ -21,6 +21,7 @@ mod networks;
 mod process;
 mod service;
 mod shares;
+mod sockets;
 mod spawn;
 mod stats;
 mod stdio;

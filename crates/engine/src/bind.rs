@@ -1,20 +1,21 @@
-//! Folders and files of this host in a container.
+//! Folders, files and unix sockets of this host in a container.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use store::container::BindMount;
+use store::container::{BindMount, Socket, Way};
 
 use crate::{Error, volume};
 
-/// A folder or file of this host that a container is to have.
+/// A folder, file or unix socket of this host that a container is to have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BindRequest {
     /// Absolute path on this host.
     pub source: PathBuf,
     /// Absolute path in the container.
     pub target: String,
-    /// It can't be written there.
+    /// It can't be written there. A socket is connected to all the same.
     pub read_only: bool,
     /// A folder is made where there is nothing.
     pub create: bool,
@@ -25,42 +26,64 @@ pub struct BindRequest {
 /// As many as one file system of shared folders shows.
 const MOST: usize = 64;
 
+/// What a container gets of this host.
+#[derive(Debug, Default)]
+pub(crate) struct Planned {
+    /// Shared folders and files.
+    pub(crate) binds: Vec<BindMount>,
+    /// Sockets: no file is shared, connections are passed on.
+    pub(crate) sockets: Vec<Socket>,
+}
+
 /// Checks what was asked for, and makes the folders that are to be made. `taken`: where something else is.
 pub(crate) fn plan(
     wanted: &[BindRequest],
     taken: &mut BTreeSet<String>,
-) -> Result<Vec<BindMount>, Error> {
+) -> Result<Planned, Error> {
     if wanted.len() > MOST {
         let reason = format!("{} of them; a container can have {MOST}", wanted.len());
         return Err(Error::invalid("bind mount", reason));
     }
-    let mut planned = Vec::new();
+    let mut planned = Planned::default();
     for bind in wanted {
         let target = volume::take(&bind.target, taken)?;
-        check(&bind.source, bind.create)?;
-        planned.push(BindMount {
-            source: bind.source.clone(),
-            target,
-            read_only: bind.read_only,
-            bind: bind.bind.clone(),
-        });
+        match check(&bind.source, bind.create)? {
+            Kind::Socket => planned.sockets.push(Socket {
+                way: Way::Mount,
+                host: bind.source.clone(),
+                container: target,
+            }),
+            Kind::Shared => planned.binds.push(BindMount {
+                source: bind.source.clone(),
+                target,
+                read_only: bind.read_only,
+                bind: bind.bind.clone(),
+            }),
+        }
     }
     Ok(planned)
 }
 
-/// There is a folder or a file.
-fn check(source: &Path, create: bool) -> Result<(), Error> {
+/// How a path of the host comes into a container.
+enum Kind {
+    Shared,
+    Socket,
+}
+
+/// There is a folder, a file or a socket.
+fn check(source: &Path, create: bool) -> Result<Kind, Error> {
     let shown = source.display();
     let invalid = |reason: String| Err(Error::invalid("bind mount", reason));
     if !source.is_absolute() {
         return invalid(format!("{shown}: the path on this host is not absolute"));
     }
     match std::fs::metadata(source) {
-        Ok(found) if found.is_dir() || found.is_file() => Ok(()),
-        Ok(_) => invalid(format!("{shown} is neither a folder nor a file")),
+        Ok(found) if found.is_dir() || found.is_file() => Ok(Kind::Shared),
+        Ok(found) if found.file_type().is_socket() => Ok(Kind::Socket),
+        Ok(_) => invalid(format!("{shown} is neither a folder nor a file nor a socket")),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && create => {
             match std::fs::create_dir_all(source) {
-                Ok(()) => Ok(()),
+                Ok(()) => Ok(Kind::Shared),
                 Err(error) => invalid(format!("{shown} can't be made: {error}")),
             }
         }
@@ -90,7 +113,8 @@ mod tests {
         let check = |wanted: &[BindRequest], expect: Result<&[&str], &str>| {
             let mut taken = BTreeSet::from(["/run".to_owned()]);
             match (plan(wanted, &mut taken), expect) {
-                (Ok(binds), Ok(expect)) => {
+                (Ok(Planned { binds, sockets }), Ok(expect)) => {
+                    assert!(sockets.is_empty());
                     let targets: Vec<_> = binds.iter().map(|bind| bind.target.as_str()).collect();
                     assert_eq!(targets, expect);
                     assert!(binds.iter().all(|bind| bind.source.exists()));
@@ -110,9 +134,17 @@ mod tests {
             &[bind("none", "/a", false)],
             Err("bind source path does not exist: "),
         );
+        let planned = plan(&[bind("socket", "/a/", true)], &mut BTreeSet::new()).unwrap();
+        let socket = Socket {
+            way: Way::Mount,
+            host: dir.path().join("socket"),
+            container: "/a".to_owned(),
+        };
+        assert_eq!((planned.sockets, planned.binds), (vec![socket], vec![]));
+        rustix::fs::mkfifoat(rustix::fs::CWD, dir.path().join("fifo"), 0o600.into()).unwrap();
         check(
-            &[bind("socket", "/a", true)],
-            Err("neither a folder nor a file"),
+            &[bind("fifo", "/a", true)],
+            Err("neither a folder nor a file nor a socket"),
         );
         check(&[bind("file/x", "/a", true)], Err("Not a directory"));
         check(

@@ -18,6 +18,7 @@ mod remove;
 mod request;
 mod rights;
 mod size;
+mod sockets;
 
 use std::collections::BTreeMap;
 
@@ -39,6 +40,7 @@ pub use request::{CreateRequest, ExecRequest, HealthRequest, UpdateRequest};
 pub use rights::capability;
 pub(crate) use rights::clean as clean_path;
 pub use size::ContainerSize;
+pub use sockets::PublishedSocket;
 
 use crate::Error;
 

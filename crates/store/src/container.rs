@@ -15,6 +15,7 @@ mod find;
 mod names;
 mod repair;
 mod rewrite;
+pub mod sockets;
 mod spec;
 mod upper;
 
@@ -24,9 +25,10 @@ pub use create::{create, create_hidden};
 pub use find::{check_name, discard, ids, is_id, list, resolve};
 pub use repair::{LOST_EXIT_CODE, Repaired};
 pub use spec::{
-    Attach, Attached, BindMount, Endpoint, Health, HealthCheck, HealthResult, HealthStatus, Image,
-    Journal, LogLimits, Port, Process, Protocol, Resolution, Restart, RestartPolicy, RootfsMode,
-    SCHEMA, Spec, State, Status, Tmpfs, Ulimit, Vm, VolumeMount,
+    Attach, Attached, BindMount, Endpoint, Health, HealthCheck, HealthResult, HealthStatus,
+    HostSocket, Image, Journal, LogLimits, Port, Process, Protocol, Resolution, Restart,
+    RestartPolicy, RootfsMode, SCHEMA, SSH_AUTH_SOCK, Socket, Spec, State, Status, Tmpfs, Ulimit,
+    Vm, VolumeMount, Way,
 };
 
 use crate::file::{self, Durability};

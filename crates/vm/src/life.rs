@@ -34,6 +34,7 @@ pub use shared::Shared;
 use crate::bill::Seats;
 use crate::guest::Guest;
 use crate::networks::Networks;
+use crate::sockets::Sockets;
 use crate::supervision::Supervision;
 use crate::{bill, drivers, failure, health, process};
 
@@ -107,7 +108,9 @@ impl Life<'_> {
     /// Lives it, to the point where the VM is gone.
     pub async fn live(self) -> Outcome {
         let outcome = match self.start().await {
-            Ok((started, lasting, networks)) => self.with_vm(started, lasting, &networks).await,
+            Ok((started, lasting, networks, sockets)) => {
+                self.with_vm(started, lasting, &networks, sockets).await
+            }
             Err(failure) => self.write_end(never_ran(failure)),
         };
         if !outcome.ran {
@@ -172,10 +175,14 @@ impl Life<'_> {
         }
     }
 
-    /// The VM, what of it lasts, and its networks.
-    async fn start(&self) -> Result<(Started, Lasting, Arc<Networks>), Failure> {
+    /// The VM, what of it lasts, its networks, and its sockets.
+    async fn start(&self) -> Result<(Started, Lasting, Arc<Networks>, Sockets), Failure> {
         let spec = &self.shared.spec;
-        self.supervision.write_begin(spec)?;
+        let sockets = Sockets::open(spec);
+        let files = sockets.as_ref().map(Sockets::files);
+        self.supervision
+            .write_begin(spec, files.unwrap_or_default())?;
+        let sockets = sockets?;
         let volumes = &self.supervision.volumes;
         let programs = Programs::new(None);
         let driver = self.driver(&programs)?;
@@ -200,7 +207,7 @@ impl Life<'_> {
             .networks
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(networks.clone());
-        Ok((started, Lasting::of(&config), networks))
+        Ok((started, Lasting::of(&config), networks, sockets))
     }
 
     fn driver(&self, programs: &Programs) -> Result<Box<dyn Driver>, Failure> {
@@ -255,14 +262,21 @@ impl Life<'_> {
         Some(agent)
     }
 
-    async fn with_vm(&self, started: Started, lasting: Lasting, networks: &Networks) -> Outcome {
+    async fn with_vm(
+        &self,
+        started: Started,
+        lasting: Lasting,
+        networks: &Networks,
+        mut sockets: Sockets,
+    ) -> Outcome {
         let Started { vm, mut listeners } = started;
         let Some(agent) = self.listen(&*vm, &mut listeners) else {
             vm.stop(Duration::ZERO).await;
+            drop(sockets);
             return self.write_end(never_ran(no_listeners()));
         };
         let outcome = tokio::select! {
-            outcome = self.converse(agent, networks) => outcome,
+            outcome = self.converse(agent, networks, &mut sockets) => outcome,
             failure = networks.first_failure() => Ok(never_ran(failure)),
             exit = vm.wait() => Err(failure::lost(exit.to_string())),
         };
@@ -270,6 +284,8 @@ impl Life<'_> {
             Ok(outcome) => outcome,
             Err(failure) => self.lost(&*vm, failure).await,
         };
+        // Before the state forgets them.
+        drop(sockets);
         let outcome = self.write_end(outcome);
         self.shared.timeline.mark("status written");
         // The network is left while the monitor ends.
@@ -299,6 +315,7 @@ impl Life<'_> {
         &self,
         listener: hypervisor::Listener,
         networks: &Networks,
+        sockets: &mut Sockets,
     ) -> Result<Outcome, Failure> {
         let shared = &self.shared;
         let guest = self.greet(listener).await?;
@@ -306,7 +323,8 @@ impl Life<'_> {
             Ok(seats) => seats,
             Err(failure) => return Ok(never_ran(failure)),
         };
-        let request = bill::boot_request(&shared.spec, &self.supervision.volumes, &seats);
+        let mut request = bill::boot_request(&shared.spec, &self.supervision.volumes, &seats);
+        request.sockets = sockets.doors(&shared.streams, &shared.spec.process.user)?;
         if let Err(failure) = guest.boot(request).await {
             return give_up(failure);
         }
@@ -339,6 +357,7 @@ impl Life<'_> {
         fault::point("vm.process-started");
         *shared.stdin.lock().await = running.stdin;
         self.tell_started().await;
+        let _relays = sockets.begin(&guest, &shared.streams)?;
         let _health = health::begin(&self.supervision, shared, &guest);
         let (reply, (), ()) = tokio::join!(
             guest.wait(MAIN),

@@ -23,6 +23,7 @@ mod process;
 mod record;
 mod serve;
 mod service;
+mod sockets;
 mod streams;
 mod supervision;
 mod sys;

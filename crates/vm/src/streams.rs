@@ -1,4 +1,5 @@
-//! Stdio connections: the guest dials one per stream and names it by its first 16 bytes.
+//! Stdio connections: the guest dials one per stream and names it by its first 16 bytes. A door's connections name the door, as often
+//! as the guest likes.
 //!
 //! The guest is not trusted. Ids are random, so that a process in the guest that dials by itself can't take the place of a
 //! stream; a connection that doesn't say its id in time is dropped; only so many may be undecided at once.
@@ -11,7 +12,7 @@ use hypervisor::Listener;
 use proto::STREAM_ID_LEN;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// A stream's id.
 pub type StreamId = [u8; STREAM_ID_LEN];
@@ -22,10 +23,20 @@ const UNDECIDED: usize = 256;
 /// How long a connection may take to say its id. A guest under translation may be slow; nothing waits for this.
 const DECIDE: Duration = Duration::from_secs(30);
 
+/// Connections of a door that may wait to be taken.
+const WAITING: usize = 64;
+
+fn random() -> std::io::Result<StreamId> {
+    let mut id = StreamId::default();
+    rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())?;
+    Ok(id)
+}
+
 /// Streams that are expected and not there yet.
 #[derive(Debug, Default)]
 pub struct Streams {
     expected: Mutex<HashMap<StreamId, oneshot::Sender<UnixStream>>>,
+    doors: Mutex<HashMap<StreamId, mpsc::Sender<UnixStream>>>,
 }
 
 /// A stream that the guest was told to dial. Dropping it takes the expectation back.
@@ -41,8 +52,7 @@ impl Streams {
     /// # Errors
     /// When the kernel has no random numbers.
     pub fn expect(self: &Arc<Self>) -> std::io::Result<Expected> {
-        let mut id = StreamId::default();
-        rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())?;
+        let id = random()?;
         let (sender, arrival) = oneshot::channel();
         self.table().insert(id, sender);
         Ok(Expected {
@@ -50,6 +60,18 @@ impl Streams {
             arrival,
             streams: self.clone(),
         })
+    }
+
+    /// A new id for as many connections as the guest makes, and where they come out.
+    ///
+    /// # Errors
+    /// When the kernel has no random numbers.
+    pub fn door(&self) -> std::io::Result<(StreamId, mpsc::Receiver<UnixStream>)> {
+        let id = random()?;
+        let (sender, arrivals) = mpsc::channel(WAITING);
+        let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        doors.insert(id, sender);
+        Ok((id, arrivals))
     }
 
     /// Takes the guest's connections until the VM is gone.
@@ -76,6 +98,12 @@ impl Streams {
         if let Some(sender) = expected {
             // Whoever expected it may have given up: then the connection is dropped, and the guest sees its end.
             let _ = sender.send(connection);
+            return;
+        }
+        let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(door) = doors.get(&id) {
+            // One that nobody takes is dropped as well.
+            let _ = door.try_send(connection);
         }
     }
 

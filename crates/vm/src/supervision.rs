@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use proto::supervisor::{Exited, Failure};
-use store::container::{Container, Health, HealthStatus, Spec, State, Status};
+use store::container::{Container, Health, HealthStatus, HostSocket, Spec, State, Status};
 use store::events::{self, Event};
 use store::fault;
 use tokio::sync::watch;
@@ -211,7 +211,7 @@ impl Supervision {
     ///
     /// # Errors
     /// The state can't be written.
-    pub fn write_begin(&self, spec: &Spec) -> Result<(), Failure> {
+    pub fn write_begin(&self, spec: &Spec, sockets: Vec<HostSocket>) -> Result<(), Failure> {
         let restarts = lock(&self.restarts).count();
         self.record.edit(|state| {
             let log = state.health.take().map(|health| health.log);
@@ -227,6 +227,7 @@ impl Supervision {
                     ..Health::default()
                 }),
                 networks,
+                sockets,
                 ..State::created()
             };
         });
@@ -252,6 +253,7 @@ impl Supervision {
             state.exit_code = Some(exit.exit_code);
             state.oom_killed = exit.oom_killed;
             state.error = error;
+            state.sockets.clear();
             if let Some(health) = &mut state.health {
                 // As Docker has it: nobody watches it any more.
                 health.status = HealthStatus::Unhealthy;

@@ -8,6 +8,7 @@
 //! /run/gourd/volumes   the disks of volumes, by serial; bound to their places in the root
 //! /run/gourd/shares    the host's shared folders and files (virtio-fs), by name; bound to their places in the root
 //! /run/gourd/etc       hosts, resolv.conf, hostname: bound over the container's
+//! /run/gourd/sockets   unix sockets that lead to the host, by number: bound over the container's
 //! ```
 //!
 //! What belongs to a namespace of the container (/proc, /dev/mqueue, its control groups) is mounted by
@@ -24,6 +25,7 @@ use rustix::mount::MountFlags;
 use super::disks;
 use super::mounts::{FileSystem, Mounts, make_read_only, open_root};
 use super::shares;
+use super::sockets::{self, Door};
 use super::volumes::{self, Volumes};
 use crate::cgroup::Cgroup;
 use crate::failure::{Failed, Step};
@@ -54,6 +56,8 @@ pub(super) struct Booted {
     /// Where the image and the changes against it lie; `None` when the root is a disk of its own.
     pub(super) overlay: Option<Overlay>,
     pub(super) cgroup: Cgroup,
+    /// To be served.
+    pub(super) doors: Vec<Door>,
 }
 
 /// What the container's root is put together from.
@@ -111,6 +115,7 @@ pub(super) fn boot(request: &BootRequest, mounts: &mut Mounts) -> Result<Booted,
         extra(&root, mount, &volumes, mounts)?;
     }
     names(&root, request, mounts)?;
+    let doors = sockets::open(request, &base.join("sockets"), &root, mounts)?;
     if request.read_only_rootfs {
         make_read_only(&rootfs)?;
     }
@@ -118,6 +123,7 @@ pub(super) fn boot(request: &BootRequest, mounts: &mut Mounts) -> Result<Booted,
         rootfs,
         overlay,
         cgroup,
+        doors,
     })
 }
 
@@ -130,6 +136,7 @@ fn bare(rootfs: PathBuf, disks: &RootFs, mounts: &mut Mounts) -> Result<Booted, 
         rootfs,
         overlay: None,
         cgroup: Cgroup::set_up(0, 0)?,
+        doors: Vec::new(),
     })
 }
 

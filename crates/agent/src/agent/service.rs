@@ -1,12 +1,13 @@
 //! `proto::agent`, served: what each call does to the VM's one container.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use proto::agent::{
-    Agent, BootReply, BootRequest, Failure, HelloReply, HelloRequest, ResizeReply, ResizeRequest,
-    ShutdownReply, ShutdownRequest, SignalReply, SignalRequest, StartReply, StartRequest,
-    StopReply, StopRequest, WaitReply, WaitRequest,
+    Agent, BootReply, BootRequest, ConnectReply, ConnectRequest, Failure, HelloReply, HelloRequest,
+    ResizeReply, ResizeRequest, ShutdownReply, ShutdownRequest, SignalReply, SignalRequest,
+    StartReply, StartRequest, StopReply, StopRequest, WaitReply, WaitRequest,
 };
 use proto::agent::{
     NetworksReply, NetworksRequest, PauseReply, PauseRequest, ReadRequest, StatPathReply,
@@ -23,7 +24,7 @@ use super::networks::{self, Devices};
 use super::process::Process;
 use super::stream::Dial;
 use super::transfer::{self, Work};
-use super::{control, stats, top};
+use super::{control, mounts, sockets, stats, top};
 use crate::clock;
 use crate::failure::Failed;
 use crate::transfer::Outcome;
@@ -84,10 +85,24 @@ impl<D: Dial> Service<D> {
                 "booted already",
             ));
         }
-        let booted = boot::boot(request, &mut state.mounts)?;
+        let mut booted = boot::boot(request, &mut state.mounts)?;
+        for door in booted.doors.drain(..) {
+            tokio::spawn(door.serve(Arc::clone(&self.dial)));
+        }
         state.devices = Devices::booted(request)?;
         state.container = Some(Container::new(request, booted));
         Ok(())
+    }
+
+    async fn connect_to(&self, request: &ConnectRequest) -> Result<(), Failed> {
+        let main = self
+            .state()
+            .container(&request.container)?
+            .running()
+            .ok_or_else(|| Failed::invalid("connect to", &request.path, "nothing runs"))?;
+        // What its processes see: mounts that they have made, too.
+        let root = mounts::open_root(&PathBuf::from(format!("/proc/{}/root", main.pid)))?;
+        sockets::connect(&*self.dial, root, request).await
     }
 
     /// In a task of its own, so that a call that is given up leaves nothing half-started.
@@ -297,6 +312,11 @@ impl<D: Dial> Agent for Service<D> {
         let (outcome, failure) = failure(self.transfer(work).await?);
         let bytes = outcome.map_or(0, |outcome| outcome.bytes);
         Ok(TransferReply { bytes, failure })
+    }
+
+    async fn connect(&self, request: ConnectRequest) -> Result<ConnectReply, Status> {
+        let (_, failure) = failure(self.connect_to(&request).await);
+        Ok(ConnectReply { failure })
     }
 
     async fn resize(&self, request: ResizeRequest) -> Result<ResizeReply, Status> {

@@ -185,6 +185,8 @@ fn request(args: Process) -> Result<CreateRequest, Failure> {
         resolution: connections.resolution(),
         publish_all: connections.publish_all,
         expose: connections.expose,
+        sockets: connections.publish_socket,
+        ssh: connections.ssh,
         driver: machine.driver,
         kernel: machine.kernel,
         kernel_args: machine.kernel_args,

@@ -32,6 +32,7 @@ mod rights;
 mod run;
 mod screen;
 mod shares;
+mod sockets;
 mod stats;
 mod streams;
 mod supervisor;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use oci::ContainerConfig;
 use store::container::Process;
 
-use super::{CreateRequest, rights};
+use super::{CreateRequest, rights, sockets};
 use crate::Error;
 
 /// What the first process is to be.
@@ -29,11 +29,13 @@ pub(super) fn process(image: &ContainerConfig, request: &CreateRequest) -> Resul
         let reason = format!("{cwd:?} is not an absolute path");
         return Err(Error::invalid("working directory", reason));
     }
+    let mut env = environment(&image.env, &request.env)?;
+    sockets::environment(request.ssh, &mut env);
     Ok(Process {
         args,
         entrypoint,
         cmd,
-        env: environment(&image.env, &request.env)?,
+        env,
         user: request.user.as_ref().unwrap_or(&image.user).clone(),
         cwd: cwd.clone(),
         tty: request.tty,

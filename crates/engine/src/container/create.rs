@@ -7,7 +7,7 @@ use store::container::{self, Image, LogLimits, Restart, RootfsMode, SCHEMA, Spec
 use store::{kernels, now_ns};
 
 use super::change::emit;
-use super::{Container, CreateRequest, config, connections, health, names, rights};
+use super::{Container, CreateRequest, config, connections, health, names, rights, sockets};
 use crate::image::Resolved;
 use crate::{Engine, Error, PullEvent, bind, volume};
 
@@ -62,7 +62,9 @@ impl Engine {
             .iter()
             .map(|tmpfs| tmpfs.target.clone())
             .collect();
-        spec.binds = bind::plan(&request.binds, &mut taken)?;
+        let planned = bind::plan(&request.binds, &mut taken)?;
+        spec.binds = planned.binds;
+        spec.sockets = sockets::plan(&request, planned.sockets)?;
         let volumes = volume::plan(&image.config.config.volumes, &request.mounts, taken)?;
         // At once: a few files and one flush are less than a thread costs. The image's lease is held until the container,
         // which names it, is there: nobody collects it before that.
@@ -265,6 +267,8 @@ fn spec(
         ports: connected.ports,
         exposed: connected.exposed,
         resolution: connected.resolution,
+        sockets: Vec::new(),
+        ssh: request.ssh,
         mounts: Vec::new(),
         binds: Vec::new(),
     })

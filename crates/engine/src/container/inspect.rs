@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 use store::container::{
-    self, BindMount, Health, HealthCheck, HealthStatus, Journal, RestartPolicy, RootfsMode, Spec,
-    State, Status, Ulimit, VolumeMount,
+    self, BindMount, Health, HealthCheck, HealthStatus, Journal, RestartPolicy, RootfsMode, Socket,
+    Spec, State, Status, Ulimit, VolumeMount,
 };
 
 use super::create::NANO;
 use super::list::current;
-use super::{config, connections};
+use super::{config, connections, sockets};
 use crate::{Engine, Error, time};
 
 /// Bytes of /dev/shm when nobody says.
@@ -100,7 +100,18 @@ fn describe_mounts(container: &container::Container) -> Vec<Value> {
         })
     };
     let spec = container.spec();
+    let socket = |socket: &Socket| {
+        json!({
+            "Type": "bind",
+            "Source": socket.host,
+            "Destination": socket.container,
+            "Mode": "",
+            "RW": true,
+            "Propagation": "rprivate",
+        })
+    };
     let binds = spec.binds.iter().map(bind);
+    let binds = binds.chain(sockets::mounted(spec).map(socket));
     binds.chain(spec.mounts.iter().map(mount)).collect()
 }
 
@@ -207,6 +218,9 @@ fn describe_host(spec: &Spec) -> Value {
         "OomScoreAdj": process.oom_score_adj,
         "PidsLimit": (vm.pids_limit != 0).then_some(vm.pids_limit),
         "PortBindings": connections::bindings(spec),
+        // Beyond Docker's.
+        "Sockets": sockets::published(spec),
+        "SSH": spec.ssh,
         "Dns": spec.resolution.servers,
         "DnsSearch": spec.resolution.search,
         "ExtraHosts": extra_hosts(spec),

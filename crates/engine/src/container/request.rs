@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use store::container::{Attach, Journal, Port, Resolution, Restart, RootfsMode, Tmpfs, Ulimit};
+use store::container::{
+    Attach, Journal, Port, Resolution, Restart, RootfsMode, Tmpfs, Ulimit,
+};
 
-use super::{Networks, Pull, TerminalSize};
+use super::{Networks, Pull, PublishedSocket, TerminalSize};
 use crate::{BindRequest, MountRequest};
 
 /// What to make a container of.
@@ -67,7 +69,7 @@ pub struct CreateRequest {
     pub tmpfs: Vec<Tmpfs>,
     /// Volumes, each at a path of its own. Those of the image come on top.
     pub mounts: Vec<MountRequest>,
-    /// Folders and files of this host, each at a path of its own.
+    /// Folders, files and unix sockets of this host, each at a path of its own.
     pub binds: Vec<BindRequest>,
     /// Kernel parameters of the container's own namespaces: net.*, fs.mqueue.*, some of kernel.*.
     pub sysctls: BTreeMap<String, String>,
@@ -81,6 +83,10 @@ pub struct CreateRequest {
     pub expose: Vec<String>,
     /// How it finds names.
     pub resolution: Resolution,
+    /// Unix sockets of the container that are published as ones of the host.
+    pub sockets: Vec<PublishedSocket>,
+    /// The SSH agent of whoever starts it is forwarded, and `SSH_AUTH_SOCK` says where it is.
+    pub ssh: bool,
     /// `auto` when absent.
     pub driver: Option<String>,
     /// A kernel's name or path; the default one when absent.

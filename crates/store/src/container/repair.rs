@@ -1,6 +1,6 @@
 //! A container whose supervisor died: its state says running and its lock is free.
 
-use super::{Container, Error, Status};
+use super::{Container, Error, Status, sockets};
 use crate::lock::Lock;
 use crate::now_ns;
 
@@ -25,6 +25,8 @@ impl Container {
     /// The state cannot be read or written.
     pub fn repair(&self, _lock: &Lock) -> Result<Repaired, Error> {
         let mut state = self.state()?;
+        // Before the state that names them is rewritten, or gone.
+        state.sockets.drain(..).for_each(sockets::sweep);
         let lingers = state.status == Status::Exited && self.spec().remove;
         if !state.status.is_alive() && !lingers {
             // It may have died on its last steps.

@@ -73,12 +73,42 @@ pub struct Spec {
     /// How it finds names.
     #[serde(default)]
     pub resolution: Resolution,
+    /// Unix sockets of the host and of the container that lead to each other.
+    #[serde(default)]
+    pub sockets: Vec<Socket>,
+    /// The SSH agent of whoever starts it is at [`SSH_AUTH_SOCK`].
+    #[serde(default)]
+    pub ssh: bool,
     /// Volumes, in the order in which they were asked for.
     #[serde(default)]
     pub mounts: Vec<VolumeMount>,
     /// Folders and files of the host, in the order in which they were asked for.
     #[serde(default)]
     pub binds: Vec<BindMount>,
+}
+
+/// Where a container finds the SSH agent of the host: Docker Desktop's place for it.
+pub const SSH_AUTH_SOCK: &str = "/run/host-services/ssh-auth.sock";
+
+/// Which side of a pair of unix sockets is listened to by whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// The container serves: the host's socket is ours, and who connects there reaches the container's.
+    Publish,
+    /// The host serves: the container's socket is ours, and who connects there reaches the host's.
+    Mount,
+}
+
+/// A unix socket of the host and one of the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Socket {
+    /// Who serves.
+    pub way: Way,
+    /// Absolute path on the host.
+    pub host: PathBuf,
+    /// Absolute path in the container.
+    pub container: String,
 }
 
 /// A container's place on a network.
@@ -449,6 +479,20 @@ pub struct State {
     /// Where it is on its networks, or was when it last ran: it gets the same addresses when they are free.
     #[serde(default)]
     pub networks: Vec<Attached>,
+    /// Sockets of the host's that its supervisor has made, and removes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<HostSocket>,
+}
+
+/// A socket's file that a supervisor has made on the host. Which file it is says more than its path, where another one may lie now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostSocket {
+    /// Absolute.
+    pub path: PathBuf,
+    /// `st_dev`.
+    pub device: u64,
+    /// `st_ino`.
+    pub inode: u64,
 }
 
 /// Where a container is on a network.
@@ -497,6 +541,7 @@ impl State {
             stopped: false,
             health: None,
             networks: Vec::new(),
+            sockets: Vec::new(),
         }
     }
 }

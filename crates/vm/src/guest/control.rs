@@ -2,7 +2,8 @@
 
 use proto::agent::read_request::What;
 use proto::agent::{
-    AgentClient, NetworksRequest, PathStat, PauseRequest, ReadRequest, StatPathRequest, StatsReply,
+    AgentClient, ConnectRequest, NetworksRequest, PathStat, PauseRequest, ReadRequest,
+    StatPathRequest, StatsReply,
     StatsRequest, TopReply, TopRequest, TransferReply, UpdateRequest, WriteRequest,
 };
 use proto::supervisor::Failure;
@@ -75,6 +76,18 @@ impl Guest {
     pub async fn networks(&self, request: NetworksRequest) -> Result<(), Failure> {
         let reply = self.client.networks(request).await;
         let reply = reply.map_err(|status| call_failed("set the networks up", &status))?;
+        refuse(reply.failure)
+    }
+
+    /// Has a connection made to a socket of the container, over the stream `stream`.
+    pub async fn connect(&self, path: String, stream: Vec<u8>) -> Result<(), Failure> {
+        let request = ConnectRequest {
+            container: self.container.clone(),
+            path,
+            stream: stream.into(),
+        };
+        let reply = self.client.connect(request).await;
+        let reply = reply.map_err(|status| call_failed("connect to the socket", &status))?;
         refuse(reply.failure)
     }
 

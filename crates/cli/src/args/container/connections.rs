@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clap::Args;
-use engine::{Endpoint, Networks, Port, Protocol, Resolution};
+use engine::{Endpoint, Networks, Port, Protocol, PublishedSocket, Resolution};
 
 /// How a container is reached, and what it reaches.
 #[derive(Debug, Args)]
@@ -39,6 +39,12 @@ pub struct Connections {
     /// Add a line to /etc/hosts: NAME:ADDRESS, where host-gateway is the host
     #[arg(long, value_name = "NAME:ADDRESS", value_parser = add_host, help_heading = "Network")]
     pub add_host: Vec<(String, String)>,
+    /// Publish a unix socket of the container as one of the host's: HOST_PATH:CONTAINER_PATH (-v takes one of the host's in)
+    #[arg(long, value_name = "HOST_PATH:PATH", value_parser = publish_socket, help_heading = "Network")]
+    pub publish_socket: Vec<PublishedSocket>,
+    /// Forward the SSH agent of whoever starts it, and set SSH_AUTH_SOCK
+    #[arg(long, help_heading = "Network")]
+    pub ssh: bool,
 }
 
 /// `gourd port`.
@@ -233,6 +239,24 @@ fn publish(text: &str) -> Result<Ports, String> {
     Ok(Ports((0..=count).map(port).collect()))
 }
 
+/// `HOST_PATH:CONTAINER_PATH`, in `-p`'s order: who connects to the first reaches the second.
+fn publish_socket(text: &str) -> Result<PublishedSocket, String> {
+    let wrong = || {
+        format!(
+            "{text:?} is no socket to publish: write HOST_PATH:CONTAINER_PATH, for example ./app.sock:/run/app.sock"
+        )
+    };
+    let (host, container) = text.rsplit_once(':').ok_or_else(wrong)?;
+    if host.is_empty() || !container.starts_with('/') {
+        return Err(wrong());
+    }
+    let host = std::path::absolute(host).map_err(|error| format!("{host:?}: {error}"))?;
+    Ok(PublishedSocket {
+        host,
+        container: container.to_owned(),
+    })
+}
+
 fn protocol(text: &str) -> Option<(&str, Protocol)> {
     match text.split_once('/') {
         None => Some((text, Protocol::Tcp)),
@@ -331,6 +355,17 @@ mod tests {
             "1:2:3:4",
         ] {
             assert!(publish(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sockets() {
+        let found = publish_socket("/a:b.sock:/run/x.sock").unwrap();
+        assert_eq!(found.host.to_str(), Some("/a:b.sock"));
+        assert_eq!(found.container, "/run/x.sock");
+        assert!(publish_socket("a.sock:/x").unwrap().host.is_absolute());
+        for wrong in ["", "/a", "/a:", ":/x", "/a:x"] {
+            assert!(publish_socket(wrong).is_err(), "{wrong}");
         }
     }
 

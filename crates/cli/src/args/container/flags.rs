@@ -66,8 +66,8 @@ pub struct Rights {
 /// What a container has mounted.
 #[derive(Debug, Args)]
 pub struct Volumes {
-    /// Mount a volume, which is made when it does not exist: NAME:PATH[:ro]; a folder or file of this host: DIR:PATH[:ro], with
-    /// DIR beginning with / or .; PATH alone: a volume that goes with the container
+    /// Mount a volume, which is made when it does not exist: NAME:PATH[:ro]; a folder, file or unix socket of this host:
+    /// DIR:PATH[:ro], with DIR beginning with / or .; PATH alone: a volume that goes with the container
     #[arg(short = 'v', long = "volume", value_name = "[SOURCE:]PATH[:OPTIONS]", value_parser = mount::volume, help_heading = "Files")]
     pub volumes: Vec<mount::Mounted>,
     /// Mount a volume, a folder of this host or a memory file system: type=volume|bind|tmpfs,source=NAME,target=PATH,readonly,

@@ -1,0 +1,441 @@
+//! Unix sockets of the host and of the container that lead to each other, over vsock and so without any network.
+//!
+//! ```text
+//!   publish:  client ──► a socket of ours on the host ──► Connect ──► the agent ──► the container's server
+//!   mount:    the host's server ◄── we connect ◄── a door's connection ◄── the agent ◄── a process of the container
+//! ```
+//!
+//! The host's files are made before the VM and removed after the process's end; which ones they are stands in the state, so that
+//! whoever repairs it removes them after a crash. Who connects before the process runs waits in the backlog.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use proto::supervisor::Failure;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::Resource;
+use store::container::{HostSocket, SSH_AUTH_SOCK, Spec, Way, sockets};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+use crate::failure;
+use crate::guest::Guest;
+use crate::streams::Streams;
+
+/// Connections that may wait for us; more wait in their own `connect`.
+const BACKLOG: i32 = 512;
+
+/// Connections of one socket at once. The device has 1,024 for all of them and stdio.
+const CONNECTIONS: usize = 512;
+
+/// Connections that the guest is making at once.
+const DIALLING: usize = 16;
+
+/// Bytes of a copy's buffer, each way.
+const BUFFER: usize = 32 << 10;
+
+/// How long a server of the host may leave a connection in its full backlog.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The variable that says where the SSH agent is.
+const VARIABLE: &str = "SSH_AUTH_SOCK";
+
+/// A container's sockets. Dropping it removes the host's files.
+#[derive(Default)]
+pub struct Sockets {
+    published: Vec<Published>,
+    /// Those that the state names.
+    files: Vec<HostSocket>,
+    mounted: Vec<Mounted>,
+}
+
+struct Published {
+    listener: StdListener,
+    container: String,
+}
+
+struct Mounted {
+    container: String,
+    host: PathBuf,
+    arrivals: Option<mpsc::Receiver<UnixStream>>,
+}
+
+impl Sockets {
+    /// Makes the host's sockets, and looks whether those are there that lead to it.
+    ///
+    /// # Errors
+    /// A path that is taken, or leads to nothing; no SSH agent.
+    pub fn open(spec: &Spec) -> Result<Sockets, Failure> {
+        let mut all = Sockets::default();
+        for socket in &spec.sockets {
+            match socket.way {
+                Way::Publish => {
+                    let (listener, file) = listen(&socket.host)?;
+                    all.files.push(file);
+                    all.published.push(Published {
+                        listener,
+                        container: socket.container.clone(),
+                    });
+                }
+                Way::Mount => {
+                    check("mount the socket", &socket.host)?;
+                    all.mount(&socket.container, socket.host.clone());
+                }
+            }
+        }
+        if spec.ssh {
+            let step = "forward the SSH agent";
+            let remedy =
+                "start one where you start the container: eval \"$(ssh-agent)\" && ssh-add";
+            let Some(host) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) else {
+                return Err(Failure {
+                    remedy: remedy.to_owned(),
+                    ..failure::own(step, "", format!("{VARIABLE} is not set"))
+                });
+            };
+            check(step, Path::new(&host)).map_err(|failure| Failure {
+                remedy: remedy.to_owned(),
+                ..failure
+            })?;
+            all.mount(SSH_AUTH_SOCK, host.into());
+        }
+        Ok(all)
+    }
+
+    fn mount(&mut self, container: &str, host: PathBuf) {
+        self.mounted.push(Mounted {
+            container: container.to_owned(),
+            host,
+            arrivals: None,
+        });
+    }
+
+    /// The host's files, for the state.
+    pub fn files(&self) -> Vec<HostSocket> {
+        self.files.clone()
+    }
+
+    /// The container's sockets, for the agent; from now on the guest may connect.
+    ///
+    /// # Errors
+    /// The kernel has no random numbers.
+    pub fn doors(
+        &mut self,
+        streams: &Streams,
+        user: &str,
+    ) -> Result<Vec<proto::agent::Socket>, Failure> {
+        let mut doors = Vec::new();
+        for mounted in &mut self.mounted {
+            let (id, arrivals) = streams
+                .door()
+                .map_err(|error| failure::from_error("make a door's id", "", &error))?;
+            mounted.arrivals = Some(arrivals);
+            doors.push(proto::agent::Socket {
+                path: mounted.container.clone(),
+                door: id.to_vec().into(),
+                user: user.to_owned(),
+            });
+        }
+        Ok(doors)
+    }
+
+    /// Passes on who connects, for as long as the result lives. The process runs.
+    ///
+    /// # Errors
+    /// A socket can't be watched.
+    pub fn begin(&mut self, guest: &Guest, streams: &Arc<Streams>) -> Result<JoinSet<()>, Failure> {
+        let mut tasks = JoinSet::new();
+        if self.published.is_empty() && self.mounted.is_empty() {
+            return Ok(tasks);
+        }
+        // Two for each connection, and the monitors have been started.
+        let limit = rustix::process::getrlimit(Resource::Nofile);
+        let raised = rustix::process::Rlimit {
+            current: limit.maximum,
+            ..limit
+        };
+        let _ = rustix::process::setrlimit(Resource::Nofile, raised);
+        for published in self.published.drain(..) {
+            let listener = UnixListener::from_std(published.listener)
+                .map_err(|error| failure::from_error("watch a socket", "", &error))?;
+            let inward = Inward {
+                guest: guest.clone(),
+                streams: streams.clone(),
+                container: published.container,
+                dialling: Semaphore::new(DIALLING),
+                complained: AtomicBool::new(false),
+            };
+            tasks.spawn(accept(listener, Arc::new(inward)));
+        }
+        for mounted in self.mounted.drain(..) {
+            if let Some(arrivals) = mounted.arrivals {
+                let outward = Outward {
+                    host: mounted.host,
+                    complained: AtomicBool::new(false),
+                };
+                tasks.spawn(take(arrivals, Arc::new(outward)));
+            }
+        }
+        Ok(tasks)
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        for file in &self.files {
+            if let Err(error) = sockets::remove(file) {
+                let path = file.path.display();
+                tracing::warn!(%error, %path, "a published socket can't be removed");
+            }
+        }
+    }
+}
+
+/// A socket of the host's where nothing is.
+fn listen(path: &Path) -> Result<(StdListener, HostSocket), Failure> {
+    let bind = || -> io::Result<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        // The file gets the socket's mode: at no moment can anybody else connect (`unix_bind_bsd` in net/unix/af_unix.c).
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        Ok(socket)
+    };
+    let failed = |error: io::Error| {
+        let (message, remedy) = match error.kind() {
+            io::ErrorKind::AddrInUse if sockets::is_dead(path) => (
+                "a socket is there that nobody listens on".to_owned(),
+                "remove the file if it is of no use any more",
+            ),
+            io::ErrorKind::AddrInUse => (
+                "it exists already".to_owned(),
+                "choose another path, or stop what has this one",
+            ),
+            io::ErrorKind::NotFound => (
+                "its folder does not exist".to_owned(),
+                "make the folder, or choose another path",
+            ),
+            _ => (error.to_string(), ""),
+        };
+        Failure {
+            errno: error.raw_os_error().unwrap_or(0),
+            remedy: remedy.to_owned(),
+            ..failure::own("publish the socket", path.display().to_string(), message)
+        }
+    };
+    let socket = bind().map_err(failed)?;
+    let file = sockets::identify(path).map_err(failed)?;
+    Ok((socket.into(), file))
+}
+
+/// Whether a socket that is to be reached is there.
+fn check(step: &str, path: &Path) -> Result<(), Failure> {
+    let message = match std::fs::metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => "it is no socket".to_owned(),
+        Ok(_) if sockets::is_dead(path) => "nobody listens on it".to_owned(),
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => "it does not exist".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(failure::own(step, path.display().to_string(), message))
+}
+
+/// Both ways, to the end of both, or to the first failure; either side sees it.
+async fn copy(mut one: UnixStream, mut other: UnixStream) {
+    let copied = tokio::io::copy_bidirectional_with_sizes(&mut one, &mut other, BUFFER, BUFFER);
+    let _ = copied.await;
+}
+
+/// A published socket.
+struct Inward {
+    guest: Guest,
+    streams: Arc<Streams>,
+    container: String,
+    dialling: Semaphore,
+    /// The log says it once in a row.
+    complained: AtomicBool,
+}
+
+async fn accept(listener: UnixListener, inward: Arc<Inward>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let full = connections.len() >= CONNECTIONS;
+        tokio::select! {
+            accepted = listener.accept(), if !full => match accepted {
+                Ok((client, _)) => {
+                    let inward = inward.clone();
+                    connections.spawn(async move { inward.pass(client).await });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a published socket takes no connection");
+                    // Descriptors are short: until some are given back.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+impl Inward {
+    async fn pass(&self, client: UnixStream) {
+        match self.reach().await {
+            Ok(Some(guest)) => {
+                self.complained.store(false, Ordering::Relaxed);
+                copy(client, guest).await;
+            }
+            Ok(None) => {}
+            Err(failure) => {
+                if !self.complained.swap(true, Ordering::Relaxed) {
+                    let words = failure::describe(&failure);
+                    tracing::warn!(failure = %words, "a published socket leads nowhere");
+                }
+            }
+        }
+    }
+
+    async fn reach(&self) -> Result<Option<UnixStream>, Failure> {
+        let _turn = self.dialling.acquire().await;
+        let expected = self.streams.expect();
+        let expected =
+            expected.map_err(|error| failure::from_error("make a stream's id", "", &error))?;
+        let id = expected.id();
+        self.guest.connect(self.container.clone(), id).await?;
+        Ok(expected.arrived().await)
+    }
+}
+
+/// A socket of the host's that the container reaches.
+struct Outward {
+    host: PathBuf,
+    /// The log says it once in a row: the guest may connect as often as it likes.
+    complained: AtomicBool,
+}
+
+async fn take(mut arrivals: mpsc::Receiver<UnixStream>, outward: Arc<Outward>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            arrived = arrivals.recv() => {
+                let Some(guest) = arrived else { return };
+                // The agent makes no more than these: what comes on top is closed.
+                if connections.len() < CONNECTIONS {
+                    let outward = outward.clone();
+                    connections.spawn(async move { outward.pass(guest).await });
+                }
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+impl Outward {
+    async fn pass(&self, mut guest: UnixStream) {
+        match reach(&self.host).await {
+            Ok(host) => {
+                self.complained.store(false, Ordering::Relaxed);
+                // The agent waits for this one.
+                if guest.write_all(&[0]).await.is_ok() {
+                    copy(guest, host).await;
+                }
+            }
+            Err(error) => {
+                if !self.complained.swap(true, Ordering::Relaxed) {
+                    let path = self.host.display();
+                    tracing::warn!(%error, %path, "the host's socket can't be reached");
+                }
+            }
+        }
+    }
+}
+
+/// A connection to a socket of the host's, whose path may be longer than an address has room for.
+async fn reach(path: &Path) -> io::Result<UnixStream> {
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let connect = |socket: &OwnedFd, file: &OwnedFd| {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        rustix::net::connect(socket, &SocketAddrUnix::new(path)?)
+    };
+    let socket = match connect(&socket, &file) {
+        Ok(()) => socket,
+        // Its backlog is full: nothing but a call that waits tells when it is not.
+        Err(Errno::AGAIN) => {
+            let waiting = tokio::task::spawn_blocking(move || -> io::Result<OwnedFd> {
+                rustix::io::ioctl_fionbio(&socket, false)?;
+                set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+                connect(&socket, &file)?;
+                set_socket_timeout(&socket, Timeout::Send, None)?;
+                rustix::io::ioctl_fionbio(&socket, true)?;
+                Ok(socket)
+            });
+            waiting.await.map_err(io::Error::other)??
+        }
+        Err(errno) => return Err(errno.into()),
+    };
+    UnixStream::from_std(StdStream::from(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use store::container::Socket;
+
+    fn spec(way: Way, host: &Path) -> Spec {
+        Spec {
+            sockets: vec![Socket {
+                way,
+                host: host.to_owned(),
+                container: "/a".to_owned(),
+            }],
+            ..Spec::default()
+        }
+    }
+
+    fn refused(way: Way, host: &Path) -> String {
+        let failure = Sockets::open(&spec(way, host)).err().expect("refused");
+        assert_eq!(failure.object, host.display().to_string());
+        failure.message
+    }
+
+    #[test]
+    fn files_come_and_go_with_their_mode() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        assert_eq!(refused(Way::Mount, &path), "it does not exist");
+        let open = Sockets::open(&spec(Way::Publish, &path)).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(open.files(), [sockets::identify(&path).unwrap()]);
+        assert_eq!(refused(Way::Publish, &path), "it exists already");
+        assert!(Sockets::open(&spec(Way::Mount, &path)).is_ok());
+        drop(open);
+        assert!(!path.exists());
+        drop(StdListener::bind(&path).unwrap());
+        assert_eq!(refused(Way::Mount, &path), "nobody listens on it");
+        let words = "a socket is there that nobody listens on";
+        assert_eq!(refused(Way::Publish, &path), words);
+        assert!(path.exists(), "it is not ours");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(refused(Way::Mount, &path), "it is no socket");
+        assert_eq!(refused(Way::Publish, &path), "it exists already");
+        let missing = dir.path().join("none/a.sock");
+        assert_eq!(refused(Way::Publish, &missing), "its folder does not exist");
+    }
+}
