@@ -31,7 +31,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
 pub(crate) use maintenance::{Volumes, reach};
-pub(crate) use spawn::{How, spawn};
+pub(crate) use spawn::{How, Spawned, spawn};
 
 use crate::Error;
 use crate::error::StartFailure;
@@ -189,17 +189,37 @@ impl Client {
             }
             Err(error) => return Err(store::file::Error::new("connect to", &path, error).into()),
         };
+        Ok(Self::over(stream, container).await)
+    }
+
+    /// Over the connection that was made before the supervisor lived. `None`: it died without a word.
+    pub(crate) async fn first(
+        container: &Container,
+        spawned: &mut Spawned,
+    ) -> Result<Option<Self>, Error> {
+        let Some(stream) = spawned.connection.take() else {
+            return Self::connect(container).await;
+        };
+        let path = container.supervisor_socket();
+        let stream = stream
+            .set_nonblocking(true)
+            .and_then(|()| UnixStream::from_std(stream))
+            .map_err(|error| store::file::Error::new("watch", &path, error))?;
+        Ok(Self::over(stream, container).await)
+    }
+
+    async fn over(stream: UnixStream, container: &Container) -> Option<Self> {
         let name = container.spec().name.clone();
         match proto::connect::once(stream).await {
-            Ok(channel) => Ok(Some(Self {
+            Ok(channel) => Some(Self {
                 rpc: SupervisorClient::new(channel),
                 name,
                 lacks_volumes: false,
-            })),
+            }),
             // It died between the two.
             Err(error) => {
                 tracing::debug!(%error, name, "the supervisor hung up");
-                Ok(None)
+                None
             }
         }
     }

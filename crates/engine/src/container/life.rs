@@ -45,7 +45,7 @@ impl Engine {
         let before = container.state()?;
         let volumes = volume::attach(self, &container, &lock).await?;
         let attached = matches!(mode, StartMode::Foreground(_));
-        let spawned = supervisor::spawn(
+        let mut spawned = supervisor::spawn(
             &container,
             &self.programs,
             &lock,
@@ -60,7 +60,7 @@ impl Engine {
         fault::point("start.spawned");
         // The supervisor's copies are what holds them now.
         drop((lock, lease, volumes));
-        let Some(client) = Client::connect(&container).await? else {
+        let Some(client) = Client::first(&container, &mut spawned).await? else {
             return match supervisor::aftermath(&container).await {
                 Aftermath::Lost(error) => Err(error),
                 Aftermath::Exited(_) => Err(Error::NotRunning { name: name.clone() }),

@@ -7,7 +7,7 @@
 use std::fs::OpenOptions;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
 use store::container::Container;
@@ -24,6 +24,9 @@ use crate::{Error, sys};
 pub(crate) struct Spawned {
     /// Says when its process is gone, and reaped.
     pub(crate) gone: oneshot::Receiver<()>,
+    /// A connection that was there before it lived: one that fails at once has removed its socket by the time that anybody else
+    /// comes. Not for maintenance, which ends with its last client.
+    pub(crate) connection: Option<UnixStream>,
 }
 
 /// How a supervisor is to be started.
@@ -49,6 +52,11 @@ pub(crate) fn spawn(
     let program = programs.find(locate::VM)?;
     container.make_disk(lock)?;
     let listener = listen(container)?;
+    let path = container.supervisor_socket();
+    let connection = (!how.maintenance)
+        .then(|| UnixStream::connect(&path))
+        .transpose()
+        .map_err(file::Error::at("connect to", &path))?;
     let log_path = container.supervisor_log();
     let log = OpenOptions::new()
         .append(true)
@@ -93,7 +101,7 @@ pub(crate) fn spawn(
             let _ = sender.send(());
         })
         .map_err(|error| failed("wait for", error))?;
-    Ok(Spawned { gone })
+    Ok(Spawned { gone, connection })
 }
 
 fn arguments(

@@ -224,7 +224,7 @@ impl Agent for Greeter {
         update: UpdateRequest -> UpdateReply, networks: NetworksRequest -> NetworksReply,
         stat_path: StatPathRequest -> StatPathReply,
         read: ReadRequest -> TransferReply, write: WriteRequest -> TransferReply,
-        shutdown: ShutdownRequest -> ShutdownReply,
+        connect: ConnectRequest -> ConnectReply, shutdown: ShutdownRequest -> ShutdownReply,
     }
 }
 
