@@ -50,8 +50,8 @@ pub use login::{LoggedIn, LoggedOut};
 pub use network::{NetworkRequest, NetworkSummary, NetworkWatch};
 pub use store::TimeRange;
 pub use store::container::{
-    Attach, Endpoint, HealthStatus, Journal, Port, Protocol, Resolution, Restart, RestartPolicy,
-    RootfsMode, Tmpfs, Ulimit,
+    Attach, Endpoint, HealthStatus, Journal, Port, Protocol, ProxyProtocol, Resolution, Restart,
+    RestartPolicy, RootfsMode, Tmpfs, Ulimit,
 };
 pub use store::disk::{
     Backing, Compression, Converted as ConvertedDisk, Description as DiskDescription,

@@ -1,22 +1,26 @@
 //! `gourd-net`, the process of one network: [`netstack`] with real sockets, and no rights.
 //!
 //! A supervisor starts it when the network has none, with the listening socket and the network's lock in its hands, confined: Landlock
-//! lets it read the folder of `/etc/resolv.conf`, seccomp keeps it from other processes and the kernel's make-up. It ends with
+//! lets it read the folder of `/etc/resolv.conf`, and before it hears anybody it gives up all system calls but those of a list
+//! ([`confine`]). It ends with
 //! the connection of its last guest's supervisor. What it knows is gone then, and needed by nobody: a network that starts anew gives its
 //! guests the addresses that they had, because their supervisors ask for them.
 //!
 //! One thread, one `epoll`: [`server`] is its loop, [`members`] are the guests, [`streams`], [`datagrams`] and [`echoes`] the host's
-//! sockets behind their flows, [`published`] the ports that lead to them, [`resolvers`] who is asked for names, [`journal`] what
+//! sockets behind their flows, [`queries`] questions to resolvers over TCP, [`published`] the ports that lead to them, [`resolvers`] who is asked for names, [`journal`] what
 //! people are told.
 
 mod args;
 mod capture;
+mod confine;
 mod datagrams;
 mod echoes;
 mod journal;
 mod members;
 mod poll;
+mod proxy;
 mod published;
+mod queries;
 mod resolvers;
 mod server;
 mod streams;
@@ -32,7 +36,13 @@ fn main() -> ExitCode {
         }
     };
     raise_descriptor_limit();
-    match server::Server::new(arguments).and_then(server::Server::run) {
+    let server = server::Server::new(arguments);
+    // Everything that it holds is open by now, and nobody has been heard yet.
+    if let Err(error) = confine::this_process() {
+        eprintln!("gourd-net: {error}");
+        return ExitCode::FAILURE;
+    }
+    match server.and_then(server::Server::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("gourd-net: {error}");

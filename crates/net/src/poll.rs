@@ -23,6 +23,8 @@ pub enum Token {
     Datagrams(FlowId),
     /// A ping socket of the host's.
     Echoes(FlowId),
+    /// A connection to a resolver.
+    Queries(FlowId),
     /// A port that was published.
     Published(u64),
 }
@@ -39,6 +41,7 @@ impl Token {
             Token::Datagrams(flow) => (4, flow.0),
             Token::Published(id) => (5, id),
             Token::Echoes(flow) => (6, flow.0),
+            Token::Queries(flow) => (7, flow.0),
         };
         kind << KIND | number
     }
@@ -52,6 +55,7 @@ impl Token {
             4 => Token::Datagrams(FlowId(number)),
             5 => Token::Published(number),
             6 => Token::Echoes(FlowId(number)),
+            7 => Token::Queries(FlowId(number)),
             _ => Token::Listener,
         }
     }
@@ -160,6 +164,7 @@ mod tests {
             Token::Datagrams(FlowId(3)),
             Token::Published(9),
             Token::Echoes(FlowId(8)),
+            Token::Queries(FlowId(9)),
         ] {
             assert_eq!(Token::of(token.word()), token);
         }

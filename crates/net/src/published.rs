@@ -159,6 +159,7 @@ mod tests {
             address: address.map(|address| address.parse().unwrap()),
             host_port,
             guest_port: 80,
+            proxy: None,
         }
     }
 

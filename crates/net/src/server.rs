@@ -18,7 +18,9 @@ use crate::echoes::Echoes;
 use crate::journal::{self, Journal};
 use crate::members::{self, Clients};
 use crate::poll::{Poll, Ready, Token};
+use crate::proxy;
 use crate::published::Ports;
+use crate::queries::{Queries, Query};
 use crate::resolvers::Resolvers;
 use crate::streams::Streams;
 
@@ -55,6 +57,7 @@ pub struct Server {
     streams: Streams,
     datagrams: Datagrams,
     echoes: Echoes,
+    queries: Queries,
     journal: Journal,
     resolvers: Resolvers,
     start: Instant,
@@ -104,6 +107,7 @@ impl Server {
             streams: Streams::default(),
             datagrams: Datagrams::default(),
             echoes: Echoes::default(),
+            queries: Queries::default(),
             journal: Journal::new(None),
             resolvers: Resolvers::new(resolv_conf),
             start: Instant::now(),
@@ -119,7 +123,8 @@ impl Server {
         loop {
             let now = self.now();
             let mut limit = self.stack.deadline().saturating_sub(now);
-            if let Some(deadline) = self.datagrams.deadline() {
+            let deadlines = [self.datagrams.deadline(), self.queries.deadline()];
+            for deadline in deadlines.into_iter().flatten() {
                 limit = limit.min(deadline.saturating_sub(now));
             }
             if !self.streams.again.is_empty() {
@@ -146,6 +151,9 @@ impl Server {
                 self.stack.on_time(now);
             }
             self.datagrams.on_time(&self.poll, &mut self.stack, now);
+            while let Some(failed) = self.queries.on_time(&self.poll, now) {
+                self.ask_again(failed, now);
+            }
             self.settle(now);
             if self.clients.is_captured() {
                 self.clients.flush_captures();
@@ -178,6 +186,13 @@ impl Server {
             Token::Echoes(flow) => {
                 let stack = &mut self.stack;
                 self.echoes.on_ready(stack, flow, &mut self.buffer, now);
+            }
+            Token::Queries(flow) => {
+                let (poll, stack) = (&self.poll, &mut self.stack);
+                let buffer = &mut self.buffer;
+                if let Some(failed) = self.queries.on_ready(poll, stack, flow, buffer, now) {
+                    self.ask_again(failed, now);
+                }
             }
             Token::Published(id) => self.on_published(id, now),
         }
@@ -345,6 +360,7 @@ impl Server {
                 return;
             };
             let (member, guest_port) = (published.member, published.port.guest_port);
+            let version = published.port.proxy;
             if published.port.protocol == Protocol::Udp {
                 if !self.stack.has_room(member) {
                     return self.pause(member, id);
@@ -368,6 +384,10 @@ impl Server {
             let Some(flow) = self.stack.tcp_dial(member, client, guest_port, now) else {
                 continue;
             };
+            if let Some(version) = version {
+                self.stack
+                    .tcp_preface(flow, &proxy::header(version, client, &fd));
+            }
             if self.streams.take(&self.poll, flow, fd).is_err() {
                 self.stack.tcp_abort(flow);
             }
@@ -466,6 +486,17 @@ impl Server {
                     );
                 }
             }
+            Event::Query {
+                flow,
+                port,
+                payload,
+            } => {
+                let resolvers = self.resolvers(port);
+                let query = Query::new(flow, port, &resolvers, &payload);
+                if let Some(failed) = self.queries.ask(&self.poll, query, now) {
+                    self.ask_again(failed, now);
+                }
+            }
             Event::Reply {
                 published,
                 peer,
@@ -490,6 +521,7 @@ impl Server {
             Event::Forgotten(flow) => {
                 self.datagrams.forget(flow);
                 self.echoes.forget(flow);
+                self.queries.forget(flow);
             }
             Event::Note(port, note) => self.note(port, &note, now),
         }
@@ -523,6 +555,12 @@ impl Server {
             Target::Address(to) => Some(to),
             Target::Resolver => self.resolvers(port).first().copied(),
         }
+    }
+
+    /// No resolver takes a connection: it is asked in a datagram.
+    fn ask_again(&mut self, failed: Query, now: Duration) {
+        let payload = failed.question().to_vec();
+        self.ask(failed.flow, failed.port, payload, now);
     }
 
     fn ask(&mut self, flow: FlowId, port: u32, payload: Vec<u8>, now: Duration) {

@@ -130,6 +130,7 @@ impl Stack {
             side,
             used: now,
             question: Vec::new(),
+            stream: None,
         })
     }
 
@@ -144,6 +145,9 @@ impl Stack {
                 _ => &mut port.udp_flows,
             };
             *count = count.saturating_sub(1);
+        }
+        if let Some(stream) = known.stream {
+            self.names_answered(stream);
         }
         self.events.push_back(Event::Forgotten(flow));
     }
@@ -200,7 +204,7 @@ impl Stack {
         };
         if known.side == Side::Question {
             if let Some(reply) = dns::refuse(&known.question, dns::Code::ServFail) {
-                self.send_udp(flow, &reply);
+                self.answer(flow, &reply);
             }
             return self.forget_udp(flow);
         }

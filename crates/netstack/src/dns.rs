@@ -144,6 +144,52 @@ pub fn refuse(query: &[u8], code: Code) -> Option<Vec<u8>> {
     Some(answer(query, &question, code, &[]))
 }
 
+/// What to say in a datagram instead of an answer that does not fit: the same without records, marked as truncated, upon which the
+/// question comes again by TCP (RFC 2181, 9). `None`: it fits into `most` bytes and into what the query says that it takes: 512 bytes
+/// unless it has an OPT record (RFC 6891, 6.2.3).
+pub fn truncated(query: &[u8], answer: &[u8], most: usize) -> Option<Vec<u8>> {
+    const TRUNCATED: u8 = 0x02;
+    let question = parse_query(query)?;
+    if answer.len() <= capacity(query, question.end).min(most) {
+        return None;
+    }
+    let mut cut = answer.get(..HEADER_LEN)?.to_vec();
+    cut[2] |= TRUNCATED;
+    cut[4..].copy_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
+    cut.extend_from_slice(query.get(HEADER_LEN..question.end)?);
+    Some(cut)
+}
+
+/// Bytes of a datagram that who asks takes; `at` is where the question ends.
+fn capacity(query: &[u8], mut at: usize) -> usize {
+    const PLAIN: usize = 512;
+    const OPT: u16 = 41;
+    /// OPT, and perhaps a signature.
+    const MOST: u16 = 4;
+    // Answers and authorities in a question: none of the usual.
+    if (be16(query, 6), be16(query, 8)) != (Some(0), Some(0)) {
+        return PLAIN;
+    }
+    for _ in 0..be16(query, 10).unwrap_or(0).min(MOST) {
+        let Some((_, next)) = whole_name(query, at) else {
+            break;
+        };
+        let (kind, size, len) = (
+            be16(query, next),
+            be16(query, next + 2),
+            be16(query, next + 8),
+        );
+        let (Some(kind), Some(size), Some(len)) = (kind, size, len) else {
+            break;
+        };
+        if kind == OPT {
+            return usize::from(size).max(PLAIN);
+        }
+        at = next + 10 + usize::from(len);
+    }
+    PLAIN
+}
+
 /// A name in the form that messages have; `None` when it is none.
 fn encode_name(name: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(name.len() + 2);

@@ -56,6 +56,16 @@ pub enum Event {
         /// The whole message.
         question: Vec<u8>,
     },
+    /// Ask a resolver over a connection, because that is how the guest asks, and say [`Stack::udp_answer`] or
+    /// [`Stack::flow_failed`].
+    Query {
+        /// The flow.
+        flow: FlowId,
+        /// Whose it is.
+        port: PortId,
+        /// The question.
+        payload: Vec<u8>,
+    },
     /// Send a datagram from a published port.
     Reply {
         /// The port's number, as [`Stack::udp_inbound`] was told it.

@@ -4,6 +4,7 @@ use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::gateway::service;
 use crate::limit;
 use crate::stack::{Event, Note, PortId, Stack, Target};
 use crate::table::{Ends, FlowId, TcpFlow};
@@ -25,10 +26,14 @@ impl Stack {
             let known = self.with(flow, |known| {
                 if known.port == id {
                     changed = known.tcp.on_segment(&header, payload, now);
+                    known.say_preface(now);
                 }
             });
             if known.is_some() {
                 self.after(flow, changed);
+            }
+            if changed {
+                self.on_names(flow);
             }
             return;
         }
@@ -40,10 +45,8 @@ impl Stack {
     }
 
     fn on_syn(&mut self, id: PortId, mac: Mac, ends: Ends, header: &Header, now: Duration) {
-        let dns = self.config.is_gateway(ends.remote.ip()) && ends.remote.port() == 53;
-        let to = match dns {
-            // What a resolver answers there would open nothing: the guest is to ask in a datagram.
-            true if self.config.internal || !self.config.allow.is_empty() => Err(Unreachable::Port),
+        let names = self.config.is_gateway(ends.remote.ip()) && ends.remote.port() == service::DNS;
+        let to = match names {
             true => Ok(Target::Resolver),
             false => self.outside(id, ends.remote, now).map(Target::Address),
         };
@@ -58,8 +61,16 @@ impl Stack {
         };
         let initial = self.initial_sequence(ends.guest, ends.remote, now);
         let own_mss = self.own_mss(ends.guest.ip());
-        let tcp = Tcp::held(header, own_mss, initial, now);
+        let mut tcp = Tcp::held(header, own_mss, initial, now);
+        if names {
+            // It ends here: questions are answered one by one, as those in datagrams are.
+            tcp.accept();
+        }
         let flow = self.insert(id, mac, ends, tcp);
+        if names {
+            self.with(flow, |known| known.names = Some(0));
+            return self.after(flow, false);
+        }
         self.note_flow(id, protocol::TCP, ends, None);
         self.events.push_back(Event::Dial { flow, port: id, to });
     }
@@ -114,6 +125,8 @@ impl Stack {
             told: false,
             timer: None,
             other: None,
+            preface: Vec::new(),
+            names: None,
         })
     }
 
@@ -184,7 +197,7 @@ impl Stack {
             }
             self.timers.insert((deadline, flow));
         }
-        let tell = changed && !known.told;
+        let tell = changed && !known.told && known.names.is_none();
         known.told |= tell;
         let speak = known.tcp.wants_to_speak() && !known.speaking;
         known.speaking |= speak;
@@ -266,7 +279,9 @@ impl Stack {
     pub(crate) fn sweep(&mut self, now: Duration) {
         self.sweep_udp(now);
         let idle = |flow: &TcpFlow| {
-            let limit = if flow.tcp.is_half_closed() {
+            let limit = if flow.names.is_some() {
+                limit::NAMES_IDLE
+            } else if flow.tcp.is_half_closed() {
                 limit::TCP_HALF_IDLE
             } else {
                 limit::TCP_IDLE
@@ -397,6 +412,13 @@ impl Stack {
         self.note_flow(id, protocol::TCP, ends, Some(client));
         self.after(flow, false);
         Some(flow)
+    }
+
+    /// What the guest is to hear before anything that the client says. For a flow that was dialled just now.
+    pub fn tcp_preface(&mut self, flow: FlowId, bytes: &[u8]) {
+        if let Some(known) = self.table.tcp.get_mut(&flow) {
+            known.preface = bytes.to_vec();
+        }
     }
 
     /// The ends of a client's connection that no other one has.

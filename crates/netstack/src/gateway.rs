@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::questions::Asker;
 use crate::stack::{PortId, Stack};
 use crate::table::Ends;
 use crate::wire::ipv6::{self, Neighbour};
@@ -10,7 +11,7 @@ use crate::wire::{self, Arp, Echo, Ethernet, Mac, Packet, Unreachable, ether_typ
 use crate::{dhcp, limit};
 
 /// The ports that the gateway itself serves.
-mod service {
+pub(crate) mod service {
     pub const DNS: u16 = 53;
     pub const DHCP_SERVER: u16 = 67;
     pub const DHCP_CLIENT: u16 = 68;
@@ -256,7 +257,13 @@ impl Stack {
             remote: SocketAddr::new(packet.destination, udp.destination),
         };
         if self.config.is_gateway(packet.destination) && udp.destination == service::DNS {
-            self.on_question(id, frame.source, ends, udp.payload, now);
+            let asker = Asker {
+                port: id,
+                mac: frame.source,
+                ends,
+                stream: None,
+            };
+            self.on_question(asker, udp.payload, now);
         } else {
             self.on_datagram(id, frame.source, packet, ends, udp.payload, now);
         }

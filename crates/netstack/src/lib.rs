@@ -58,6 +58,10 @@ pub mod limit {
     pub const MACS: usize = 64;
     /// A TCP connection on which nothing is said gives its buffers back.
     pub const TCP_REST: Duration = Duration::from_secs(10);
+    /// Bytes of a question over a connection.
+    pub const QUESTION_BYTES: usize = 4096;
+    /// A connection to the gateway's DNS on which nothing is said (RFC 7766, 6.2.3).
+    pub const NAMES_IDLE: Duration = Duration::from_secs(60);
     /// A TCP connection on which nothing is said.
     pub const TCP_IDLE: Duration = Duration::from_secs(24 * 3600);
     /// One of which one half has ended.

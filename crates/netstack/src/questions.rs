@@ -1,35 +1,43 @@
-//! Names: what the gateway's DNS answers itself, what it passes on, and what an answer opens.
+//! Names: what the gateway's DNS answers itself, what it passes on, and what an answer opens; in datagrams, and over connections
+//! (RFC 7766), where each message has its length before it.
 
 use std::time::Duration;
 
 use crate::stack::{Event, Note, PortId, Stack, Target};
-use crate::table::{Ends, FlowId, Side};
-use crate::wire::Mac;
+use crate::table::{Ends, FlowId, Side, TcpFlow};
+use crate::wire::{self, Mac};
 use crate::{dns, limit};
 
 /// Bytes of a question that other networks are asked: more than any name needs, and little enough for many of them to be on their way.
 const LONGEST_ELSEWHERE: usize = 512;
 
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asker {
+    pub port: PortId,
+    pub mac: Mac,
+    pub ends: Ends,
+    /// Over this connection.
+    pub stream: Option<FlowId>,
+}
+
 impl Stack {
-    pub(crate) fn on_question(
-        &mut self,
-        id: PortId,
-        mac: Mac,
-        ends: Ends,
-        message: &[u8],
-        now: Duration,
-    ) {
+    pub(crate) fn on_question(&mut self, asker: Asker, message: &[u8], now: Duration) {
+        let id = asker.port;
         let Some(question) = dns::parse_query(message) else {
             self.counters.malformed += 1;
+            if let Some(stream) = asker.stream {
+                self.tcp_abort(stream);
+            }
             return;
         };
         let own = |address| self.config.contains(address);
         if let Some(reply) = self.names.answer(message, &question, own) {
-            return self.put_udp(id, mac, ends, &reply);
+            return self.reply(asker, message, &reply);
         }
         let port = self.ports.get(&id);
         if message.len() <= LONGEST_ELSEWHERE && port.is_some_and(|port| port.elsewhere) {
-            let flow = self.new_question(id, mac, ends, message, now);
+            let flow = self.new_question(asker, message, now);
             self.events.push_back(Event::Elsewhere {
                 flow,
                 port: id,
@@ -38,24 +46,22 @@ impl Stack {
             return;
         }
         if self.may_ask(id, &question) {
-            let flow = self.new_question(id, mac, ends, message, now);
+            let flow = self.new_question(asker, message, now);
             self.ask_outside(flow);
         } else if let Some(reply) = dns::refuse(message, dns::Code::NxDomain) {
-            self.put_udp(id, mac, ends, &reply);
+            self.reply(asker, message, &reply);
         }
     }
 
-    fn new_question(
-        &mut self,
-        id: PortId,
-        mac: Mac,
-        ends: Ends,
-        message: &[u8],
-        now: Duration,
-    ) -> FlowId {
-        let flow = self.new_udp(id, mac, ends, Side::Question, now);
+    fn new_question(&mut self, asker: Asker, message: &[u8], now: Duration) -> FlowId {
+        let flow = self.new_udp(asker.port, asker.mac, asker.ends, Side::Question, now);
         if let Some(known) = self.table.udp.get_mut(&flow) {
             known.question = message.to_vec();
+            known.stream = asker.stream;
+        }
+        let stream = asker.stream.and_then(|it| self.table.tcp.get_mut(&it));
+        if let Some(known) = stream {
+            known.names = known.names.map(|waiting| waiting + 1);
         }
         flow
     }
@@ -73,16 +79,26 @@ impl Stack {
         !(self.config.internal || local || refused)
     }
 
-    /// Has a resolver asked.
+    /// Has a resolver asked: over a connection if that is how the question came.
     fn ask_outside(&mut self, flow: FlowId) {
-        if let Some(known) = self.table.udp.get(&flow) {
-            self.events.push_back(Event::Datagram {
+        let Some(known) = self.table.udp.get(&flow) else {
+            return;
+        };
+        let (port, payload) = (known.port, known.question.clone());
+        let to = Target::Resolver;
+        self.events.push_back(match known.stream {
+            Some(_) => Event::Query {
                 flow,
-                port: known.port,
-                to: Target::Resolver,
-                payload: known.question.clone(),
-            });
-        }
+                port,
+                payload,
+            },
+            None => Event::Datagram {
+                flow,
+                port,
+                to,
+                payload,
+            },
+        });
     }
 
     /// Whether a guest is on other networks, too: what nobody here is called is then asked there ([`Event::Elsewhere`]).
@@ -115,7 +131,7 @@ impl Stack {
                 &refused
             }
         };
-        self.send_udp(flow, reply);
+        self.answer(flow, reply);
         self.forget_udp(flow);
     }
 
@@ -124,6 +140,102 @@ impl Stack {
         let question = dns::parse_query(message)?;
         let own = |address| self.config.contains(address);
         self.names.answer(message, &question, own)
+    }
+
+    /// Tells who asked. A datagram that does not fit says so, and the question comes again over a connection.
+    fn reply(&mut self, asker: Asker, query: &[u8], reply: &[u8]) {
+        let Some(stream) = asker.stream else {
+            let headers = wire::ip_len(asker.ends.guest.ip()) + wire::UDP_LEN;
+            let most = usize::from(self.config.mtu).saturating_sub(headers);
+            let cut = dns::truncated(query, reply, most);
+            let reply = cut.as_deref().unwrap_or(reply);
+            return self.put_udp(asker.port, asker.mac, asker.ends, reply);
+        };
+        let Some(known) = self.table.tcp.get(&stream) else {
+            return;
+        };
+        let now = known.tcp.heard();
+        let Ok(len) = u16::try_from(reply.len()) else {
+            return self.tcp_abort(stream);
+        };
+        let message = [&len.to_be_bytes()[..], reply].concat();
+        // Who asks and does not listen has no claim to our memory.
+        if self.tcp_room(stream) < message.len() {
+            return self.tcp_abort(stream);
+        }
+        self.tcp_write(stream, &message, now);
+    }
+
+    /// Tells who asked the question that a flow is.
+    pub(crate) fn answer(&mut self, flow: FlowId, reply: &[u8]) {
+        let Some(known) = self.table.udp.get(&flow) else {
+            return;
+        };
+        let asker = Asker {
+            port: known.port,
+            mac: known.mac,
+            ends: known.ends,
+            stream: known.stream,
+        };
+        let question = known.question.clone();
+        self.reply(asker, &question, reply);
+    }
+
+    /// Questions may have come over a connection, or its end.
+    pub(crate) fn on_names(&mut self, flow: FlowId) {
+        while let Some(known) = self.table.tcp.get(&flow)
+            && known.names.is_some()
+        {
+            let now = known.tcp.heard();
+            let asker = Asker {
+                port: known.port,
+                mac: known.mac,
+                ends: known.ends,
+                stream: Some(flow),
+            };
+            let (front, back) = known.tcp.input();
+            let have = front.len() + back.len();
+            let bytes = || front.iter().chain(back).copied();
+            let mut head = bytes();
+            let len = match (head.next(), head.next()) {
+                (Some(high), Some(low)) => Some(usize::from(u16::from_be_bytes([high, low]))),
+                _ => None,
+            };
+            match len {
+                Some(len) if len > limit::QUESTION_BYTES => return self.tcp_abort(flow),
+                Some(len) if have >= 2 + len => {
+                    let message: Vec<u8> = bytes().skip(2).take(len).collect();
+                    self.tcp_consume(flow, 2 + len);
+                    self.on_question(asker, &message, now);
+                }
+                _ => {
+                    // The end: half of a question is none.
+                    if known.tcp.input_ended() {
+                        self.tcp_consume(flow, have);
+                        self.end_names(flow);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One of a connection's questions waits no more.
+    pub(crate) fn names_answered(&mut self, flow: FlowId) {
+        if let Some(known) = self.table.tcp.get_mut(&flow) {
+            known.names = known.names.map(|waiting| waiting.saturating_sub(1));
+        }
+        self.end_names(flow);
+    }
+
+    /// When the guest asks no more and all is answered, we have no more to say.
+    fn end_names(&mut self, flow: FlowId) {
+        let over = |known: &TcpFlow| {
+            known.names == Some(0) && known.tcp.input_ended() && known.tcp.input().0.is_empty()
+        };
+        if self.table.tcp.get(&flow).is_some_and(over) {
+            self.tcp_finish(flow);
+        }
     }
 
     fn note_question(&mut self, id: PortId, question: &dns::Question, refused: bool) {
@@ -147,7 +259,7 @@ impl Stack {
         if let Some(question) = dns::parse_query(&known.question) {
             self.open(id, &question.name, payload, now);
         }
-        self.send_udp(flow, payload);
+        self.answer(flow, payload);
         self.forget_udp(flow);
     }
 

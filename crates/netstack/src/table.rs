@@ -34,6 +34,19 @@ pub(crate) struct TcpFlow {
     pub timer: Option<Duration>,
     /// Where the guest is dialled when it refuses at this address.
     pub other: Option<SocketAddr>,
+    /// What the guest hears first, until it has said hello: it may be dialled at its other address still.
+    pub preface: Vec<u8>,
+    /// The guest asks the gateway for names: so many questions are not answered yet.
+    pub names: Option<usize>,
+}
+
+impl TcpFlow {
+    /// The guest has said hello: nobody has written anything yet.
+    pub fn say_preface(&mut self, now: Duration) {
+        if self.tcp.is_open() && !self.preface.is_empty() {
+            self.tcp.write(&std::mem::take(&mut self.preface), now);
+        }
+    }
 }
 
 /// What a UDP flow is on the host's side.
@@ -59,6 +72,8 @@ pub(crate) struct UdpFlow {
     pub used: Duration,
     /// The question, whose answer must fit.
     pub question: Vec<u8>,
+    /// It came over this connection, and so does its answer.
+    pub stream: Option<FlowId>,
 }
 
 /// All of them.

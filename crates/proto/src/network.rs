@@ -68,6 +68,19 @@ pub struct Publish {
     pub host_port: u16,
     /// The guest's port.
     pub guest_port: u16,
+    /// Each connection begins with a header that names its client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxyProtocol>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// What a client says.
@@ -306,6 +319,7 @@ mod tests {
                 address: None,
                 host_port: 0,
                 guest_port: 53,
+                proxy: Some(ProxyProtocol::V2),
             }],
             elsewhere: false,
         });

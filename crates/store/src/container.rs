@@ -26,9 +26,9 @@ pub use find::{check_name, discard, ids, is_id, list, resolve};
 pub use repair::{LOST_EXIT_CODE, Repaired};
 pub use spec::{
     Attach, Attached, BindMount, Endpoint, Health, HealthCheck, HealthResult, HealthStatus,
-    HostSocket, Image, Journal, LogLimits, Port, Process, Protocol, Resolution, Restart,
-    RestartPolicy, RootfsMode, SCHEMA, SSH_AUTH_SOCK, Socket, Spec, State, Status, Tmpfs, Ulimit,
-    Vm, VolumeMount, Way,
+    HostSocket, Image, Journal, LogLimits, Port, Process, Protocol, ProxyProtocol, Resolution,
+    Restart, RestartPolicy, RootfsMode, SCHEMA, SSH_AUTH_SOCK, Socket, Spec, State, Status, Tmpfs,
+    Ulimit, Vm, VolumeMount, Way,
 };
 
 use crate::file::{self, Durability};

@@ -27,7 +27,7 @@ use proto::network::{self, Join, Joined, PROTOCOL, Reply, Request};
 use proto::supervisor::Failure;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use store::Root;
-use store::container::{Attached, Endpoint, Port, Protocol, Spec};
+use store::container::{Attached, Endpoint, Port, Protocol, ProxyProtocol, Spec};
 use store::locate::{self, Programs};
 use store::network::{Network, What};
 use tokio::io::Interest;
@@ -230,6 +230,10 @@ pub fn attached(network: &str, mac: [u8; 6], joined: &Joined) -> Attached {
         address: port.address,
         host: port.host_port,
         container: port.guest_port,
+        proxy: port.proxy.map(|version| match version {
+            network::ProxyProtocol::V1 => ProxyProtocol::V1,
+            network::ProxyProtocol::V2 => ProxyProtocol::V2,
+        }),
     };
     Attached {
         network: network.to_owned(),
@@ -254,6 +258,10 @@ pub fn wanted(spec: &Spec) -> Vec<network::Publish> {
         address: port.address,
         host_port: port.host,
         guest_port: port.container,
+        proxy: port.proxy.map(|version| match version {
+            ProxyProtocol::V1 => network::ProxyProtocol::V1,
+            ProxyProtocol::V2 => network::ProxyProtocol::V2,
+        }),
     });
     publish.collect()
 }

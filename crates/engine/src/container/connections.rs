@@ -65,6 +65,7 @@ pub(super) fn connections(
                 address: None,
                 host: 0,
                 container,
+                proxy: None,
             })
             .collect();
         ports.extend(more);
@@ -190,7 +191,11 @@ fn ports<'a>(ports: impl IntoIterator<Item = &'a Port>, any: &str) -> BTreeMap<S
             number => number.to_string(),
         };
         let bindings = map.entry(format!("{}/{}", port.container, port.protocol));
-        let binding = json!({ "HostIp": address, "HostPort": number });
+        let mut binding = json!({ "HostIp": address, "HostPort": number });
+        if let Some(version) = port.proxy {
+            // Beyond Docker's.
+            binding["ProxyProtocol"] = json!(version);
+        }
         bindings.or_default().push(binding);
     }
     map.into_iter()
@@ -313,6 +318,7 @@ pub fn port_words(open: &[Port], exposed: &[String]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use store::container::ProxyProtocol;
 
     fn port(address: &str, host: u16, container: u16) -> Port {
         Port {
@@ -320,6 +326,7 @@ mod tests {
             address: Some(address.parse().unwrap()),
             host,
             container,
+            proxy: None,
         }
     }
 
@@ -350,6 +357,12 @@ mod tests {
             words,
             ["0.0.0.0:8080->80/tcp", "[::]:8080->80/tcp", "443/tcp"]
         );
+        let told = Port {
+            proxy: Some(ProxyProtocol::V2),
+            ..open[0]
+        };
+        let first = &ports(&[told], "")["80/tcp"][0];
+        assert_eq!(first["ProxyProtocol"], "v2");
         let map = json!(ports(&open, ""));
         let expect = json!({"80/tcp": [
             {"HostIp": "0.0.0.0", "HostPort": "8080"},

@@ -199,6 +199,7 @@ fn publish(protocol: Protocol, guest_port: u16) -> Publish {
         address: Some(Ipv4Addr::LOCALHOST.into()),
         host_port: 0,
         guest_port,
+        proxy: None,
     }
 }
 

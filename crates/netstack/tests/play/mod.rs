@@ -411,6 +411,17 @@ impl Player {
             Event::Done(_) | Event::Reset(_) => "ended",
             Event::Reply { .. } => "reply",
             Event::Elsewhere { .. } => "elsewhere",
+            Event::Query { flow, payload, .. } => {
+                self.question = Some(flow);
+                let mut answer = payload;
+                if let Some(flags) = answer.get_mut(2) {
+                    *flags |= 0x80;
+                }
+                if !self.holds {
+                    self.stack.udp_answer(flow, &answer, self.now);
+                }
+                "query"
+            }
             Event::Forgotten(_) => "forgotten",
             Event::Note(..) => "noted",
         }

@@ -160,6 +160,19 @@ pub struct Port {
     pub host: u16,
     /// The container's port.
     pub container: u16,
+    /// Each connection begins with a header of this version that names its client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxyProtocol>,
+}
+
+/// A version of the PROXY protocol, by which a server learns who its client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// How a container finds names.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clap::Args;
-use engine::{Endpoint, Networks, Port, Protocol, PublishedSocket, Resolution};
+use engine::{Endpoint, Networks, Port, Protocol, ProxyProtocol, PublishedSocket, Resolution};
 
 /// How a container is reached, and what it reaches.
 #[derive(Debug, Args)]
@@ -21,7 +21,8 @@ pub struct Connections {
     /// Address of IPv6 of the container on its first network, of which its address of IPv4 is the end
     #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
     pub ip6: Option<Ipv6Addr>,
-    /// Publish a port: [ADDRESS:][HOST_PORT:]PORT[/tcp|udp]; ranges as 8000-8010; without HOST_PORT, or with 0: any
+    /// Publish a port: [ADDRESS:][HOST_PORT:]PORT[/tcp|udp][,proxy-protocol=v1|v2]; ranges as 8000-8010; without HOST_PORT, or
+    /// with 0: any
     #[arg(short, long, value_name = "PORT", value_parser = publish, help_heading = "Network")]
     pub publish: Vec<Ports>,
     /// Publish all ports that the image or --expose names, on any ports of the host that are free
@@ -191,7 +192,9 @@ fn publish(text: &str) -> Result<Ports, String> {
             "{text:?} is no port to publish: write [ADDRESS:][HOST_PORT:]PORT[/tcp|udp], for example 8080:80"
         )
     };
-    let (ports, protocol) = protocol(text).ok_or_else(wrong)?;
+    let (plain, options) = text.split_once(',').unwrap_or((text, ""));
+    let (ports, protocol) = protocol(plain).ok_or_else(wrong)?;
+    let proxy = proxy_protocol(options, protocol)?;
     let (rest, container) = match ports.rsplit_once(':') {
         Some((rest, container)) => (Some(rest), container),
         None => (None, ports),
@@ -235,8 +238,29 @@ fn publish(text: &str) -> Result<Ports, String> {
         address,
         host: if any { 0 } else { host.0 + offset },
         container: container.0 + offset,
+        proxy,
     };
     Ok(Ports((0..=count).map(port).collect()))
+}
+
+/// What may follow a port: `proxy-protocol=v1|v2`, the protocol's own name.
+fn proxy_protocol(options: &str, protocol: Protocol) -> Result<Option<ProxyProtocol>, String> {
+    let version = match options {
+        "" => return Ok(None),
+        "proxy-protocol=v1" => ProxyProtocol::V1,
+        "proxy-protocol=v2" => ProxyProtocol::V2,
+        _ => {
+            return Err(format!(
+                "{options:?} is no option of a port: write for example 8080:80,proxy-protocol=v2, or v1"
+            ));
+        }
+    };
+    match protocol {
+        Protocol::Tcp => Ok(Some(version)),
+        Protocol::Udp => {
+            Err("the PROXY protocol names the client of a connection: UDP has none".to_owned())
+        }
+    }
 }
 
 /// `HOST_PATH:CONTAINER_PATH`, in `-p`'s order: who connects to the first reaches the second.
@@ -315,8 +339,9 @@ mod tests {
             Ok(ports) => {
                 let shown = ports.0.iter().map(|port| {
                     let address = port.address.map_or("*".to_owned(), |it| it.to_string());
+                    let proxy = port.proxy.map_or(String::new(), |it| format!(" {it:?}"));
                     format!(
-                        "{address} {} {}/{}",
+                        "{address} {} {}/{}{proxy}",
                         port.host, port.container, port.protocol
                     )
                 });
@@ -343,8 +368,16 @@ mod tests {
             "8000-8002:80-81",
             "both ranges of \"8000-8002:80-81\" must be as long as each other",
         );
+        check("8080:80,proxy-protocol=v2", "* 8080 80/tcp V2");
+        check(
+            "80-81/tcp,proxy-protocol=v1",
+            "* 0 80/tcp V1, * 0 81/tcp V1",
+        );
         for wrong in [
             "",
+            "80/udp,proxy-protocol=v2",
+            "80,proxy-protocol=v3",
+            "80,speed=1",
             "x",
             "80/sctp",
             "0",
