@@ -282,8 +282,42 @@ const SETUP: &str = "
     busybox httpd -f -p 80 -h www &
     dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file= --bind-interfaces \
         --listen-address=192.0.2.53 --host-record=web.example.test,192.0.2.9,2001:db8::9 --local-ttl=60 \
-        --cname=www.example.test,web.example.test --host-record=next.example.test,192.0.2.10 &
+        --cname=www.example.test,web.example.test --host-record=next.example.test,192.0.2.10 \
+        $(seq -f '--host-record=big.example.test,203.0.113.%g' 60) &
     until busybox nslookup web.example.test 192.0.2.53 >/dev/null 2>&1; do kill -0 $!; done";
+
+/// The C library of Debian asks over TCP: because it is told to, and because an answer does not fit into a datagram.
+fn names_over_tcp(home: &Home, on: &[&str]) {
+    let script = "say() { echo \"$1: $(shift; \"$@\" 2>&1 </dev/null | tr '\\n' ' ')\"; }
+        tcp() { RES_OPTIONS=use-vc getent ahostsv4 $1 | cut -d ' ' -f 1 | sort -u; }
+        dial() { bash -c 'exec 3<>/dev/tcp/192.0.2.9/80 && echo open'; }
+        count() { getent ahostsv4 $1 | cut -d ' ' -f 1 | sort -u | wc -l; }
+        say unasked dial
+        say name tcp www.example.test
+        say asked dial
+        say own tcp web
+        say next tcp next.example.test
+        say big count big.example.test";
+    let line = [
+        &["run", "--rm", "--name", "asker"][..],
+        on,
+        &["debian", "bash", "-c", script],
+    ];
+    let said = home.gourd(&line.concat()).ok().text();
+    for line in [
+        "name: 192.0.2.9 ",
+        "asked: open ",
+        "own: 10.78.0.2 ",
+        "next: ",
+        "big: 60 ",
+    ] {
+        assert!(
+            said.lines().any(|it| it == line),
+            "{line:?} is not in: {said}"
+        );
+    }
+    assert!(said.contains("Connection refused"), "{said}");
+}
 
 #[test]
 fn an_allow_list_and_ipv6() {
@@ -297,6 +331,8 @@ fn an_allow_list_and_ipv6() {
         "192.0.2.53",
         "--allow",
         "2001:db8::53/128",
+        "--allow",
+        "big.example.test",
     ];
     home.gourd(&[&create[..], &subnet6, &allow, &["guarded"]].concat())
         .ok();
@@ -307,7 +343,7 @@ fn an_allow_list_and_ipv6() {
         "{{.EnableIPv6}} {{json .Allow}}",
         "guarded",
     ]);
-    let expect = "true [\"www.example.test:80\",\"192.0.2.53/32\",\"2001:db8::53/128\"]";
+    let expect = "true [\"www.example.test:80\",\"192.0.2.53/32\",\"2001:db8::53/128\",\"big.example.test\"]";
     assert_eq!(shown.ok().text(), expect);
     let on = ["--network", "guarded", "--dns", "192.0.2.53"];
     server(&home, "web", &[&on[..], &["-p", "[::1]:0:80"]].concat());
@@ -331,7 +367,6 @@ fn an_allow_list_and_ipv6() {
         say neighbour get 192.0.2.10
         say neighbour-six get [2001:db8::10]
         say next nslookup next.example.test
-        say tcp-dns nc -w 60 10.78.0.1 53
         say echo ping -c 1 -W 60 192.0.2.53
         say echo-six ping6 -c 1 -W 60 2001:db8::53
         say no-echo ping -c 1 -W 1 192.0.2.9
@@ -363,13 +398,13 @@ fn an_allow_list_and_ipv6() {
     check("neighbour", "Connection refused");
     check("neighbour-six", "Connection refused");
     check("next", "NXDOMAIN");
-    check("tcp-dns", "Connection refused");
     check("echo", "1 packets received");
     check("echo-six", "1 packets received");
     check("no-echo", "0 packets received");
     check("sibling", "hello");
     check("names", &address);
     check("route", "via fd00:78::1 dev eth0");
+    names_over_tcp(&home, &on);
     // A container of another network reaches none of it, and has no IPv6 of its own.
     let script = format!("wget -qO- http://[{address}]/hello; nslookup web; true");
     let apart = home
@@ -408,5 +443,121 @@ fn an_allow_list_and_ipv6() {
         .exits(125)
         .says(&["names without a dot are containers'"]);
     home.gourd(&["network", "rm", "guarded"]).ok();
+    home.assert_nothing_left();
+}
+
+/// Each connection begins with a line that names its client, or with the same in binary; then comes what the client says.
+#[test]
+fn a_server_learns_who_its_client_is() {
+    let home = Home::new();
+    let script = "nc -l -p 81; nc -l -p 82 | od -An -v -tx1 | tr -d ' \\n'";
+    let line = [
+        "run",
+        "-d",
+        "--name",
+        "told",
+        "-p",
+        "127.0.0.1:0:81,proxy-protocol=v1",
+        "-p",
+        "127.0.0.1:0:82/tcp,proxy-protocol=v2",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ];
+    home.gourd(&line).ok();
+    // The ports of the client that was served, and of the host.
+    let hello = |port: &str| {
+        let address = home.gourd(&["port", "told", port]).ok().text();
+        loop {
+            let mut stream = TcpStream::connect(&*address).expect("connects");
+            let ports =
+                [stream.local_addr(), stream.peer_addr()].map(|it| it.expect("an end").port());
+            // One that comes before the server is there is reset.
+            let sent = stream.write_all(b"hello\n");
+            let ended = sent.and_then(|()| stream.shutdown(std::net::Shutdown::Write));
+            if ended.is_ok() && matches!(stream.read(&mut [0; 1]), Ok(0)) {
+                return ports;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let [from, to] = hello("81");
+    let v1 = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {from} {to}\r\nhello\n");
+    let [from, to] = hello("82");
+    let v2 =
+        format!("0d0a0d0a000d0a515549540a2111000c7f0000017f000001{from:04x}{to:04x}68656c6c6f0a");
+    home.gourd(&["wait", "told"]).ok();
+    let said = home.gourd(&["logs", "told"]).ok();
+    assert_eq!(String::from_utf8_lossy(&said.stdout), v1 + &v2);
+    home.gourd(&["rm", "told"]).ok();
+    home.assert_nothing_left();
+}
+
+/// Two resolvers that know the same name by different addresses, and a server that says everything again.
+const CHANGES: &str = "
+    ip() { busybox ip \"$@\"; }
+    ip link set lo up
+    echo 0 >/proc/sys/net/ipv4/ip_unprivileged_port_start
+    for last in 9 53 54; do ip address add 192.0.2.$last/32 dev lo; done
+    mkdir www; echo outside >www/hello
+    busybox httpd -f -p 80 -h www &
+    busybox nc -ll -p 7000 -e cat &
+    for last in 53 54; do
+        # Not as root, who would want to be somebody else, which nobody here can.
+        unshare --map-user=1 --map-group=1 dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file= \
+            --bind-interfaces --listen-address=192.0.2.$last --host-record=changing.example.test,198.51.100.$last &
+        until busybox nslookup changing.example.test 192.0.2.$last 2>&1 | grep -q 198.51; do kill -0 $!; done
+    done
+    echo nameserver 192.0.2.53 >resolv.conf";
+
+#[test]
+fn the_host_changes_under_a_network() {
+    let (home, resolv_conf) = Home::in_a_network_with_a_resolver(CHANGES);
+    home.sleeper(&["--name", "box"]);
+    let exec = |script: &str| {
+        let line = ["exec", "box", "sh", "-c", script];
+        home.gourd(&line).text()
+    };
+    let resolved = "nslookup changing.example.test | grep -o '198.51.*'";
+    assert_eq!(exec(resolved), "198.51.100.53");
+    std::fs::write(&resolv_conf, "nameserver 192.0.2.54\n").expect("written");
+    assert_eq!(exec(resolved), "198.51.100.54");
+
+    // A connection stands while the interface is gone, and goes on when it is back; a new one is refused at once in between.
+    let mut standing = home.start(&["exec", "-i", "box", "nc", "192.0.2.9", "7000"]);
+    let mut input = standing.stdin.take().expect("piped");
+    let mut output = standing.stdout.take().expect("piped");
+    let mut echoed = |text: &[u8; 4], between: &dyn Fn()| {
+        input.write_all(text).expect("sent");
+        between();
+        let mut answer = [0; 4];
+        output.read_exact(&mut answer).expect("an answer");
+        assert_eq!(answer, *text);
+    };
+    echoed(b"one\n", &|| ());
+    home.inside("busybox ip link set lo down").ok();
+    let get = "wget -T 60 -qO- http://192.0.2.9/hello 2>&1";
+    echoed(b"two\n", &|| {
+        assert!(!exec(get).contains("outside"));
+        home.inside("busybox ip link set lo up").ok();
+    });
+    assert_eq!(exec(get), "outside");
+
+    // The network's process is killed with a connection on its way: the guest hears of it, and the next one works.
+    let [before] = gourd_net(&home)[..] else {
+        panic!("one process of a network: {:?}", home.leftovers());
+    };
+    kill(before, "-9");
+    // Something has to be said, or nobody would learn that there is no such connection any more.
+    input.write_all(b"three\n").expect("sent");
+    let mut rest = Vec::new();
+    output.read_to_end(&mut rest).expect("the end");
+    assert_eq!(rest, b"");
+    drop(input);
+    standing.wait().expect("nc ends");
+    assert_eq!(exec(get), "outside");
+    assert_eq!(exec(resolved), "198.51.100.54");
+    home.gourd(&["rm", "-f", "box"]).ok();
     home.assert_nothing_left();
 }

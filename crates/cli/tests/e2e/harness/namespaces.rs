@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::{Home, Out, cache, programs, tool};
@@ -34,6 +35,18 @@ impl Home {
             format!("exec 3>&1 >&2; set -e; {setup}\necho ready >&3; exec 3>&-; exec sleep 100000");
         home.enter(&["-cnp", "--keep-caps", "--kill-child"], "-n", &script);
         home
+    }
+
+    /// As [`Home::in_a_network`], where the file `resolv.conf` of `setup`'s folder stands in the place of the host's; that file is returned.
+    pub fn in_a_network_with_a_resolver(setup: &str) -> (Home, PathBuf) {
+        let mut home = Home::new();
+        let mount = "mount --bind resolv.conf \"$(readlink -f /etc/resolv.conf)\"";
+        let script = format!(
+            "exec 3>&1 >&2; set -e; {setup}\n{mount}; echo ready >&3; exec 3>&-; exec sleep 100000"
+        );
+        home.enter(&["-Urnmp", "--kill-child"], "-nm", &script);
+        let file = home.path("resolv.conf");
+        (home, file)
     }
 
     /// Everything happens in namespaces from now on: those that unshare(1) makes with these flags, held by a shell's script that says
