@@ -36,10 +36,7 @@ pub(crate) struct Planned {
 }
 
 /// Checks what was asked for, and makes the folders that are to be made. `taken`: where something else is.
-pub(crate) fn plan(
-    wanted: &[BindRequest],
-    taken: &mut BTreeSet<String>,
-) -> Result<Planned, Error> {
+pub(crate) fn plan(wanted: &[BindRequest], taken: &mut BTreeSet<String>) -> Result<Planned, Error> {
     if wanted.len() > MOST {
         let reason = format!("{} of them; a container can have {MOST}", wanted.len());
         return Err(Error::invalid("bind mount", reason));
@@ -80,7 +77,9 @@ fn check(source: &Path, create: bool) -> Result<Kind, Error> {
     match std::fs::metadata(source) {
         Ok(found) if found.is_dir() || found.is_file() => Ok(Kind::Shared),
         Ok(found) if found.file_type().is_socket() => Ok(Kind::Socket),
-        Ok(_) => invalid(format!("{shown} is neither a folder nor a file nor a socket")),
+        Ok(_) => invalid(format!(
+            "{shown} is neither a folder nor a file nor a socket"
+        )),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && create => {
             match std::fs::create_dir_all(source) {
                 Ok(()) => Ok(Kind::Shared),

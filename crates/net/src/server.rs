@@ -1,16 +1,18 @@
 //! The loop: frames, sockets, supervisors, timers.
 
+mod control;
+mod traffic;
+
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use netstack::{Config, Event, FlowId, Note, Stack, Target, Transmitted};
-use proto::network::{self, Lookup, MAX_LOOKUP, PROTOCOL, Protocol, Reply, Request};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags};
+use netstack::{Config, Event, FlowId, Note, Stack, Target};
+use proto::network::{Lookup, Reply};
+use rustix::net::SendFlags;
 use thiserror::Error;
 
 use crate::datagrams::{Datagrams, LARGEST};
@@ -18,17 +20,10 @@ use crate::echoes::Echoes;
 use crate::journal::{self, Journal};
 use crate::members::{self, Clients};
 use crate::poll::{Poll, Ready, Token};
-use crate::proxy;
 use crate::published::Ports;
 use crate::queries::{Queries, Query};
 use crate::resolvers::Resolvers;
 use crate::streams::Streams;
-
-/// Frames of one guest before others have their turn.
-const FRAMES: usize = 64;
-
-/// Datagrams of one published port, and connections to one, before others have their turn.
-const TURN: usize = 64;
 
 /// The host's resolvers are named here.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -199,232 +194,6 @@ impl Server {
         Next::On
     }
 
-    fn accept(&mut self) {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        while let Ok(socket) = rustix::net::accept_with(&self.listener, flags) {
-            // One that can't be watched is closed, and its supervisor tries again.
-            let _ = self.clients.insert(&self.poll, socket);
-        }
-    }
-
-    /// A message of a supervisor or engine, or its end.
-    fn on_client(&mut self, id: u32) -> Next {
-        let Some(client) = self.clients.get(id) else {
-            return Next::On;
-        };
-        let message = match network::receive::<Request>(client.socket.as_fd()) {
-            Ok(Some(message)) => message,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::On,
-            // The end, or nothing that anybody of ours would say.
-            Ok(None) | Err(_) => {
-                let (poll, stack) = (&self.poll, &mut self.stack);
-                let left = self.clients.leave(poll, stack, &mut self.ports, id);
-                self.journal.forget(id);
-                // The last guest, or the only one that wanted to be one.
-                let over = self.clients.guests() == 0 && (left || self.clients.is_empty());
-                return if over { Next::End } else { Next::On };
-            }
-        };
-        let reply = match message {
-            (Request::Join(join), link) => {
-                let (poll, stack, ports) = (&self.poll, &mut self.stack, &mut self.ports);
-                match self.clients.join(poll, stack, ports, id, join, link) {
-                    Ok(joined) => {
-                        self.used = true;
-                        Reply::Joined(joined)
-                    }
-                    Err(refused) => Reply::Refused(refused),
-                }
-            }
-            (Request::Publish(wanted), _) => {
-                let (poll, ports) = (&self.poll, &mut self.ports);
-                match self.clients.publish(poll, ports, id, &wanted) {
-                    Ok(published) => Reply::Published(published),
-                    Err(refused) => Reply::Refused(refused),
-                }
-            }
-            (Request::Elsewhere(elsewhere), _) => {
-                self.stack.set_elsewhere(id, elsewhere);
-                return Next::On;
-            }
-            (Request::Answer(Lookup { id: flow, message }), _) => {
-                let flow = FlowId(flow);
-                if self.stack.is_of(flow, id) {
-                    self.stack.elsewhere_answer(flow, message.as_deref());
-                }
-                return Next::On;
-            }
-            (Request::Lookup(asked), _) => Reply::Found(self.look_up(id, asked)),
-            (
-                Request::Watch {
-                    protocol: PROTOCOL,
-                    container,
-                },
-                file,
-            ) => {
-                self.clients.watch(id, container, file);
-                return Next::On;
-            }
-            // Of another version: it hears nothing that it could take for something else.
-            (Request::Watch { .. }, _) => return Next::On,
-            (Request::Report { protocol: PROTOCOL }, _) => Reply::Report(self.clients.report()),
-            // Of another version: no answer that it would know.
-            (Request::Report { .. }, _) => Reply::Report(Vec::new()),
-        };
-        if let Some(client) = self.clients.get(id) {
-            members::reply(client, &reply);
-        }
-        Next::On
-    }
-
-    /// What the names here say to a guest of ours that is asked for on another network.
-    fn look_up(&mut self, id: u32, asked: Lookup) -> Lookup {
-        let here = self.clients.guest(id).is_some();
-        let question = asked.message.filter(|_| here);
-        let found = question.and_then(|question| self.stack.lookup(&question));
-        Lookup {
-            id: asked.id,
-            message: found.filter(|message| message.len() <= MAX_LOOKUP),
-        }
-    }
-
-    /// Frames of a guest, or room for some.
-    fn on_link(&mut self, id: u32, ready: Ready, now: Duration) {
-        if ready.output
-            && let Some(guest) = self.clients.guest(id)
-            && guest.full
-        {
-            guest.full = false;
-            let _ = self
-                .poll
-                .rewatch(guest.link.as_fd(), Token::Link(id), false);
-            self.transmit(id, now);
-            self.resume(id);
-        }
-        for _ in 0..FRAMES {
-            let Some(guest) = self.clients.guest(id) else {
-                return;
-            };
-            match rustix::net::recv(&guest.link, &mut self.buffer[..], RecvFlags::empty()) {
-                Ok((count, _)) => {
-                    let frame = &self.buffer[..count];
-                    if self.clients.is_captured() {
-                        let gateway = self.stack.config().mac;
-                        self.clients.capture(id, false, frame, gateway);
-                    }
-                    self.stack.receive(id, frame, now);
-                }
-                Err(Errno::INTR) => {}
-                // Nothing more; or the VM is gone, and its supervisor will say so.
-                Err(_) => return,
-            }
-        }
-    }
-
-    /// Sends what there is for a guest, as far as there is room.
-    fn transmit(&mut self, id: u32, now: Duration) {
-        loop {
-            let mut recorded = self.clients.is_captured().then(Vec::new);
-            let Some(guest) = self.clients.guest(id).filter(|guest| !guest.full) else {
-                return;
-            };
-            let link = guest.link.as_fd();
-            let offered = self.stack.transmit_with(id, now, |pieces| {
-                let taken = send(link, pieces);
-                if let Some(frame) = recorded.as_mut().filter(|_| taken) {
-                    pieces
-                        .iter()
-                        .for_each(|piece| frame.extend_from_slice(piece));
-                }
-                taken
-            });
-            match offered {
-                Transmitted::Sent => {}
-                Transmitted::Nothing => return,
-                Transmitted::Full => {
-                    guest.full = true;
-                    let _ = self.poll.rewatch(link, Token::Link(id), true);
-                    return;
-                }
-            }
-            if let Some(frame) = recorded {
-                let gateway = self.stack.config().mac;
-                self.clients.capture(id, true, &frame, gateway);
-            }
-        }
-    }
-
-    fn on_published(&mut self, id: u64, now: Duration) {
-        for _ in 0..TURN {
-            let Some(published) = self.ports.get(id) else {
-                return;
-            };
-            let (member, guest_port) = (published.member, published.port.guest_port);
-            let version = published.port.proxy;
-            if published.port.protocol == Protocol::Udp {
-                if !self.stack.has_room(member) {
-                    return self.pause(member, id);
-                }
-                let flags = RecvFlags::empty();
-                let received = rustix::net::recvfrom(&published.fd, &mut self.buffer[..], flags);
-                let Ok((count, _, Some(peer))) = received else {
-                    return;
-                };
-                if let Ok(peer) = SocketAddr::try_from(peer) {
-                    let payload = &self.buffer[..count];
-                    self.stack
-                        .udp_inbound(member, id, peer, guest_port, payload, now);
-                }
-                continue;
-            }
-            let Some((fd, client)) = Ports::accept(published) else {
-                return;
-            };
-            // Too many: the connection is closed.
-            let Some(flow) = self.stack.tcp_dial(member, client, guest_port, now) else {
-                continue;
-            };
-            if let Some(version) = version {
-                self.stack
-                    .tcp_preface(flow, &proxy::header(version, client, &fd));
-            }
-            if self.streams.take(&self.poll, flow, fd).is_err() {
-                self.stack.tcp_abort(flow);
-            }
-        }
-    }
-
-    /// A guest takes no more datagrams: the kernel keeps some, and drops the rest for less than it would cost us.
-    fn pause(&mut self, member: u32, id: u64) {
-        if let Some(published) = self.ports.get(id)
-            && let Some(guest) = self.clients.guest(member)
-            && guest.full
-            && self
-                .poll
-                .pause(published.fd.as_fd(), Token::Published(id))
-                .is_ok()
-        {
-            guest.paused.push(id);
-        }
-    }
-
-    /// It does again.
-    fn resume(&mut self, member: u32) {
-        let Some(guest) = self.clients.guest(member) else {
-            return;
-        };
-        if guest.paused.is_empty() || !self.stack.has_room(member) {
-            return;
-        }
-        for id in std::mem::take(&mut guest.paused) {
-            // One that was withdrawn meanwhile is no more.
-            if let Some(published) = self.ports.get(id) {
-                let fd = published.fd.as_fd();
-                let _ = self.poll.rewatch(fd, Token::Published(id), false);
-            }
-        }
-    }
-
     /// Does what the stack wants done, until it wants nothing more.
     fn settle(&mut self, now: Duration) {
         loop {
@@ -445,10 +214,7 @@ impl Server {
 
     fn on_event(&mut self, event: Event, now: Duration) {
         match event {
-            Event::Dial { flow, port, to } => {
-                let Some(to) = self.address(port, to) else {
-                    return self.stack.tcp_abort(flow);
-                };
+            Event::Dial { flow, to } => {
                 if self.streams.dial(&self.poll, flow, to).is_err() {
                     self.stack.tcp_abort(flow);
                 }
@@ -550,13 +316,6 @@ impl Server {
         }
     }
 
-    fn address(&mut self, port: u32, to: Target) -> Option<SocketAddr> {
-        match to {
-            Target::Address(to) => Some(to),
-            Target::Resolver => self.resolvers(port).first().copied(),
-        }
-    }
-
     /// No resolver takes a connection: it is asked in a datagram.
     fn ask_again(&mut self, failed: Query, now: Duration) {
         let payload = failed.question().to_vec();
@@ -568,19 +327,6 @@ impl Server {
         let (poll, stack) = (&self.poll, &mut self.stack);
         self.datagrams
             .ask(poll, stack, flow, &resolvers, payload, now);
-    }
-}
-
-/// Sends a frame; false when the link has no room.
-fn send(link: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> bool {
-    loop {
-        let mut none = SendAncillaryBuffer::default();
-        match rustix::net::sendmsg(link, pieces, &mut none, SendFlags::NOSIGNAL) {
-            Err(Errno::AGAIN | Errno::NOBUFS) => return false,
-            Err(Errno::INTR) => {}
-            // A VM that is gone has no use for it.
-            _ => return true,
-        }
     }
 }
 

@@ -24,10 +24,8 @@ pub enum Event {
     Dial {
         /// The flow.
         flow: FlowId,
-        /// Whose it is.
-        port: PortId,
         /// To where.
-        to: Target,
+        to: SocketAddr,
     },
     /// Look at the flow: there may be input, its end, or room for output.
     Look(FlowId),

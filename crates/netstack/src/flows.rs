@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::gateway::service;
 use crate::limit;
-use crate::stack::{Event, Note, PortId, Stack, Target};
+use crate::stack::{Event, Note, PortId, Stack};
 use crate::table::{Ends, FlowId, TcpFlow};
 use crate::tcp::{self, Header, Tcp, flag};
 use crate::wire::{self, Mac, Packet, Unreachable, protocol};
@@ -47,8 +47,8 @@ impl Stack {
     fn on_syn(&mut self, id: PortId, mac: Mac, ends: Ends, header: &Header, now: Duration) {
         let names = self.config.is_gateway(ends.remote.ip()) && ends.remote.port() == service::DNS;
         let to = match names {
-            true => Ok(Target::Resolver),
-            false => self.outside(id, ends.remote, now).map(Target::Address),
+            true => Ok(ends.remote),
+            false => self.outside(id, ends.remote, now),
         };
         let full = self
             .ports
@@ -72,7 +72,7 @@ impl Stack {
             return self.after(flow, false);
         }
         self.note_flow(id, protocol::TCP, ends, None);
-        self.events.push_back(Event::Dial { flow, port: id, to });
+        self.events.push_back(Event::Dial { flow, to });
     }
 
     /// Somebody may not go where it wants to.

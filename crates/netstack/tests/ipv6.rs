@@ -21,7 +21,7 @@ fn connections_and_datagrams_go_out_over_ipv6() {
     let handle = world.guests[0].tcp(4096);
     world.guests[0].dial(handle, (SERVER6, 80), 40000);
     let (flow, to) = world.dialled();
-    assert_eq!(to, Target::Address(SocketAddr::from((SERVER6, 80))));
+    assert_eq!(to, SocketAddr::from((SERVER6, 80)));
     world.stack.tcp_connected(flow);
     while !world.guests[0].socket(handle).may_send() {
         world.turn();

@@ -74,7 +74,7 @@ pub(super) fn open(
         .map(|(index, socket)| {
             let path = base.join(index.to_string());
             let listener = listen(&path, socket, root)?;
-            mounts.bind_file(root, &path, Path::new(&socket.path))?;
+            mounts.bind_file(root, &path, Path::new(&socket.path), false)?;
             Ok(Door {
                 listener,
                 id: socket.door.to_vec(),

@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use store::container::{
-    Attach, Journal, Port, Resolution, Restart, RootfsMode, Tmpfs, Ulimit,
-};
+use store::container::{Attach, Journal, Port, Resolution, Restart, RootfsMode, Tmpfs, Ulimit};
 
-use super::{Networks, Pull, PublishedSocket, TerminalSize};
+use super::{Networks, PublishedSocket, Pull, TerminalSize};
 use crate::{BindRequest, MountRequest};
 
 /// What to make a container of.

@@ -5,10 +5,10 @@
 #![allow(dead_code)]
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use netstack::{Config, Endpoint, Event, FlowId, Mac, Note, Stack, Target};
+use netstack::{Config, Endpoint, Event, FlowId, Mac, Note, Stack};
 use smoltcp::iface::{Config as InterfaceConfig, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
@@ -267,9 +267,9 @@ impl World {
         }
     }
 
-    pub fn dialled(&mut self) -> (FlowId, Target) {
+    pub fn dialled(&mut self) -> (FlowId, SocketAddr) {
         match self.event() {
-            Event::Dial { flow, to, .. } => (flow, to),
+            Event::Dial { flow, to } => (flow, to),
             other => panic!("{other:?}"),
         }
     }

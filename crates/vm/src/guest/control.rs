@@ -3,8 +3,8 @@
 use proto::agent::read_request::What;
 use proto::agent::{
     AgentClient, ConnectRequest, NetworksRequest, PathStat, PauseRequest, ReadRequest,
-    StatPathRequest, StatsReply,
-    StatsRequest, TopReply, TopRequest, TransferReply, UpdateRequest, WriteRequest,
+    StatPathRequest, StatsReply, StatsRequest, TopReply, TopRequest, TransferReply, UpdateRequest,
+    WriteRequest,
 };
 use proto::supervisor::Failure;
 

@@ -1,0 +1,174 @@
+//! What goes through: frames of the guests, and clients of published ports.
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use netstack::Transmitted;
+use proto::network::Protocol;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
+
+use super::Server;
+use crate::poll::{Ready, Token};
+use crate::proxy;
+use crate::published::Ports;
+
+/// Frames of one guest before others have their turn.
+const FRAMES: usize = 64;
+
+/// Datagrams of one published port, and connections to one, before others have their turn.
+const TURN: usize = 64;
+
+impl Server {
+    /// Frames of a guest, or room for some.
+    pub(super) fn on_link(&mut self, id: u32, ready: Ready, now: Duration) {
+        if ready.output
+            && let Some(guest) = self.clients.guest(id)
+            && guest.full
+        {
+            guest.full = false;
+            let _ = self
+                .poll
+                .rewatch(guest.link.as_fd(), Token::Link(id), false);
+            self.transmit(id, now);
+            self.resume(id);
+        }
+        for _ in 0..FRAMES {
+            let Some(guest) = self.clients.guest(id) else {
+                return;
+            };
+            match rustix::net::recv(&guest.link, &mut self.buffer[..], RecvFlags::empty()) {
+                Ok((count, _)) => {
+                    let frame = &self.buffer[..count];
+                    if self.clients.is_captured() {
+                        let gateway = self.stack.config().mac;
+                        self.clients.capture(id, false, frame, gateway);
+                    }
+                    self.stack.receive(id, frame, now);
+                }
+                Err(Errno::INTR) => {}
+                // Nothing more; or the VM is gone, and its supervisor will say so.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Sends what there is for a guest, as far as there is room.
+    pub(super) fn transmit(&mut self, id: u32, now: Duration) {
+        loop {
+            let mut recorded = self.clients.is_captured().then(Vec::new);
+            let Some(guest) = self.clients.guest(id).filter(|guest| !guest.full) else {
+                return;
+            };
+            let link = guest.link.as_fd();
+            let offered = self.stack.transmit_with(id, now, |pieces| {
+                let taken = send(link, pieces);
+                if let Some(frame) = recorded.as_mut().filter(|_| taken) {
+                    pieces
+                        .iter()
+                        .for_each(|piece| frame.extend_from_slice(piece));
+                }
+                taken
+            });
+            match offered {
+                Transmitted::Sent => {}
+                Transmitted::Nothing => return,
+                Transmitted::Full => {
+                    guest.full = true;
+                    let _ = self.poll.rewatch(link, Token::Link(id), true);
+                    return;
+                }
+            }
+            if let Some(frame) = recorded {
+                let gateway = self.stack.config().mac;
+                self.clients.capture(id, true, &frame, gateway);
+            }
+        }
+    }
+
+    pub(super) fn on_published(&mut self, id: u64, now: Duration) {
+        for _ in 0..TURN {
+            let Some(published) = self.ports.get(id) else {
+                return;
+            };
+            let (member, guest_port) = (published.member, published.port.guest_port);
+            let version = published.port.proxy;
+            if published.port.protocol == Protocol::Udp {
+                if !self.stack.has_room(member) {
+                    return self.pause(member, id);
+                }
+                let flags = RecvFlags::empty();
+                let received = rustix::net::recvfrom(&published.fd, &mut self.buffer[..], flags);
+                let Ok((count, _, Some(peer))) = received else {
+                    return;
+                };
+                if let Ok(peer) = SocketAddr::try_from(peer) {
+                    let payload = &self.buffer[..count];
+                    self.stack
+                        .udp_inbound(member, id, peer, guest_port, payload, now);
+                }
+                continue;
+            }
+            let Some((fd, client)) = Ports::accept(published) else {
+                return;
+            };
+            // Too many: the connection is closed.
+            let Some(flow) = self.stack.tcp_dial(member, client, guest_port, now) else {
+                continue;
+            };
+            if let Some(version) = version {
+                self.stack
+                    .tcp_preface(flow, &proxy::header(version, client, &fd));
+            }
+            if self.streams.take(&self.poll, flow, fd).is_err() {
+                self.stack.tcp_abort(flow);
+            }
+        }
+    }
+
+    /// A guest takes no more datagrams: the kernel keeps some, and drops the rest for less than it would cost us.
+    fn pause(&mut self, member: u32, id: u64) {
+        if let Some(published) = self.ports.get(id)
+            && let Some(guest) = self.clients.guest(member)
+            && guest.full
+            && self
+                .poll
+                .pause(published.fd.as_fd(), Token::Published(id))
+                .is_ok()
+        {
+            guest.paused.push(id);
+        }
+    }
+
+    /// It does again.
+    fn resume(&mut self, member: u32) {
+        let Some(guest) = self.clients.guest(member) else {
+            return;
+        };
+        if guest.paused.is_empty() || !self.stack.has_room(member) {
+            return;
+        }
+        for id in std::mem::take(&mut guest.paused) {
+            // One that was withdrawn meanwhile is no more.
+            if let Some(published) = self.ports.get(id) {
+                let fd = published.fd.as_fd();
+                let _ = self.poll.rewatch(fd, Token::Published(id), false);
+            }
+        }
+    }
+}
+
+/// Sends a frame; false when the link has no room.
+fn send(link: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> bool {
+    loop {
+        let mut none = SendAncillaryBuffer::default();
+        match rustix::net::sendmsg(link, pieces, &mut none, SendFlags::NOSIGNAL) {
+            Err(Errno::AGAIN | Errno::NOBUFS) => return false,
+            Err(Errno::INTR) => {}
+            // A VM that is gone has no use for it.
+            _ => return true,
+        }
+    }
+}
