@@ -128,6 +128,37 @@ fn a_half_that_ends_leaves_the_other_open() {
     while world.event() != Event::Done(flow) {}
 }
 
+/// As when the host has slept: nothing was said for eight hours, and what was on its way is old.
+#[test]
+fn a_clock_that_jumps_ends_nothing_that_stands() {
+    let mut world = World::new(Faults::default());
+    let handle = world.guests[0].tcp(64 << 10);
+    world.guests[0].dial(handle, (SERVER, 80), 40000);
+    let (flow, _) = world.dialled();
+    world.stack.tcp_connected(flow);
+    while !world.guests[0].socket(handle).may_send() {
+        world.turn();
+    }
+    let sent = pattern(30_000, 3);
+    for jump in [8 * 3600, 1, 23 * 3600] {
+        // On its way both ways when it happens.
+        world.guests[0].socket(handle).send_slice(&sent).unwrap();
+        world.stack.tcp_write(flow, &sent, world.now);
+        world.now += Duration::from_secs(jump);
+        let (mut up, mut down) = (Vec::new(), Vec::new());
+        while up.len() < sent.len() || down.len() < sent.len() {
+            world.turn();
+            let (front, back, _) = world.stack.tcp_input(flow).expect("it stands");
+            up.extend([front, back].concat());
+            let count = front.len() + back.len();
+            world.stack.tcp_consume(flow, count);
+            let read = |bytes: &mut [u8]| (bytes.len(), bytes.to_vec());
+            down.extend(world.guests[0].socket(handle).recv(read).unwrap());
+        }
+        assert!(up == sent && down == sent);
+    }
+}
+
 #[test]
 fn nobody_there_is_a_reset() {
     let mut world = World::new(Faults::default());

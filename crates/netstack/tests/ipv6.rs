@@ -9,7 +9,7 @@ use netstack::wire::ipv6::{self, Neighbour};
 use netstack::wire::{self, ether_type, protocol};
 use netstack::{Event, Mac, Stack, Target, Unreachable};
 use smoltcp::socket::{tcp, udp};
-use smoltcp::wire::{IpAddress, IpEndpoint};
+use smoltcp::wire::{IpAddress, IpEndpoint, IpListenEndpoint};
 use world::{
     Faults, GATEWAY_MAC, GATEWAY6, GUEST, GUEST6, Guest, OTHER, OTHER6, SERVER, SERVER6, World,
     config,
@@ -84,7 +84,7 @@ fn guests_are_neighbours_and_clients_find_the_family_that_listens() {
     assert_eq!((remote.addr, remote.port), (IpAddress::Ipv6(SERVER6), 5555));
     // One of the host's own is the gateway; where IPv6 is refused, IPv4 is tried before the client hears anything.
     let server = world.guests[0].tcp(4096);
-    let only = smoltcp::wire::IpListenEndpoint {
+    let only = IpListenEndpoint {
         addr: Some(IpAddress::Ipv4(GUEST)),
         port: 81,
     };
@@ -96,6 +96,38 @@ fn guests_are_neighbours_and_clients_find_the_family_that_listens() {
     assert_eq!(remote.addr, IpAddress::Ipv4(world::GATEWAY));
     let flow = world.stack.tcp_dial(1, local, 82, world.now).unwrap();
     while world.event() != Event::Reset(flow) {}
+}
+
+/// Before anything of the client's, once, whichever address the guest takes the connection at.
+#[test]
+fn a_preface_is_heard_first_and_once() {
+    let mut world = World::new(Faults::default());
+    let client = SocketAddr::from((Ipv6Addr::LOCALHOST, 5555));
+    for (port, only) in [(81, IpAddress::Ipv6(GUEST6)), (82, IpAddress::Ipv4(GUEST))] {
+        let server = world.guests[0].tcp(4096);
+        let listened = IpListenEndpoint {
+            addr: Some(only),
+            port,
+        };
+        world.guests[0].socket(server).listen(listened).unwrap();
+        let flow = world.stack.tcp_dial(1, client, port, world.now).unwrap();
+        world.stack.tcp_preface(flow, b"who it is, ");
+        assert_eq!(world.stack.tcp_room(flow), 0, "the client waits");
+        while world.event() != Event::Look(flow) {}
+        world.stack.tcp_write(flow, b"and what it says", world.now);
+        world.stack.tcp_finish(flow);
+        while !world.guests[0].socket(server).may_recv() {
+            world.turn();
+        }
+        let mut heard = Vec::new();
+        while world.guests[0].socket(server).may_recv() {
+            world.turn();
+            let read = |bytes: &mut [u8]| (bytes.len(), bytes.to_vec());
+            let socket = world.guests[0].socket(server);
+            heard.extend(socket.recv(read).unwrap_or_default());
+        }
+        assert_eq!(heard, b"who it is, and what it says", "{only}");
+    }
 }
 
 /// A frame of IPv6 from the first guest.

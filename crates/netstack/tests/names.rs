@@ -180,6 +180,45 @@ fn an_answer_opens_what_it_opens_in_a_datagram() {
     assert!(!reaches(&mut world, neighbour, 41_001));
 }
 
+/// What nobody here is called is asked for on the guest's other networks, and outside when nobody there is called so either.
+#[test]
+fn names_of_other_networks() {
+    let mut world = World::new(Faults::default());
+    world.stack.set_elsewhere(world.guests[0].port, true);
+    let handle = connect(&mut world);
+    let elsewhere = |world: &mut World| loop {
+        match world.event() {
+            Event::Elsewhere { flow, question, .. } => return (flow, question),
+            Event::Forgotten(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    send(&mut world, handle, &question(1, "db"));
+    let (flow, message) = elsewhere(&mut world);
+    let reply = answer(&message, OTHER, 1);
+    world.stack.elsewhere_answer(flow, Some(&reply));
+    assert_eq!(next(&mut world, handle), (1, 0, vec![OTHER]));
+    send(&mut world, handle, &question(2, "nobody"));
+    let (flow, _) = elsewhere(&mut world);
+    world.stack.elsewhere_answer(flow, None);
+    assert_eq!(next(&mut world, handle), (2, 3, vec![]));
+    send(&mut world, handle, &question(3, "www.example.org"));
+    let (flow, _) = elsewhere(&mut world);
+    world.stack.elsewhere_answer(flow, None);
+    let (asked, message) = loop {
+        match world.event() {
+            Event::Query { flow, payload, .. } => break (flow, payload),
+            Event::Forgotten(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(asked, flow);
+    world
+        .stack
+        .udp_answer(flow, &answer(&message, SERVER, 1), world.now);
+    assert_eq!(next(&mut world, handle), (3, 0, vec![SERVER]));
+}
+
 #[test]
 fn nonsense_ends_the_connection_and_idleness_does_too() {
     let reset = |bytes: &[u8]| {

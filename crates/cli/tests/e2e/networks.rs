@@ -67,6 +67,11 @@ fn a_container_on_two_networks() {
     assert_eq!(said.matches("hello").count(), 5, "{said}");
     assert_eq!(inside(&home, "db", "wget -qO- http://mid/hello"), "hello");
     assert_eq!(inside(&home, "web", "wget -qO- http://www/hello"), "hello");
+    // Over a connection, too: a question about db (RFC 1035), whose answer ends with the address.
+    let question = r"\0\024\0\7\1\0\0\1\0\0\0\0\0\0\2db\0\0\1\0\1";
+    let ask =
+        format!("printf '{question}' | nc -w 60 10.81.0.1 53 | tail -c 4 | od -An -tu1 | xargs");
+    assert_eq!(inside(&home, "both", &ask), "10 82 0 2");
     // Ports lead to the one that leads out.
     let address = home.gourd(&["port", "both", "80"]).ok().text();
     eventually("the server answers", || {

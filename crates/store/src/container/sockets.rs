@@ -48,9 +48,13 @@ pub(super) fn sweep(socket: HostSocket) {
     }
 }
 
-/// Whether nobody listens on a socket. One whose backlog is full has a listener.
+/// Whether a path is a socket that nobody listens on. One whose backlog is full has a listener.
 #[must_use]
 pub fn is_dead(path: &Path) -> bool {
+    // A connection to another kind of file is refused, too.
+    if !std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        return false;
+    }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let tried = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
         .and_then(|socket| rustix::net::connect(&socket, &SocketAddrUnix::new(path)?));
@@ -83,6 +87,6 @@ mod tests {
         std::fs::write(&path, "precious").unwrap();
         remove(&ours).unwrap();
         sweep(ours);
-        assert!(path.exists() && identify(&path).is_err());
+        assert!(path.exists() && identify(&path).is_err() && !is_dead(&path));
     }
 }

@@ -271,6 +271,7 @@ fn gourd_net(parts: &Parts, ports: Ports) -> Result<(Child, OwnedFd, OwnedFd)> {
         address: Some(Ipv4Addr::LOCALHOST.into()),
         host_port,
         guest_port,
+        proxy: None,
     };
     let join = Join {
         elsewhere: false,
