@@ -8,6 +8,9 @@ use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::harness::{Home, eventually, kill};
@@ -18,7 +21,7 @@ const MANY: usize = 200;
 /// In the container: connections one after the other, each read to its end and then sent back. The backlog is one, so that many
 /// clients have to wait for their turn.
 const SERVER: &str = r#"
-use Socket; $| = 1; my $l;
+use Socket; $| = 1; my $l; unlink "/tmp/app.sock";
 socket($l, AF_UNIX, SOCK_STREAM, 0) && bind($l, pack_sockaddr_un("/tmp/app.sock")) && listen($l, 1) || die $!;
 print "ready\n";
 while (accept(my $c, $l)) { local $/; my $all = <$c>; print $c $all; close $c }
@@ -92,14 +95,41 @@ fn ssh_add() -> Vec<u8> {
     out.stdout
 }
 
-/// Answers each connection with what it said, when its half has ended.
-fn echo(listener: UnixListener) {
-    while let Ok((mut stream, _)) = listener.accept() {
-        let mut all = Vec::new();
-        if stream.read_to_end(&mut all).is_err() || all == b"stop" {
-            return;
+/// A server of the host's that answers each connection with what it said, when its half has ended.
+struct Echo<'a> {
+    path: &'a Path,
+    ending: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Echo<'_> {
+    fn begin(path: &Path) -> Echo<'_> {
+        let listener = UnixListener::bind(path).expect("a socket");
+        let ending = Arc::new(AtomicBool::new(false));
+        let told = ending.clone();
+        let thread = std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept()
+                && !told.load(Ordering::SeqCst)
+            {
+                // A thread each: they come in any order.
+                std::thread::spawn(move || {
+                    let mut all = Vec::new();
+                    let heard = stream.read_to_end(&mut all);
+                    heard.and_then(|_| stream.write_all(&all))
+                });
+            }
+        });
+        Echo {
+            path,
+            ending,
+            thread,
         }
-        std::thread::spawn(move || stream.write_all(&all));
+    }
+
+    fn end(self) {
+        self.ending.store(true, Ordering::SeqCst);
+        drop(UnixStream::connect(self.path).expect("connects"));
+        self.thread.join().expect("the server ends");
     }
 }
 
@@ -123,8 +153,7 @@ fn sockets_lead_both_ways_and_the_ssh_agent_comes_along() {
         home.path("app.sock"),
     );
     let (agent, listed) = agent(&home, &agents);
-    let listener = UnixListener::bind(&hosts).expect("a socket");
-    let server = std::thread::spawn(move || echo(listener));
+    let server = Echo::begin(&hosts);
     let mount = format!("{}:/run/host.sock", hosts.display());
     let publish = format!("{}:/tmp/app.sock", published.display());
     let line = [
@@ -201,17 +230,13 @@ fn sockets_lead_both_ways_and_the_ssh_agent_comes_along() {
     assert_eq!(client(MANY, 1000), format!("0 of {MANY} wrong"));
 
     // The host's server ends: an end inside, a line in the log, and all is well again when it is back.
-    let mut last = UnixStream::connect(&hosts).expect("connects");
-    last.write_all(b"stop").expect("sent");
-    drop(last);
-    server.join().expect("the server ends");
+    server.end();
     assert_eq!(client(1, 1), "1 of 1 wrong");
     let id = home.inspect("box", "{{.Id}}");
     let log = fs::read_to_string(home.container(&id).join("logs/supervisor.log")).expect("a log");
     assert!(log.contains("the host's socket can't be reached"), "{log}");
     fs::remove_file(&hosts).expect("removed");
-    let listener = UnixListener::bind(&hosts).expect("a socket");
-    let server = std::thread::spawn(move || echo(listener));
+    let server = Echo::begin(&hosts);
     assert_eq!(client(1, 1), "0 of 1 wrong");
 
     // A crash leaves the file; whoever meets the container next removes it.
@@ -223,14 +248,12 @@ fn sockets_lead_both_ways_and_the_ssh_agent_comes_along() {
     // Stopped, and started again: as new.
     with_agent(&["start", "box"]);
     eventually("the server listens again", || {
-        exchange(&published, b"again") == b"again"
+        home.gourd(&["logs", "box"]).ok().text() == "ready\nready"
     });
+    assert_eq!(exchange(&published, b"again"), b"again");
     home.gourd(&["rm", "-f", "box"]).ok();
     assert!(!published.exists(), "the socket outlived its container");
-    let mut last = UnixStream::connect(&hosts).expect("connects");
-    last.write_all(b"stop").expect("sent");
-    drop(last);
-    server.join().expect("the server ends");
+    server.end();
     drop(agent);
     home.assert_nothing_left();
 }

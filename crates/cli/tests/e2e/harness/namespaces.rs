@@ -44,14 +44,14 @@ impl Home {
         let script = format!(
             "exec 3>&1 >&2; set -e; {setup}\n{mount}; echo ready >&3; exec 3>&-; exec sleep 100000"
         );
-        home.enter(&["-Urnmp", "--kill-child"], "-nm", &script);
+        home.enter(&["-Urnmp", "--kill-child"], "-n -m", &script);
         let file = home.path("resolv.conf");
         (home, file)
     }
 
     /// Everything happens in namespaces from now on: those that unshare(1) makes with these flags, held by a shell's script that says
-    /// `ready`, and entered with that flag of nsenter(1).
-    fn enter(&mut self, unshare: &[&str], flag: &str, script: &str) {
+    /// `ready`, and entered with those flags of nsenter(1).
+    fn enter(&mut self, unshare: &[&str], flags: &str, script: &str) {
         let mut holder = Command::new("unshare")
             .args(unshare)
             .args(["sh", "-c", script])
@@ -63,7 +63,7 @@ impl Home {
         let mut ready = [0; 5];
         let told = holder.stdout.take().expect("piped").read_exact(&mut ready);
         let enter = format!(
-            "nsenter -t {} -U {flag} --preserve-credentials --",
+            "nsenter -t {} -U {flags} --preserve-credentials --",
             holder.id()
         );
         self.holder = Some(holder);
