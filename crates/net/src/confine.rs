@@ -245,7 +245,11 @@ mod tests {
     #[test]
     fn its_work_goes_on() {
         if std::env::var(PROBE).is_ok() {
+            let log = tempfile::tempfile().unwrap();
+            let mut journal = crate::journal::Journal::new(Some(log));
             this_process().unwrap();
+            // More than it keeps: its older half goes.
+            (0..3000).for_each(|_| journal.write(&"x".repeat(500)));
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             client.set_nonblocking(true).unwrap();

@@ -31,6 +31,10 @@ const ASLEEP: Duration = Duration::from_secs(5);
 fn the_host_changes_under_a_network() {
     let (home, resolv_conf) = Home::in_a_network_with_a_resolver(CHANGES);
     let id = home.sleeper(&["--name", "box"]);
+    // The same all the time: what it asks of the kernel is on its list.
+    let [before] = gourd_net(&home)[..] else {
+        panic!("one process of a network: {:?}", home.leftovers());
+    };
     let exec = |script: &str| {
         let line = ["exec", "box", "sh", "-c", script];
         home.gourd(&line).ok().text()
@@ -62,9 +66,6 @@ fn the_host_changes_under_a_network() {
     });
     assert_eq!(exec(get), "outside");
 
-    let [before] = gourd_net(&home)[..] else {
-        panic!("one process of a network: {:?}", home.leftovers());
-    };
     // Nothing of it runs for a while, and every clock has gone on then: what stands goes on, what is new works.
     let processes = home.processes(&id);
     let all = [processes.qemu, processes.vmm, processes.supervisor, before];
@@ -77,6 +78,7 @@ fn the_host_changes_under_a_network() {
     assert_eq!(exec(resolved), "198.51.100.54");
 
     // The network's process is killed with a connection on its way: the guest hears of it, and the next one works.
+    assert_eq!(gourd_net(&home), [before]);
     kill(before, "-9");
     // Something has to be said, or nobody would learn that there is no such connection any more.
     input.write_all(b"three\n").expect("sent");
