@@ -126,7 +126,7 @@ fn rules() -> Result<Rules, BackendError> {
     // `O_TMPFILE` has the bit of `O_DIRECTORY`, which reads.
     let writes = (WRITES & !libc::O_DIRECTORY) as u64;
     rules.insert(libc::SYS_openat, vec![rule([masked(2, writes, 0)?])?]);
-    let nonblocking = equals(1, libc::FIONBIO as u64)?;
+    let nonblocking = equals(1, libc::FIONBIO)?;
     rules.insert(libc::SYS_ioctl, vec![rule([nonblocking])?]);
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         let no_exec = masked(2, libc::PROT_EXEC as u64, 0)?;

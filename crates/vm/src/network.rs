@@ -10,43 +10,36 @@
 //! there long before. The link (a pair of sockets, one for the monitor) is made once and outlives every `gourd-net`: we keep
 //! a duplicate of its end, so that the guest sees lost packets and reset connections at worst, never a dead card.
 
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream as StdStream;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hypervisor::confine;
-use proto::network::{self, Join, Joined, PROTOCOL, Reply, Request};
+use proto::network::{self, Join, Joined, Reply, Request};
 use proto::supervisor::Failure;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use store::Root;
-use store::container::{Attached, Endpoint, Port, Protocol, ProxyProtocol, Spec};
-use store::locate::{self, Programs};
-use store::network::{Network, What};
+use store::container::{Endpoint, Spec};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{failure, sys};
+use crate::failure;
 
 pub mod carrier;
+mod process;
 mod talk;
+mod translate;
 
 use talk::Command;
 pub use talk::Directory;
+pub use translate::{attached, wanted};
 
 /// Bytes of the largest packet. An IP packet of this size and its Ethernet header are less than 64 KiB.
 pub const MTU: u16 = 65520;
-
-/// Connections that may wait until `gourd-net` looks.
-const BACKLOG: i32 = 128;
 
 /// How long the network's process may take to let a guest go.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -135,7 +128,7 @@ impl Membership {
             root: root.clone(),
             network: endpoint.network.clone(),
             directory: seat.directory.clone(),
-            join: join(spec, endpoint, seat),
+            join: translate::join(spec, endpoint, seat),
             own: commands.downgrade(),
         };
         let task = tokio::spawn(keep(plan, link, told, orders, leaving));
@@ -217,74 +210,6 @@ pub async fn first_failure(joining: &[Joining]) -> Failure {
             let failures = all.iter().map(|joining| Box::pin(joining.failed()));
             futures_util::future::select_all(failures).await.0
         }
-    }
-}
-
-/// What `state.json` says about it.
-pub fn attached(network: &str, mac: [u8; 6], joined: &Joined) -> Attached {
-    let port = |port: &network::Publish| Port {
-        protocol: match port.protocol {
-            network::Protocol::Tcp => Protocol::Tcp,
-            network::Protocol::Udp => Protocol::Udp,
-        },
-        address: port.address,
-        host: port.host_port,
-        container: port.guest_port,
-        proxy: port.proxy.map(|version| match version {
-            network::ProxyProtocol::V1 => ProxyProtocol::V1,
-            network::ProxyProtocol::V2 => ProxyProtocol::V2,
-        }),
-    };
-    Attached {
-        network: network.to_owned(),
-        address: joined.address,
-        prefix: joined.prefix,
-        gateway: joined.gateway,
-        ipv6: joined
-            .ipv6
-            .map(|ipv6| (ipv6.address, ipv6.prefix, ipv6.gateway)),
-        mac,
-        ports: joined.published.iter().map(port).collect(),
-    }
-}
-
-/// The host's ports that a container's spec asks for.
-pub fn wanted(spec: &Spec) -> Vec<network::Publish> {
-    let publish = spec.ports.iter().map(|port| network::Publish {
-        protocol: match port.protocol {
-            Protocol::Tcp => network::Protocol::Tcp,
-            Protocol::Udp => network::Protocol::Udp,
-        },
-        address: port.address,
-        host_port: port.host,
-        guest_port: port.container,
-        proxy: port.proxy.map(|version| match version {
-            ProxyProtocol::V1 => network::ProxyProtocol::V1,
-            ProxyProtocol::V2 => network::ProxyProtocol::V2,
-        }),
-    });
-    publish.collect()
-}
-
-fn join(spec: &Spec, endpoint: &Endpoint, seat: Seat) -> Join {
-    let mut names = vec![
-        spec.name.clone(),
-        spec.id[..spec.id.len().min(12)].to_owned(),
-    ];
-    names.push(spec.hostname.clone());
-    names.extend(endpoint.aliases.iter().cloned());
-    names.dedup();
-    Join {
-        protocol: PROTOCOL,
-        container: spec.id.clone(),
-        names,
-        mac: seat.mac,
-        wish: endpoint.address.or(seat.wish),
-        insists: endpoint.address.is_some(),
-        host: endpoint.host,
-        resolvers: spec.resolution.servers.clone(),
-        publish: seat.publish,
-        elsewhere: seat.elsewhere,
     }
 }
 
@@ -402,7 +327,7 @@ async fn try_join(plan: &Plan, link: &OwnedFd) -> Result<Option<(Connection, Joi
     let step = "join the network";
     let failed = |error: &dyn std::error::Error| failure::from_error(step, &plan.network, error);
     let (root, name) = (plan.root.clone(), plan.network.clone());
-    let connected = tokio::task::spawn_blocking(move || connect(&root, &name)).await;
+    let connected = tokio::task::spawn_blocking(move || process::connect(&root, &name)).await;
     let (socket, child) = connected.map_err(|error| failed(&error))??;
     let stream = StdStream::from(socket);
     let watched = stream
@@ -465,149 +390,6 @@ fn remedy(refused: &network::Refused) -> String {
     words.to_owned()
 }
 
-/// A connection to the network's process, which is started when there is none. May block, but for moments only.
-fn connect(root: &Root, name: &str) -> Result<(OwnedFd, Option<Child>), Failure> {
-    let step = "start the network";
-    let network = store::network::open(root, name)
-        .map_err(|error| failure::from_error("join the network", name, &error))?;
-    let failed = |error: &dyn std::error::Error| failure::from_error(step, name, error);
-    let (dir, path) = network.socket().map_err(|error| failed(&error))?;
-    if let Some(socket) = dial(&path).map_err(|error| failed(&error))? {
-        return Ok((socket, None));
-    }
-    // One starts it, the others come after.
-    rustix::fs::flock(&dir, rustix::fs::FlockOperation::LockExclusive)
-        .map_err(|error| failed(&io::Error::from(error)))?;
-    if let Some(socket) = dial(&path).map_err(|error| failed(&error))? {
-        return Ok((socket, None));
-    }
-    // Held by one that does not answer any more, and so for its last moments at most.
-    let lock = network.lock().map_err(|error| failed(&error))?;
-    let listener = listen(&network.dir().join("sock"), &path).map_err(|error| failed(&error))?;
-    let child = start(&network, listener, lock.into_fd())?;
-    match dial(&path).map_err(|error| failed(&error))? {
-        Some(socket) => Ok((socket, Some(child))),
-        None => Err(failure::own(
-            step,
-            name,
-            "it ended at once; its net.log may say why",
-        )),
-    }
-}
-
-fn seqpacket() -> io::Result<OwnedFd> {
-    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
-    Ok(rustix::net::socket_with(
-        AddressFamily::UNIX,
-        kind,
-        flags,
-        None,
-    )?)
-}
-
-/// `None`: nobody listens.
-fn dial(path: &Path) -> io::Result<Option<OwnedFd>> {
-    let socket = seqpacket()?;
-    match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
-        Ok(()) => Ok(Some(socket)),
-        Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => Ok(None),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
-/// For the lock's holder: what is there is a dead one's.
-fn listen(real: &Path, short: &Path) -> io::Result<OwnedFd> {
-    match std::fs::remove_file(real) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let socket = seqpacket()?;
-    rustix::net::bind(&socket, &SocketAddrUnix::new(short)?)?;
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok(socket)
-}
-
-/// Starts `gourd-net`, confined, with the socket as its standard input and the lock as its output.
-fn start(network: &Network, listener: OwnedFd, lock: OwnedFd) -> Result<Child, Failure> {
-    let name = &network.spec().name;
-    let program = Programs::new(None)
-        .find(locate::NET)
-        .map_err(|error| failure::from_error("find the network's program", locate::NET, &error))?;
-    let failed =
-        |error: &dyn std::error::Error| failure::from_error("start the network", name, error);
-    let log = log(&network.log()).map_err(|error| failed(&error))?;
-    let spec = network.spec();
-    let mut command = std::process::Command::new(&program);
-    command.env_clear().current_dir("/").process_group(0);
-    command
-        .arg("--gateway")
-        .arg(spec.subnet.gateway().to_string());
-    command.arg("--prefix").arg(spec.subnet.prefix.to_string());
-    command.arg("--mtu").arg(MTU.to_string());
-    command.args(arguments(spec));
-    command.stdin(listener).stdout(lock).stderr(log);
-    let confinement = confine::for_spawn(&rules(program)).map_err(|error| failed(&error))?;
-    sys::spawn_confined(command, confinement).map_err(|error| failed(&error))
-}
-
-/// What the network is told beyond its gateway.
-fn arguments(spec: &store::network::Spec) -> Vec<String> {
-    let mut words = Vec::new();
-    if let Some(subnet) = spec.subnet6 {
-        words.extend([
-            "--ipv6".to_owned(),
-            format!("{}/{}", subnet.gateway(), subnet.prefix),
-        ]);
-    }
-    if spec.internal {
-        words.push("--internal".to_owned());
-    }
-    for allow in &spec.allow {
-        let (kind, value) = match &allow.what {
-            What::Name(name) => ("name", name.clone()),
-            What::Below(name) => ("below", name.clone()),
-            What::Prefix(address, bits) => ("prefix", format!("{address}/{bits}")),
-        };
-        let port = allow.port.map_or("any".to_owned(), |port| port.to_string());
-        words.extend(["--allow".to_owned(), kind.to_owned(), value, port]);
-    }
-    words
-}
-
-/// What it may open by name: itself, its libraries, and the folders of the file that names the host's resolvers, which is replaced
-/// now and then.
-fn rules(program: PathBuf) -> confine::Rules {
-    let mut read: Vec<PathBuf> = [
-        "/usr/lib",
-        "/lib",
-        "/lib64",
-        "/etc/ld.so.cache",
-        "/nix/store",
-    ]
-    .iter()
-    .map(PathBuf::from)
-    .collect();
-    read.push(program);
-    let resolv_conf = Path::new("/etc/resolv.conf");
-    let real = resolv_conf.canonicalize().ok();
-    for path in [Some(resolv_conf), real.as_deref()].into_iter().flatten() {
-        read.extend(path.parent().map(Path::to_owned));
-    }
-    confine::Rules {
-        read,
-        read_write: Vec::new(),
-        devices: Vec::new(),
-        network: true,
-    }
-}
-
-fn log(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    // Read, because its newer half is kept when it is full.
-    options.read(true).append(true).create(true);
-    options.mode(0o600).open(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -617,50 +399,5 @@ mod tests {
         assert_eq!(mac("0123456789abcdef", 0), [2, 1, 0x23, 0x45, 0x67, 0x89]);
         assert_eq!(mac("0123456789abcdef", 3)[..2], [14, 1]);
         assert_eq!(mac("xyz", 0), [2, 0, 0, 0, 0, 0]);
-    }
-
-    #[test]
-    fn what_a_network_is_told() {
-        let spec = store::network::Spec {
-            schema: store::network::SCHEMA,
-            name: "mine".to_owned(),
-            id: String::new(),
-            created_ns: 0,
-            subnet: "10.1.0.0/16".parse().unwrap(),
-            subnet6: Some("fd00:1::/64".parse().unwrap()),
-            internal: false,
-            allow: ["*.example.org:443", "192.0.2.0/24"]
-                .map(|text| text.parse().unwrap())
-                .to_vec(),
-            labels: std::collections::BTreeMap::new(),
-        };
-        let expect =
-            "--ipv6 fd00:1::1/64 --allow below example.org 443 --allow prefix 192.0.2.0/24 any";
-        assert_eq!(arguments(&spec).join(" "), expect);
-    }
-
-    #[test]
-    fn what_others_call_it() {
-        let spec = Spec {
-            id: "0123456789abcdef".to_owned(),
-            name: "web".to_owned(),
-            hostname: "0123456789ab".to_owned(),
-            ..Spec::default()
-        };
-        let endpoint = Endpoint {
-            aliases: vec!["www".to_owned()],
-            ..Endpoint::default()
-        };
-        let wish = Ipv4Addr::new(10, 219, 0, 9);
-        let seat = Seat {
-            mac: mac(&spec.id, 0),
-            wish: Some(wish),
-            publish: Vec::new(),
-            directory: Arc::default(),
-            elsewhere: false,
-        };
-        let join = join(&spec, &endpoint, seat);
-        assert_eq!(join.names, ["web", "0123456789ab", "www"]);
-        assert_eq!((join.wish, join.insists), (Some(wish), false));
     }
 }

@@ -129,3 +129,41 @@ impl Drop for Expected {
         self.streams.table().remove(&self.id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    #[tokio::test]
+    async fn connections_go_where_their_id_says() {
+        let streams = Arc::new(Streams::default());
+        let expected = streams.expect().unwrap();
+        let (door, mut arrivals) = streams.door().unwrap();
+        let mut guests = Vec::new();
+        let id = expected.id();
+        let ids = [&id[..], &door, &door, &[0; 16], &[0; 3]];
+        for (number, id) in ids.into_iter().enumerate() {
+            let (mut guest, host) = UnixStream::pair().unwrap();
+            guest.write_all(id).await.unwrap();
+            guest.write_all(&[number as u8]).await.unwrap();
+            guest.shutdown().await.unwrap();
+            streams.place(host).await;
+            guests.push(guest);
+        }
+        let number = async |mut stream: UnixStream| stream.read_u8().await.unwrap();
+        assert_eq!(number(expected.arrived().await.unwrap()).await, 0);
+        assert_eq!(number(arrivals.recv().await.unwrap()).await, 1);
+        assert_eq!(number(arrivals.recv().await.unwrap()).await, 2);
+        // The others are nobody's, and so is a door that is closed.
+        assert!(arrivals.try_recv().is_err());
+        for guest in &mut guests[3..] {
+            assert_eq!(guest.read(&mut [0; 1]).await.unwrap_or(0), 0);
+        }
+        drop(arrivals);
+        let (mut guest, host) = UnixStream::pair().unwrap();
+        guest.write_all(&door).await.unwrap();
+        streams.place(host).await;
+        assert_eq!(guest.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    }
+}

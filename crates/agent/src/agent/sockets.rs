@@ -227,3 +227,103 @@ async fn reach(file: OwnedFd) -> io::Result<OwnedFd> {
     });
     waiting.await.map_err(io::Error::other)?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::sync::Mutex;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// The host's ends of what is dialled.
+    #[derive(Default)]
+    struct Host(Mutex<Vec<UnixStream>>);
+
+    impl Dial for Host {
+        fn dial(&self, port: u32) -> io::Result<OwnedFd> {
+            assert_eq!(port, proto::STDIO_PORT);
+            let (guest, host) = UnixStream::pair()?;
+            guest.set_nonblocking(true)?;
+            self.0.lock().unwrap().push(host);
+            Ok(guest.into())
+        }
+    }
+
+    impl Host {
+        fn taken(&self) -> tokio::net::UnixStream {
+            let stream = self.0.lock().unwrap().pop().unwrap();
+            stream.set_nonblocking(true).unwrap();
+            tokio::net::UnixStream::from_std(stream).unwrap()
+        }
+    }
+
+    const ID: [u8; 16] = [7; 16];
+
+    #[tokio::test]
+    async fn what_a_process_says_waits_for_the_host() {
+        let (host, dialling) = (Host::default(), Semaphore::new(1));
+        let (client, process) = UnixStream::pair().unwrap();
+        client.set_nonblocking(true).unwrap();
+        process.set_nonblocking(true).unwrap();
+        let mut process = tokio::net::UnixStream::from_std(process).unwrap();
+        process.write_all(b"question").await.unwrap();
+        process.shutdown().await.unwrap();
+        let talk = async {
+            tokio::task::yield_now().await;
+            let mut there = host.taken();
+            let mut said = [0; 16];
+            there.read_exact(&mut said).await.unwrap();
+            assert_eq!(said, ID);
+            let early = there.try_read(&mut said).map_err(|error| error.kind());
+            assert_eq!(early, Err(io::ErrorKind::WouldBlock));
+            there.write_all(&[0]).await.unwrap();
+            let mut question = Vec::new();
+            there.read_to_end(&mut question).await.unwrap();
+            assert_eq!(question, b"question");
+            there.write_all(b"answer").await.unwrap();
+            drop(there);
+            let mut answer = Vec::new();
+            process.read_to_end(&mut answer).await.unwrap();
+            assert_eq!(answer, b"answer");
+        };
+        let (passed, ()) = tokio::join!(pass(client.into(), &host, &ID, &dialling), talk);
+        passed.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_host_without_a_server_is_an_end() {
+        let (host, dialling) = (Host::default(), Semaphore::new(1));
+        let (client, mut process) = UnixStream::pair().unwrap();
+        let refuse = async {
+            tokio::task::yield_now().await;
+            drop(host.taken());
+        };
+        let (passed, ()) = tokio::join!(pass(client.into(), &host, &ID, &dialling), refuse);
+        // The host has not heard the id, or has: it is over.
+        let _ = passed;
+        assert_eq!(process.read(&mut [0; 1]).unwrap(), 0);
+        assert_eq!(dialling.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_meets_a_full_backlog_waits_for_the_server() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let server = UnixListener::bind(&path).unwrap();
+        // The shortest backlog: one waits, the next is told to come again.
+        rustix::net::listen(&server, 0).unwrap();
+        let file = || rustix::fs::open(&path, OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+        let _first = reach(file()).await.unwrap();
+        let accept = tokio::task::spawn_blocking(move || {
+            [server.accept().unwrap().0, server.accept().unwrap().0]
+        });
+        let second = reach(file()).await.unwrap();
+        drop(accept.await.unwrap());
+        let flags = rustix::fs::fcntl_getfl(&second).unwrap();
+        assert!(flags.contains(OFlags::NONBLOCK));
+        let missing = rustix::fs::open(dir.path(), OFlags::PATH, rustix::fs::Mode::empty());
+        assert!(reach(missing.unwrap()).await.is_err(), "a folder");
+    }
+}
