@@ -14,6 +14,7 @@ mod capture;
 mod datagrams;
 mod echoes;
 mod journal;
+mod link;
 mod members;
 mod poll;
 mod published;

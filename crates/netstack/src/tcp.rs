@@ -47,6 +47,9 @@ const LEAST_MSS: usize = 256;
 /// The first retransmission time-out: the link is local, but a translated guest may be held up.
 const FIRST_TIMEOUT: Duration = Duration::from_millis(300);
 
+/// The first one while the guest says what it has: what was sent again may be lost again, and no more than that is sent for it.
+const RECOVERY_TIMEOUT: Duration = Duration::from_millis(30);
+
 /// The longest one.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -121,6 +124,8 @@ pub struct Tcp {
     theirs: Ranges,
     /// We went back, and what was the highest then: until that is acknowledged, duplicates say nothing new.
     recovering: Option<u32>,
+    /// The time-out of that has passed once.
+    impatient: bool,
     /// When to send again, or to probe a closed window.
     deadline: Option<Duration>,
     timeout: Duration,
@@ -189,6 +194,7 @@ impl Tcp {
             duplicates: 0,
             theirs: Ranges::default(),
             recovering: None,
+            impatient: false,
             deadline: None,
             timeout: FIRST_TIMEOUT,
             retries: 0,
@@ -370,6 +376,11 @@ impl Tcp {
             return false;
         }
         self.deadline = None;
+        if self.awaits_little() {
+            self.impatient = true;
+            self.next = self.unacknowledged;
+            return false;
+        }
         self.retries += 1;
         let most = if self.is_open() {
             MOST_RETRIES
@@ -500,7 +511,21 @@ impl Tcp {
             self.highest = self.next;
         }
         self.skip();
-        self.deadline.get_or_insert(now + self.timeout);
+        let wait = self.wait();
+        self.deadline.get_or_insert(now + wait);
+    }
+
+    /// What is missing are holes in what the guest has, which were sent again.
+    fn awaits_little(&self) -> bool {
+        self.recovering.is_some() && !self.theirs.is_empty() && !self.impatient
+    }
+
+    /// How long an acknowledgement may take.
+    fn wait(&self) -> Duration {
+        match self.awaits_little() {
+            true => RECOVERY_TIMEOUT,
+            false => self.timeout,
+        }
     }
 
     /// The segment that tells the guest that the connection is no more.

@@ -245,9 +245,12 @@ fn exchange(seed: u64, mtu: u16, rates: Rates) -> Duration {
         (100, 500_000),
         (70_000, 0),
     ];
-    // Linux's own ways to find losses, in turns.
-    tap::sysctl("tcp_sack", if seed % 2 == 0 { "1" } else { "0" });
-    tap::sysctl("tcp_timestamps", if seed % 3 == 0 { "1" } else { "0" });
+    // Linux's own ways to find losses. Without the first it waits for a time-out for many, so a few links have to do.
+    tap::sysctl("tcp_sack", if seed % 4 == 1 { "0" } else { "1" });
+    tap::sysctl(
+        "tcp_timestamps",
+        if seed.is_multiple_of(3) { "1" } else { "0" },
+    );
     let tap = tap::guest(mtu);
     let mut link = Link::new(tap, mtu, rates, seed);
     let (mut threads, mut count) = (Vec::new(), 0);
@@ -370,7 +373,7 @@ fn between_linuxes(seed: u64, len: usize) -> f64 {
     rate
 }
 
-/// Not a race: whoever waits for time-outs is slower by orders.
+/// Not a race. Without segments out of order being kept it was 20 KiB/s.
 #[test]
 fn one_loss_in_a_hundred_is_no_stall() {
     if !tap::inside("one_loss_in_a_hundred_is_no_stall") {
@@ -378,7 +381,7 @@ fn one_loss_in_a_hundred_is_no_stall() {
     }
     const MIB: usize = 1 << 20;
     let len: usize = std::env::var("GOURD_TEST_MIB").map_or(2, |mib| mib.parse().expect("MiB"));
-    let rates = [1, 2, 3].map(|seed| {
+    for seed in 1..=3 {
         let all = [
             between_linuxes(seed, len * MIB),
             alone(seed, len * MIB, 0),
@@ -386,9 +389,6 @@ fn one_loss_in_a_hundred_is_no_stall() {
         ];
         let [linux, up, down] = all.map(|rate| rate / MIB as f64);
         println!("MiB/s: Linux to Linux {linux:.1}, to the stack {up:.1}, from it {down:.1}");
-        (up.min(down), linux)
-    });
-    let mut ratios = rates.map(|(ours, linux)| ours / linux);
-    ratios.sort_by(f64::total_cmp);
-    assert!(ratios[1] > 0.1, "{rates:?}");
+        assert!(up.min(down) > 0.5, "it waits for time-outs");
+    }
 }

@@ -104,6 +104,8 @@ pub struct Seat {
     pub directory: Arc<Directory>,
     /// See [`network::Request::Elsewhere`].
     pub elsewhere: bool,
+    /// See [`Join::packed`].
+    pub packed: bool,
 }
 
 /// A container on a network.
@@ -277,6 +279,7 @@ fn join(spec: &Spec, endpoint: &Endpoint, seat: Seat) -> Join {
         resolvers: spec.resolution.servers.clone(),
         publish: seat.publish,
         elsewhere: seat.elsewhere,
+        packed: seat.packed,
     }
 }
 
@@ -650,6 +653,7 @@ mod tests {
             publish: Vec::new(),
             directory: Arc::default(),
             elsewhere: false,
+            packed: false,
         };
         let join = join(&spec, &endpoint, seat);
         assert_eq!(join.names, ["web", "0123456789ab", "www"]);

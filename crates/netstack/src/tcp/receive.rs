@@ -170,7 +170,7 @@ impl Tcp {
         self.skip();
         self.calm();
         if self.next != self.unacknowledged {
-            self.deadline = Some(now + self.timeout);
+            self.deadline = Some(now + self.wait());
         }
         true
     }
@@ -203,6 +203,8 @@ impl Tcp {
             self.next = self.unacknowledged;
             self.recovering = Some(self.highest);
             self.duplicates = 0;
+            // It runs from when the first of it is sent.
+            self.deadline = None;
         }
     }
 
@@ -225,6 +227,7 @@ impl Tcp {
         self.timeout = FIRST_TIMEOUT;
         self.retries = 0;
         self.probing = false;
+        self.impatient = false;
     }
 
     fn on_payload(&mut self, header: &Header, payload: &[u8], now: Duration) -> bool {

@@ -111,7 +111,7 @@ impl Guest {
                 (network, joined) = (Some(process), Some(socket));
                 let fd = ours.as_raw_fd();
                 link = Some(ours);
-                format!("dgram,id=net0,local.type=fd,local.str={fd}")
+                format!("stream,id=net0,server=off,addr.type=fd,addr.str={fd}")
             }
             Kind::Passt => {
                 let socket = parts.dir.join("passt.sock");
@@ -274,6 +274,7 @@ fn gourd_net(parts: &Parts, ports: Ports) -> Result<(Child, OwnedFd, OwnedFd)> {
     };
     let join = Join {
         elsewhere: false,
+        packed: true,
         protocol: network::PROTOCOL,
         container: "bench".to_owned(),
         names: vec!["bench".to_owned()],
