@@ -79,7 +79,7 @@ fn sum(mib: usize) -> String {
 }
 
 /// Sends back what comes, past sha256sum, and says that it has no more when the other side has no more. (nc as a server leaves when its client
-/// has said its last, and what its own input still holds is lost.)
+/// has said its last, and what its own input still holds is lost.) The VM ends with it, and so would what is not acknowledged: its end waits for that.
 const ECHO: &str = r#"
 use Socket;
 socket(my $server, AF_INET, SOCK_STREAM, 0) or die "socket: $!";
@@ -92,6 +92,8 @@ while (sysread($client, my $bytes, 1 << 16)) {
 }
 shutdown($client, 1);
 close $sum;
+setsockopt($client, SOL_SOCKET, SO_LINGER, pack("ii", 1, 60)) or die "linger: $!";
+close $client;
 "#;
 
 /// A guest sends back what the host's `nc -N` sent it, and sha256sum in the guest sees it pass. nc half-closes when it has said its last, and what
