@@ -21,6 +21,14 @@ pub enum DriverKind {
     Vz,
 }
 
+impl DriverKind {
+    /// Whether a datagram of a link is not one frame but frames in a row, each behind its length: QEMU reads what it takes for a stream, and works
+    /// on all the frames that it has read in one turn of its loop.
+    pub fn packs_frames(self) -> bool {
+        self == DriverKind::Qemu
+    }
+}
+
 impl fmt::Display for DriverKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -16,6 +16,7 @@ mod confine;
 mod datagrams;
 mod echoes;
 mod journal;
+mod link;
 mod members;
 mod poll;
 mod proxy;

@@ -10,6 +10,7 @@ use netstack::{Endpoint, Mac, Stack};
 use proto::network::{self, Ipv6, Join, Joined, Member, PROTOCOL, Publish, Refused, Reply};
 
 use crate::capture::Capture;
+use crate::link::Link;
 use crate::poll::{Poll, Token};
 use crate::published::Ports;
 use crate::resolvers;
@@ -48,7 +49,7 @@ impl Watch {
 #[derive(Debug)]
 pub struct Guest {
     /// Its frames.
-    pub link: OwnedFd,
+    pub link: Link,
     /// The link has no room.
     pub full: bool,
     /// Published ports of which nothing is read until the link has room.
@@ -254,7 +255,7 @@ impl Clients {
     fn plug(&mut self, id: u32, join: Join, link: OwnedFd, joined: &Joined) {
         let resolver = |address: IpAddr| SocketAddr::new(address, resolvers::PORT);
         let guest = Guest {
-            link,
+            link: Link::new(link, join.packed),
             full: false,
             paused: Vec::new(),
             resolvers: join.resolvers.into_iter().map(resolver).collect(),
@@ -282,7 +283,7 @@ impl Clients {
             return false;
         };
         // The supervisor has a duplicate of it.
-        poll.forget(guest.link.as_fd());
+        poll.forget(guest.link.fd.as_fd());
         ports.withdraw(id);
         stack.detach(id);
         true

@@ -22,6 +22,10 @@ impl Stack {
             remote: SocketAddr::new(packet.destination, header.destination),
         };
         if let Some(flow) = self.table.tcp_by_ends.get(&ends).copied() {
+            let known = self.table.tcp.get(&flow);
+            if known.is_some_and(|known| known.port == id && known.tcp.is_stale(&header)) {
+                return self.no_connection(id, mac, ends, &header, payload.len());
+            }
             let mut changed = false;
             let known = self.with(flow, |known| {
                 if known.port == id {

@@ -7,21 +7,24 @@
 //! ```
 //!
 //! The link is a unix socket, so segments are not reordered on their way here and seldom lost on their way there (a guest without
-//! buffers drops). So there is no congestion window: what holds us back is the guest's window and the link's own back-pressure
-//! ([`Tcp::emit`] is called when the link has room). Segments out of order are not kept: the guest sends again. Losses are found by
-//! three duplicate acknowledgements or by the retransmission timer, and answered by going back to the first byte that is
-//! not acknowledged.
+//! buffers drops); what a guest does to them on its own way is another matter. So there is no congestion window: what holds us back is the
+//! guest's window and the link's own back-pressure ([`Tcp::emit`] is called when the link has room). Segments out of order are kept within the
+//! window that was promised, and the guest is told which (RFC 2018). Losses are found by what the guest says of the same kind, by three
+//! duplicate acknowledgements, or by the retransmission timer, and answered by going back to the first byte that is not acknowledged
+//! and sending what the guest does not have.
 //!
 //! The two halves end apart from each other: a FIN of one side leaves the other side's way open for as long as it likes.
 
+mod ranges;
 mod receive;
 mod ring;
 mod segment;
 
 use std::time::Duration;
 
+use ranges::Ranges;
 use ring::Ring;
-pub use segment::{HEADER_LEN, Header, flag, parse, put};
+pub use segment::{Blocks, HEADER_LEN, Header, MOST_BLOCKS, flag, parse, put};
 
 /// Bytes that a connection's first window has.
 const FIRST_WINDOW: usize = 64 << 10;
@@ -43,6 +46,9 @@ const LEAST_MSS: usize = 256;
 
 /// The first retransmission time-out: the link is local, but a translated guest may be held up.
 const FIRST_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// The first one while the guest says what it has: what was sent again may be lost again, and no more than that is sent for it.
+const RECOVERY_TIMEOUT: Duration = Duration::from_millis(30);
 
 /// The longest one.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -114,6 +120,12 @@ pub struct Tcp {
     /// Our FIN was acknowledged.
     fin_done: bool,
     duplicates: u32,
+    /// What the guest has beyond `unacknowledged`.
+    theirs: Ranges,
+    /// We went back, and what was the highest then: until that is acknowledged, duplicates say nothing new.
+    recovering: Option<u32>,
+    /// The time-out of that has passed once.
+    impatient: bool,
     /// When to send again, or to probe a closed window.
     deadline: Option<Duration>,
     timeout: Duration,
@@ -125,13 +137,21 @@ pub struct Tcp {
     expected: u32,
     /// Bytes that came in order and are not taken yet.
     input: Ring,
+    /// What came before its turn: it lies in `input` already, behind gaps.
+    ahead: Ranges,
+    /// Where the last of that began.
+    recent: u32,
+    /// The number of the guest's FIN, when that has come.
+    fin: Option<u32>,
     /// What `input` may hold.
     capacity: usize,
     /// The right edge that was promised: it never moves back.
     promised: u32,
     /// Whether the guest scales windows; then we do, too.
     scaling: bool,
-    /// The guest's FIN has come.
+    /// Whether the guest says and wants to hear what came before its turn.
+    selective: bool,
+    /// The guest's FIN has come, and all before it.
     ended: bool,
     /// An acknowledgement is due.
     owes: bool,
@@ -172,15 +192,22 @@ impl Tcp {
             ending: false,
             fin_done: false,
             duplicates: 0,
+            theirs: Ranges::default(),
+            recovering: None,
+            impatient: false,
             deadline: None,
             timeout: FIRST_TIMEOUT,
             retries: 0,
             probing: false,
             expected: 0,
             input: Ring::default(),
+            ahead: Ranges::default(),
+            recent: 0,
+            fin: None,
             capacity: FIRST_WINDOW,
             promised: 0,
             scaling: true,
+            selective: true,
             ended: false,
             owes: false,
             pending: 0,
@@ -195,6 +222,7 @@ impl Tcp {
         let theirs = syn.mss.map_or(DEFAULT_MSS, usize::from);
         self.mss = theirs.max(LEAST_MSS).min(usize::from(self.own_mss));
         self.scaling = syn.window_scale.is_some();
+        self.selective = syn.selective;
         self.window_scale = syn.window_scale.unwrap_or(0);
         // A SYN's own window is never scaled (RFC 7323, 2.2).
         self.window = usize::from(syn.window);
@@ -249,7 +277,8 @@ impl Tcp {
         self.input.release();
         self.output.release();
         let first = self.expected.wrapping_add(FIRST_WINDOW as u32);
-        if self.is_open() && !self.ended && self.input.is_empty() && before(first, self.promised) {
+        let idle = !self.ended && self.input.is_empty() && self.ahead.is_empty();
+        if self.is_open() && idle && before(first, self.promised) {
             self.capacity = FIRST_WINDOW;
             self.promised = first;
             self.owes = true;
@@ -347,6 +376,11 @@ impl Tcp {
             return false;
         }
         self.deadline = None;
+        if self.awaits_little() {
+            self.impatient = true;
+            self.next = self.unacknowledged;
+            return false;
+        }
         self.retries += 1;
         let most = if self.is_open() {
             MOST_RETRIES
@@ -358,6 +392,9 @@ impl Tcp {
             return true;
         }
         self.timeout = (self.timeout * 2).min(LONGEST_TIMEOUT);
+        // What the guest said that it has, it may have thrown away since (RFC 2018, 8).
+        self.theirs.clear();
+        self.recovering = None;
         self.next = self.unacknowledged;
         self.duplicates = 0;
         self.probing = true;
@@ -390,6 +427,12 @@ impl Tcp {
             0 if self.probing && flight == 0 => 1,
             room => room,
         };
+        // Up to what the guest has already.
+        let hole = match self.theirs.next_after(self.next) {
+            Some(begin) => begin.wrapping_sub(self.next) as usize,
+            None => usize::MAX,
+        };
+        let waiting = waiting.min(hole);
         let len = waiting.min(room).min(self.mss);
         // A small piece because the window is small can wait for the window, as long as an acknowledgement is to come
         // (RFC 9293, 3.8.6.2.1).
@@ -411,6 +454,7 @@ impl Tcp {
         if matches!(self.state, State::SynSent | State::SynReceived) {
             header.flags = flag::SYN;
             header.mss = Some(self.own_mss);
+            header.selective = self.selective;
             if self.scaling {
                 header.window_scale = Some(WINDOW_SCALE);
             }
@@ -426,7 +470,10 @@ impl Tcp {
         header.flags = flag::ACK;
         header.acknowledgement = self.expected;
         header.window = self.offer(if self.scaling { WINDOW_SCALE } else { 0 });
-        if let Some((start, len)) = self.sendable() {
+        if self.owes && self.selective && !self.ahead.is_empty() {
+            // By itself: beside a full payload there is no room for it.
+            header.blocks = self.blocks();
+        } else if let Some((start, len)) = self.sendable() {
             (segment.start, segment.len) = (start, len);
             segment.count = len as u32;
             if start + len == self.output.len() {
@@ -463,7 +510,22 @@ impl Tcp {
         if before(self.highest, self.next) {
             self.highest = self.next;
         }
-        self.deadline.get_or_insert(now + self.timeout);
+        self.skip();
+        let wait = self.wait();
+        self.deadline.get_or_insert(now + wait);
+    }
+
+    /// What is missing are holes in what the guest has, which were sent again.
+    fn awaits_little(&self) -> bool {
+        self.recovering.is_some() && !self.theirs.is_empty() && !self.impatient
+    }
+
+    /// How long an acknowledgement may take.
+    fn wait(&self) -> Duration {
+        match self.awaits_little() {
+            true => RECOVERY_TIMEOUT,
+            false => self.timeout,
+        }
     }
 
     /// The segment that tells the guest that the connection is no more.

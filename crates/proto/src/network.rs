@@ -17,8 +17,8 @@
 //! An end of file that nobody asked for means that `gourd-net` is dead: the supervisor starts another one and joins again with
 //! the same link, of which it keeps a duplicate.
 //!
-//! The link is a `SOCK_DGRAM` socket, one end of a pair; a datagram is an Ethernet frame without its check sequence. So a process
-//! that dies in the middle of anything leaves no half frame behind, and QEMU (`-netdev dgram`) never sees an end.
+//! The link is a `SOCK_DGRAM` socket, one end of a pair; a datagram is an Ethernet frame without its check sequence, or several ([`Join::packed`]).
+//! So a process that dies in the middle of anything leaves no half frame behind, and QEMU (`-netdev stream`) never sees an end.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -33,7 +33,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The version that this build speaks.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// Bytes that a message may have: what a packet holds for sure.
 pub const MAX_LEN: usize = 64 * 1024;
@@ -135,6 +135,9 @@ pub struct Join {
     /// It is on other networks, too ([`Request::Elsewhere`]).
     #[serde(default)]
     pub elsewhere: bool,
+    /// A datagram of the link is not one frame but frames in a row, each behind its length in 32 bits of network order; 68 KiB in all at most
+    /// (what `-netdev stream` reads at once).
+    pub packed: bool,
 }
 
 /// A question about a name, or the answer to it: the asker's number, and the DNS message (RFC 1035). No message is no answer: nobody is
@@ -322,6 +325,7 @@ mod tests {
                 proxy: Some(ProxyProtocol::V2),
             }],
             elsewhere: false,
+            packed: false,
         });
         send(ours.as_fd(), &join, Some(end.as_fd())).unwrap();
         let (message, fd) = expect::<Request>(&theirs).unwrap();

@@ -190,7 +190,9 @@ impl Life<'_> {
         let config = bill::vm_config(&self.container, volumes, &programs, processors)?;
         self.shared.vcpus.store(config.vcpus, Ordering::Relaxed);
         let failed = |error| failure::from_error("make a link", "", &error);
-        let (mut networks, links) = Networks::new(self.container.root(), spec).map_err(failed)?;
+        let packed = driver.kind().packs_frames();
+        let (mut networks, links) =
+            Networks::new(self.container.root(), spec, packed).map_err(failed)?;
         let started = self.start_vm(&*driver, &config, links).await?;
         // After the monitor: the guest's boot takes longer than anything here.
         let before = |network: &str| {

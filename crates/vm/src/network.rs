@@ -97,6 +97,8 @@ pub struct Seat {
     pub directory: Arc<Directory>,
     /// See [`network::Request::Elsewhere`].
     pub elsewhere: bool,
+    /// See [`Join::packed`].
+    pub packed: bool,
 }
 
 /// A container on a network.

@@ -61,6 +61,8 @@ struct Card {
     number: u8,
     /// The network's end of its link.
     link: OwnedFd,
+    /// See [`Seat::packed`].
+    packed: bool,
     /// Of a device of the agent's: who carries its frames.
     carrier: Option<JoinHandle<()>>,
 }
@@ -93,11 +95,11 @@ fn way_out<'a>(root: &Root, networks: impl ExactSizeIterator<Item = &'a Endpoint
 }
 
 impl Networks {
-    /// Those of a run that is about to begin, and the VM's ends of their links.
+    /// Those of a run that is about to begin, and the VM's ends of their links; `packed`: how its monitor wants frames ([`Seat::packed`]).
     ///
     /// # Errors
     /// The system has no more descriptors.
-    pub fn new(root: &Root, spec: &Spec) -> io::Result<(Networks, Vec<OwnedFd>)> {
+    pub fn new(root: &Root, spec: &Spec, packed: bool) -> io::Result<(Networks, Vec<OwnedFd>)> {
         let mut state = State::default();
         let mut ends = Vec::new();
         for _ in &spec.networks {
@@ -106,6 +108,7 @@ impl Networks {
             state.idle.push(Card {
                 number: state.cards,
                 link,
+                packed,
                 carrier: None,
             });
             state.cards += 1;
@@ -139,6 +142,7 @@ impl Networks {
                 },
                 directory: self.directory.clone(),
                 elsewhere: endpoints.len() > 1,
+                packed: card.packed,
             };
             let link = card.link.try_clone()?;
             let membership = Membership::begin(&self.root, &self.spec, endpoint, seat, link);
@@ -269,6 +273,7 @@ impl Networks {
                 let card = Card {
                     number: unused(state),
                     link,
+                    packed: false,
                     carrier: None,
                 };
                 (card, Some(device))
@@ -281,6 +286,7 @@ impl Networks {
             publish: Vec::new(),
             directory: self.directory.clone(),
             elsewhere: !state.places.is_empty(),
+            packed: card.packed,
         };
         let link = card.link.try_clone()?;
         state.places.push(Place {
@@ -498,7 +504,7 @@ mod tests {
             networks: vec![Endpoint::default(), Endpoint::default()],
             ..Spec::default()
         };
-        let (networks, ends) = Networks::new(&root, &spec).unwrap();
+        let (networks, ends) = Networks::new(&root, &spec, false).unwrap();
         assert_eq!(ends.len(), 2);
         let state = networks.state.lock().await;
         assert_eq!((state.cards, unused(&state)), (2, 2));

@@ -17,6 +17,7 @@ mod floor;
 mod idle;
 mod monitor;
 mod net;
+mod network_start;
 mod samples;
 mod start;
 mod unpack;
@@ -62,7 +63,7 @@ pub fn run(name: &str, cache: &Path) -> Result<()> {
         "volume" => disks::volume(pairs)?,
         "qcow2" => disks::qcow2(pairs)?,
         "monitor" => monitor::measure(cache, pairs)?,
-        "net-start" => start::network(cache, pairs.max(1))?,
+        "net-start" => network_start::measure(cache, pairs.max(1))?,
         "net" => net::measure(cache, count(3))?,
         "boots-kvm" => boots::on_kvm(cache, count(boots::COUNT))?,
         "block-kvm" => block::on_kvm(cache, count(3))?,

@@ -79,7 +79,7 @@ fn sum(mib: usize) -> String {
 }
 
 /// Sends back what comes, past sha256sum, and says that it has no more when the other side has no more. (nc as a server leaves when its client
-/// has said its last, and what its own input still holds is lost.)
+/// has said its last, and what its own input still holds is lost.) The VM ends with it, and so would what is not acknowledged: its end waits for that.
 const ECHO: &str = r#"
 use Socket;
 socket(my $server, AF_INET, SOCK_STREAM, 0) or die "socket: $!";
@@ -92,14 +92,21 @@ while (sysread($client, my $bytes, 1 << 16)) {
 }
 shutdown($client, 1);
 close $sum;
+setsockopt($client, SOL_SOCKET, SO_LINGER, pack("ii", 1, 60)) or die "linger: $!";
+close $client;
 "#;
 
 /// A guest sends back what the host's `nc -N` sent it, and sha256sum in the guest sees it pass. nc half-closes when it has said its last, and what
-/// comes back is still on its way then.
-fn echo(home: &Home, name: &str, mib: usize) -> Duration {
+/// comes back is still on its way then. The guest's network is made worse by `first` before.
+fn echo(home: &Home, name: &str, mib: usize, first: &str) -> Duration {
     let flags = ["run", "-d", "--name", name, "-p", "127.0.0.1:0:9000"];
-    let rest = ["network", "perl", "-e", ECHO];
-    home.gourd(&[&flags[..], &rest[..]].concat()).ok();
+    let rights: &[&str] = match first {
+        "" => &[],
+        _ => &["--cap-add", "NET_ADMIN"],
+    };
+    let script = format!("{first} exec perl -e '{ECHO}'");
+    let rest = ["network", "sh", "-ec", &script];
+    home.gourd(&[&flags[..], rights, &rest[..]].concat()).ok();
     listens(home, name, 9000);
     let address = address(home, name);
     let (host, port) = address.rsplit_once(':').expect("an address and a port");
@@ -145,8 +152,32 @@ fn echo(home: &Home, name: &str, mib: usize) -> Duration {
 fn much_goes_both_ways_whole() {
     let home = home();
     let mib = size(24, 1024);
-    let took = echo(&home, "whole", mib);
+    let took = echo(&home, "whole", mib, "");
     println!("{mib} MiB there and back in {took:?}");
+    home.assert_nothing_left();
+}
+
+/// Packets of Ethernet's size that are lost, doubled and overtaken in the guest, on their way out and on their way in, where they go through
+/// another device so that there is a queue.
+const BAD_LINK: &str = "
+ip link set eth0 mtu 1500
+ip link add before type veth peer name behind
+ip link set behind address $(cat /sys/class/net/eth0/address)
+ip link set before up
+ip link set behind up
+trouble='netem limit 10000 delay 1ms loss 1% duplicate 1% reorder 90%'
+tc qdisc add dev eth0 root $trouble
+tc qdisc add dev before root $trouble
+tc qdisc add dev eth0 ingress
+tc filter add dev eth0 parent ffff: protocol ip u32 match u32 0 0 action mirred egress redirect dev before
+";
+
+#[test]
+fn a_guest_with_a_bad_link_gets_all() {
+    let home = home();
+    let mib = size(4, 64);
+    let took = echo(&home, "bad", mib, BAD_LINK);
+    println!("{mib} MiB there and back over a bad link in {took:?}");
     home.assert_nothing_left();
 }
 

@@ -202,11 +202,12 @@ const NO_CONTROL: &str = "ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=of
 
 fn networks(words: &mut Words, config: &VmConfig, fds: &Fds) {
     for (index, (network, fd)) in config.networks.iter().zip(&fds.links).enumerate() {
-        // A frame is a datagram: nothing is left half said when the process at the other end dies, and QEMU does not see
-        // that it is another one.
+        // What QEMU takes for a stream is a socket of datagrams, which hold whole frames: nothing is left half said when the process at the
+        // other end dies, and QEMU does not see that it is another one. As datagrams (`-netdev dgram`) it would read one frame in each turn
+        // of its loop; so it reads many.
         words.option(
             "-netdev",
-            format!("dgram,id=net{index},local.type=fd,local.str={fd}"),
+            format!("stream,id=net{index},server=off,addr.type=fd,addr.str={fd}"),
         );
         let [a, b, c, d, e, f] = network.mac;
         // No ROM to boot from, and no control queue: nobody has anything to control. The link has no offloads.
@@ -383,7 +384,7 @@ mod tests {
 -add-fd fd=9,set=2
 -blockdev driver=file,node-name=file1,filename=/dev/fdset/2,read-only=off,auto-read-only=off,discard=unmap,locking=off,aio=threads,cache.direct=off,cache.no-flush=on
 -device virtio-blk-pci,drive=file1,serial=upper,write-cache=off,discard=on,write-zeroes=on,werror=report,rerror=report,opt_io_size=0
--netdev dgram,id=net0,local.type=fd,local.str=13
+-netdev stream,id=net0,server=off,addr.type=fd,addr.str=13
 -device virtio-net-pci,netdev=net0,mac=02:01:02:03:04:ff,host_mtu=65520,ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,ctrl_guest_offloads=off,guest_announce=off,romfile=
 -chardev socket,id=vsock,fd=11
 -device vhost-user-vsock-pci,chardev=vsock

@@ -1,14 +1,13 @@
 //! What goes through: frames of the guests, and clients of published ports.
 
-use std::io::IoSlice;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use netstack::Transmitted;
 use proto::network::Protocol;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
+use rustix::net::RecvFlags;
 
 use super::Server;
 use crate::poll::{Ready, Token};
@@ -31,7 +30,7 @@ impl Server {
             guest.full = false;
             let _ = self
                 .poll
-                .rewatch(guest.link.as_fd(), Token::Link(id), false);
+                .rewatch(guest.link.fd.as_fd(), Token::Link(id), false);
             self.transmit(id, now);
             self.resume(id);
         }
@@ -39,14 +38,15 @@ impl Server {
             let Some(guest) = self.clients.guest(id) else {
                 return;
             };
-            match rustix::net::recv(&guest.link, &mut self.buffer[..], RecvFlags::empty()) {
-                Ok((count, _)) => {
-                    let frame = &self.buffer[..count];
-                    if self.clients.is_captured() {
-                        let gateway = self.stack.config().mac;
-                        self.clients.capture(id, false, frame, gateway);
+            match guest.link.receive(&mut self.buffer) {
+                Ok(count) => {
+                    for frame in guest.link.frames(&self.buffer[..count]) {
+                        if self.clients.is_captured() {
+                            let gateway = self.stack.config().mac;
+                            self.clients.capture(id, false, frame, gateway);
+                        }
+                        self.stack.receive(id, frame, now);
                     }
-                    self.stack.receive(id, frame, now);
                 }
                 Err(Errno::INTR) => {}
                 // Nothing more; or the VM is gone, and its supervisor will say so.
@@ -62,9 +62,9 @@ impl Server {
             let Some(guest) = self.clients.guest(id).filter(|guest| !guest.full) else {
                 return;
             };
-            let link = guest.link.as_fd();
+            let link = &mut guest.link;
             let offered = self.stack.transmit_with(id, now, |pieces| {
-                let taken = send(link, pieces);
+                let taken = link.send(pieces);
                 if let Some(frame) = recorded.as_mut().filter(|_| taken) {
                     pieces
                         .iter()
@@ -74,10 +74,11 @@ impl Server {
             });
             match offered {
                 Transmitted::Sent => {}
-                Transmitted::Nothing => return,
-                Transmitted::Full => {
+                Transmitted::Nothing if link.flush() => return,
+                Transmitted::Nothing | Transmitted::Full => {
                     guest.full = true;
-                    let _ = self.poll.rewatch(link, Token::Link(id), true);
+                    let fd = link.fd.as_fd();
+                    let _ = self.poll.rewatch(fd, Token::Link(id), true);
                     return;
                 }
             }
@@ -156,19 +157,6 @@ impl Server {
                 let fd = published.fd.as_fd();
                 let _ = self.poll.rewatch(fd, Token::Published(id), false);
             }
-        }
-    }
-}
-
-/// Sends a frame; false when the link has no room.
-fn send(link: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> bool {
-    loop {
-        let mut none = SendAncillaryBuffer::default();
-        match rustix::net::sendmsg(link, pieces, &mut none, SendFlags::NOSIGNAL) {
-            Err(Errno::AGAIN | Errno::NOBUFS) => return false,
-            Err(Errno::INTR) => {}
-            // A VM that is gone has no use for it.
-            _ => return true,
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{ACKNOWLEDGEMENT_DELAY, FIRST_TIMEOUT, Header, State, Tcp, before, flag};
+use super::{ACKNOWLEDGEMENT_DELAY, Blocks, FIRST_TIMEOUT, Header, State, Tcp, before, flag};
+
+/// So many later segments that came say that an earlier one did not (RFC 5681, 3.2).
+const LATER: usize = 3;
 
 impl Tcp {
     /// A segment from the guest. Returns whether there may be something new for the host's side: input, its end, room for output,
@@ -61,6 +64,14 @@ impl Tcp {
         acknowledged || received
     }
 
+    /// Whether a segment is of another connection between the same ends, which the guest has not forgotten: a reset is what it needs, and our
+    /// SYN comes again (RFC 9293, 3.10.7.3).
+    pub fn is_stale(&self, header: &Header) -> bool {
+        let greets = header.acknowledgement == self.unacknowledged.wrapping_add(1);
+        let bits = header.flags & (flag::ACK | flag::RST);
+        self.state == State::SynSent && bits == flag::ACK && !greets
+    }
+
     /// The answer to our SYN.
     fn on_answer(&mut self, header: &Header, now: Duration) -> bool {
         let acknowledges = header.flags & flag::ACK != 0
@@ -110,13 +121,14 @@ impl Tcp {
         }
         let mut count = acknowledgement.wrapping_sub(self.unacknowledged) as usize;
         let window = usize::from(header.window) << self.window_scale;
+        let later = self.note_theirs(acknowledgement, &header.blocks);
         if count == 0 {
             let waits = self.highest != self.unacknowledged;
-            if bare && waits && window == self.window && header.flags & flag::FIN == 0 {
+            let same = bare && window == self.window && header.flags & flag::FIN == 0;
+            // What was sent twice is answered in the same way; only who does not say what it has leaves us guessing.
+            if waits && (later || same && !self.selective) {
                 self.duplicates += 1;
-                if self.duplicates == 3 {
-                    self.next = self.unacknowledged;
-                }
+                self.find_losses();
             }
             if self.window == 0 && window > 0 {
                 // A probe's byte had no place.
@@ -128,6 +140,7 @@ impl Tcp {
                 self.retries = 0;
             }
             self.window = window;
+            self.skip();
             return false;
         }
         self.duplicates = 0;
@@ -144,11 +157,68 @@ impl Tcp {
         }
         // Our FIN is one more than there are bytes.
         self.fin_done |= bytes < count;
+        self.theirs.cut(acknowledgement);
+        if self
+            .recovering
+            .is_some_and(|edge| !before(acknowledgement, edge))
+        {
+            self.recovering = None;
+        }
+        if later {
+            self.find_losses();
+        }
+        self.skip();
         self.calm();
         if self.next != self.unacknowledged {
-            self.deadline = Some(now + self.timeout);
+            self.deadline = Some(now + self.wait());
         }
         true
+    }
+
+    /// Takes in what the guest has beyond what it acknowledges. Whether there is any.
+    fn note_theirs(&mut self, acknowledgement: u32, blocks: &Blocks) -> bool {
+        let mut any = false;
+        for (begin, end) in blocks.as_slice() {
+            // What came twice is told of, too (RFC 2883), and a guest may say anything.
+            let sent = before(acknowledgement, *begin) && !before(self.highest, *end);
+            if self.selective && sent && before(*begin, *end) {
+                any |= self.theirs.insert(*begin, *end);
+            }
+        }
+        any
+    }
+
+    /// Goes back when enough has come that was sent after something that has not.
+    fn find_losses(&mut self) {
+        let enough = LATER * self.mss;
+        let lost = match self.recovering {
+            None => {
+                self.duplicates as usize >= LATER
+                    || self.theirs.count_from(self.unacknowledged) >= enough
+            }
+            // What was sent behind what was sent again has come: that was lost again.
+            Some(edge) => self.theirs.count_from(edge) >= enough,
+        };
+        if lost {
+            self.next = self.unacknowledged;
+            self.recovering = Some(self.highest);
+            self.duplicates = 0;
+            // It runs from when the first of it is sent.
+            self.deadline = None;
+        }
+    }
+
+    /// The next to send is nothing that the guest has; and what it has said nothing of, because it was sent after all that it has, is on
+    /// its way.
+    pub(super) fn skip(&mut self) {
+        if let Some(end) = self.theirs.end_of(self.next) {
+            self.next = end;
+        }
+        let again = self.selective && self.recovering.is_some();
+        let last = self.theirs.next_after(self.next).is_none();
+        if again && last && before(self.next, self.highest) {
+            self.next = self.highest;
+        }
     }
 
     /// The peer lives: no time-out is running any more.
@@ -157,6 +227,7 @@ impl Tcp {
         self.timeout = FIRST_TIMEOUT;
         self.retries = 0;
         self.probing = false;
+        self.impatient = false;
     }
 
     fn on_payload(&mut self, header: &Header, payload: &[u8], now: Duration) -> bool {
@@ -164,11 +235,13 @@ impl Tcp {
         if payload.is_empty() && !fin {
             return false;
         }
-        // Something is missing before it, or it came before: the guest hears so at once.
         let known = self.expected.wrapping_sub(header.sequence) as usize;
-        let fresh = payload.get(known..);
-        let (Some(fresh), false) = (fresh, self.ended) else {
+        let (Some(fresh), false) = (payload.get(known..), self.ended) else {
+            // Something is missing before it, or it came before: the guest hears so at once.
             self.owes = true;
+            if !self.ended && before(self.expected, header.sequence) {
+                self.keep(header, payload);
+            }
             return false;
         };
         let window = self.promised.wrapping_sub(self.expected) as usize;
@@ -177,20 +250,77 @@ impl Tcp {
         self.expected = self.expected.wrapping_add(taken.len() as u32);
         self.pending += taken.len();
         self.largest = self.largest.max(payload.len());
-        let odd = fin || taken.is_empty() || taken.len() < fresh.len();
+        let holes = !self.ahead.is_empty();
+        if fin && taken.len() == fresh.len() {
+            self.note_fin(header.sequence.wrapping_add(payload.len() as u32));
+        }
+        self.join_ahead();
+        let odd = fin || holes || taken.is_empty() || taken.len() < fresh.len();
         if odd || self.pending >= 2 * self.largest {
             self.owes = true;
         } else {
             self.delayed.get_or_insert(now + ACKNOWLEDGEMENT_DELAY);
         }
-        if fin && taken.len() == fresh.len() {
+        true
+    }
+
+    /// Keeps a segment before which something is missing, as far as the window goes.
+    fn keep(&mut self, header: &Header, payload: &[u8]) {
+        let gap = header.sequence.wrapping_sub(self.expected) as usize;
+        let window = self.promised.wrapping_sub(self.expected) as usize;
+        let taken = &payload[..payload.len().min(window.saturating_sub(gap))];
+        let end = header.sequence.wrapping_add(taken.len() as u32);
+        if header.flags & flag::FIN != 0 && taken.len() == payload.len() {
+            self.note_fin(end);
+        }
+        if self.fin.is_some_and(|fin| before(fin, end)) || taken.is_empty() {
+            return;
+        }
+        if self.ahead.insert(header.sequence, end) {
+            self.input.put_ahead(gap, taken);
+            self.recent = header.sequence;
+        }
+    }
+
+    /// Notes where the guest's stream ends: once, and not before what is here already.
+    fn note_fin(&mut self, number: u32) {
+        let beyond = self.ahead.iter().any(|(_, end)| before(number, end));
+        if !beyond {
+            self.fin.get_or_insert(number);
+        }
+    }
+
+    /// What came before its turn has its turn now, as far as nothing is missing before it.
+    fn join_ahead(&mut self) {
+        self.ahead.cut(self.expected);
+        if let Some(end) = self.ahead.end_of(self.expected) {
+            let count = end.wrapping_sub(self.expected) as usize;
+            self.input.fill(count);
+            self.pending += count;
+            self.expected = end;
+            self.ahead.cut(end);
+        }
+        if self.fin == Some(self.expected) {
             self.expected = self.expected.wrapping_add(1);
             if before(self.promised, self.expected) {
                 self.promised = self.expected;
             }
             self.ended = true;
         }
-        true
+    }
+
+    /// What came before its turn, the last of it first (RFC 2018, 4).
+    pub(super) fn blocks(&self) -> Blocks {
+        let mut blocks = Blocks::default();
+        let is_recent =
+            |(begin, end): &(u32, u32)| !before(self.recent, *begin) && before(self.recent, *end);
+        self.ahead
+            .iter()
+            .filter(is_recent)
+            .for_each(|block| blocks.push(block));
+        let others = self.ahead.iter().filter(|block| !is_recent(block));
+        others.for_each(|block| blocks.push(block));
+        blocks
     }
 
     fn settle(&mut self) {

@@ -9,6 +9,8 @@ pub(super) struct Ring {
     bytes: Vec<u8>,
     start: usize,
     len: usize,
+    /// Bytes from `start` on of which some were [put ahead](Ring::put_ahead): `len` or more.
+    reach: usize,
 }
 
 impl Ring {
@@ -34,7 +36,7 @@ impl Ring {
 
     /// `len` bytes from `from` on, which must be there.
     pub fn range(&self, from: usize, len: usize) -> (&[u8], &[u8]) {
-        debug_assert!(from + len <= self.len);
+        debug_assert!(from + len <= self.reach);
         let begin = self.start + from;
         // Past the wrap altogether?
         if let Some(begin) = begin.checked_sub(self.bytes.len()) {
@@ -52,11 +54,12 @@ impl Ring {
     pub fn drop_front(&mut self, count: usize) {
         let count = count.min(self.len);
         self.len -= count;
+        self.reach -= count;
         self.start += count;
         if self.start >= self.bytes.len() {
             self.start -= self.bytes.len();
         }
-        if self.len == 0 {
+        if self.reach == 0 {
             // What comes next lies in one piece, and in memory that was touched last.
             self.start = 0;
         }
@@ -64,7 +67,7 @@ impl Ring {
 
     /// Gives memory back when nothing waits.
     pub fn release(&mut self) {
-        if self.len == 0 {
+        if self.reach == 0 {
             *self = Ring::default();
         }
     }
@@ -76,7 +79,11 @@ impl Ring {
             self.grow((2 * self.len).min(self.len + most));
         }
         let free = (self.bytes.len() - self.len).min(most);
-        let end = self.start + self.len;
+        self.places(self.start + self.len, free)
+    }
+
+    /// `free` places from `end` on, which is counted from the beginning of the memory.
+    fn places(&mut self, end: usize, free: usize) -> (&mut [u8], &mut [u8]) {
         if let Some(end) = end.checked_sub(self.bytes.len()) {
             return (&mut self.bytes[end..end + free], &mut []);
         }
@@ -85,9 +92,23 @@ impl Ring {
         (&mut back[..first], &mut front[..free - first])
     }
 
-    /// So many bytes of the [space](Ring::space) were written.
+    /// So many bytes of the [space](Ring::space) were written, or [put ahead](Ring::put_ahead).
     pub fn fill(&mut self, count: usize) {
         self.len = (self.len + count).min(self.bytes.len());
+        self.reach = self.reach.max(self.len);
+    }
+
+    /// Writes behind a gap of `gap` bytes at the back. They count once the gap is filled, and they are.
+    pub fn put_ahead(&mut self, gap: usize, bytes: &[u8]) {
+        let reach = self.len + gap + bytes.len();
+        if self.bytes.len() < reach {
+            self.grow(reach);
+        }
+        let (front, back) = self.places(self.start + self.len + gap, bytes.len());
+        let (first, second) = bytes.split_at(front.len());
+        front.copy_from_slice(first);
+        back.copy_from_slice(second);
+        self.reach = self.reach.max(reach);
     }
 
     /// Writes at the back.
@@ -104,9 +125,9 @@ impl Ring {
 
     fn grow(&mut self, least: usize) {
         let mut bytes = vec![0; least.max(LEAST).next_power_of_two()];
-        let (front, back) = self.slices();
+        let (front, back) = self.range(0, self.reach);
         bytes[..front.len()].copy_from_slice(front);
-        bytes[front.len()..self.len].copy_from_slice(back);
+        bytes[front.len()..self.reach].copy_from_slice(back);
         self.bytes = bytes;
         self.start = 0;
     }
@@ -122,6 +143,8 @@ mod tests {
     enum Step {
         Extend(usize),
         Fill(usize, usize),
+        /// Puts the second half first, and then the first half.
+        Ahead(usize, usize),
         Drop(usize),
         Range(usize, usize),
         Release,
@@ -131,6 +154,7 @@ mod tests {
         let step = prop_oneof![
             (0..9000_usize).prop_map(Step::Extend),
             (0..9000_usize, 0..9000_usize).prop_map(|(most, count)| Step::Fill(most, count)),
+            (0..9000_usize, 0..9000_usize).prop_map(|(gap, count)| Step::Ahead(gap, count)),
             (0..20_000_usize).prop_map(Step::Drop),
             (0..20_000_usize, 0..20_000_usize).prop_map(|(from, len)| Step::Range(from, len)),
             Just(Step::Release),
@@ -166,6 +190,18 @@ mod tests {
                             queue.push_back(*place);
                         }
                         ring.fill(count);
+                    }
+                    Step::Ahead(gap, count) => {
+                        let bytes: Vec<u8> = (0..gap + count).map(|_| fresh()).collect();
+                        ring.put_ahead(gap, &bytes[gap..]);
+                        // Half of what is there goes meanwhile.
+                        let half = queue.len() / 2;
+                        ring.drop_front(half);
+                        queue.drain(..half);
+                        prop_assert_eq!(ring.len(), queue.len());
+                        ring.extend(&bytes[..gap]);
+                        ring.fill(count);
+                        queue.extend(bytes);
                     }
                     Step::Drop(count) => {
                         ring.drop_front(count);

@@ -12,6 +12,7 @@ fn open() -> Tcp {
         window: 9000,
         mss: Some(1460),
         window_scale: Some(7),
+        selective: true,
         ..Header::default()
     };
     let mut tcp = Tcp::held(&syn, 1460, 500, NOW);
@@ -99,4 +100,117 @@ fn what_was_not_sent_is_due_still() {
     let first = parse(&bytes).expect("a header").0;
     assert_eq!(emit(&mut tcp), first);
     assert!(!tcp.wants_to_speak());
+}
+
+fn blocks(list: &[(u32, u32)]) -> Blocks {
+    let mut blocks = Blocks::default();
+    list.iter().for_each(|block| blocks.push(*block));
+    blocks
+}
+
+#[test]
+fn what_comes_before_its_turn_is_kept_and_told() {
+    let mut tcp = open();
+    // The end of all comes first, and what comes behind it is nothing.
+    for (sequence, flags, expect) in [
+        (140, flag::ACK | flag::FIN, &[(140, 150)][..]),
+        (110, flag::ACK, &[(110, 120), (140, 150)]),
+        (145, flag::ACK, &[(110, 120), (140, 150)]),
+    ] {
+        tcp.on_segment(&header(sequence, flags), &[sequence as u8; 10], NOW);
+        let said = emit(&mut tcp);
+        assert_eq!((said.acknowledgement, said.blocks), (100, blocks(expect)));
+    }
+    tcp.on_segment(&header(100, flag::ACK), &[100; 10], NOW);
+    let said = emit(&mut tcp);
+    assert_eq!(
+        (said.acknowledgement, said.blocks),
+        (120, blocks(&[(140, 150)]))
+    );
+    // Beside what it owes it says what it has to say.
+    tcp.write(b"data", NOW);
+    tcp.on_segment(&header(115, flag::ACK), &[115; 25], NOW);
+    let said = emit(&mut tcp);
+    assert_eq!((said.acknowledgement, said.blocks), (151, blocks(&[])));
+    let (front, _) = tcp.input();
+    let expect = [&[100; 10][..], &[110; 10], &[115; 20], &[140; 10]].concat();
+    assert_eq!(front, expect);
+    assert!(tcp.input_ended());
+}
+
+/// What is sent now: where it begins and how long it is.
+fn sends(tcp: &mut Tcp) -> Vec<(u32, u32)> {
+    let mut all = Vec::new();
+    while tcp.wants_to_speak() {
+        let mut bytes = Vec::new();
+        let segment = tcp.emit(&mut bytes, (1, 2));
+        tcp.sent(segment, NOW);
+        let (header, _) = parse(&bytes).expect("a header");
+        all.push((header.sequence, segment.count));
+    }
+    all
+}
+
+/// Ten segments of 100 bytes were sent, of which the guest has some.
+fn with_holes(theirs: &[(u32, u32)]) -> Tcp {
+    let mut tcp = open();
+    tcp.mss = 100;
+    tcp.write(&[7; 1000], NOW);
+    assert_eq!(sends(&mut tcp).len(), 10);
+    let said = Header {
+        blocks: blocks(theirs),
+        ..header(100, flag::ACK)
+    };
+    tcp.on_segment(&said, &[], NOW);
+    tcp
+}
+
+#[test]
+fn only_what_the_guest_lacks_is_sent_again() {
+    // Not enough to say that anything is lost.
+    assert_eq!(sends(&mut with_holes(&[(601, 801)])), []);
+    let holes = [(501, 100), (801, 100)];
+    let has = [(601, 801), (901, 1401)];
+    let mut tcp = with_holes(&has);
+    assert_eq!(sends(&mut tcp), holes);
+    // The first of them is lost again: nothing but time says so.
+    let soon = NOW + RECOVERY_TIMEOUT;
+    assert_eq!(tcp.deadline(), Some(soon));
+    tcp.on_time(soon);
+    assert_eq!(sends(&mut tcp), holes);
+    // Then it may be anything.
+    let late = NOW + FIRST_TIMEOUT;
+    assert_eq!(tcp.deadline(), Some(late));
+    tcp.on_time(late);
+    assert_eq!(sends(&mut tcp).len(), 10);
+}
+
+#[test]
+fn what_is_sent_behind_what_is_sent_again_says_that_this_was_lost_again() {
+    let mut tcp = with_holes(&[(601, 1501)]);
+    tcp.write(&[8; 300], NOW);
+    assert_eq!(
+        sends(&mut tcp),
+        [(501, 100), (1501, 100), (1601, 100), (1701, 100)]
+    );
+    let said = Header {
+        blocks: blocks(&[(601, 1801)]),
+        ..header(100, flag::ACK)
+    };
+    tcp.on_segment(&said, &[], NOW);
+    assert_eq!(sends(&mut tcp), [(501, 100)]);
+}
+
+/// A guest that says nonsense.
+#[test]
+fn blocks_of_what_was_never_sent_are_none() {
+    for block in [
+        (400, 900),
+        (900, 700),
+        (700, 5000),
+        (501, 900),
+        (3_000_000_000, 900),
+    ] {
+        assert_eq!(sends(&mut with_holes(&[block])), [], "{block:?}");
+    }
 }

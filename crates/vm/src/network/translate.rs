@@ -71,6 +71,7 @@ pub(super) fn join(spec: &Spec, endpoint: &Endpoint, seat: Seat) -> Join {
         resolvers: spec.resolution.servers.clone(),
         publish: seat.publish,
         elsewhere: seat.elsewhere,
+        packed: seat.packed,
     }
 }
 
@@ -100,6 +101,7 @@ mod tests {
             publish: Vec::new(),
             directory: Arc::default(),
             elsewhere: false,
+            packed: false,
         };
         let join = join(&spec, &endpoint, seat);
         assert_eq!(join.names, ["web", "0123456789ab", "www"]);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use self::guest::{GATEWAY, Guest, Kind, Parts, Ports};
+use self::guest::{Computed, GATEWAY, Guest, Kind, Parts, Ports};
 use super::{Row, Times};
 
 /// As fast as passt.
@@ -28,7 +28,7 @@ const HOST_PORT: u16 = 15200;
 
 /// Bits a second that the host sends in datagrams: more than any of these networks takes to a translated guest. Without a limit the sender takes
 /// one of two processors, and what is lost is measured more than what arrives.
-const OFFERED: &str = "300M";
+const OFFERED: &str = "500M";
 
 /// What is measured: its name, and what one of it is (bytes of a gigabyte, or a request).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,7 +163,7 @@ fn compare(what: What, guests: &mut [Guest], pairs: usize) -> Result<Vec<Row>> {
         .iter()
         .map(|guest| Times::new(guest.kind.name()))
         .collect();
-    let mut computed = vec![(0.0, 0.0, 0.0); guests.len()];
+    let mut computed = vec![(Computed::default(), 0.0); guests.len()];
     for pair in 0..=pairs {
         for (index, guest) in guests.iter_mut().enumerate() {
             let before = guest.processor_time()?;
@@ -180,9 +180,10 @@ fn compare(what: What, guests: &mut [Guest], pairs: usize) -> Result<Vec<Row>> {
             if pair > 0 {
                 times[index].add(Duration::from_secs_f64(1.0 / rate));
                 let sum = &mut computed[index];
-                sum.0 += after.0 - before.0;
-                sum.1 += after.1 - before.1;
-                sum.2 += rate;
+                sum.0.network += after.network - before.network;
+                sum.0.devices += after.devices - before.devices;
+                sum.0.guest += after.guest - before.guest;
+                sum.1 += rate;
             }
         }
     }
@@ -192,17 +193,18 @@ fn compare(what: What, guests: &mut [Guest], pairs: usize) -> Result<Vec<Row>> {
         what.unit()
     );
     let length: f64 = seconds().parse().context("GOURD_BENCH_SECONDS")?;
-    for (times, (network, qemu, rates)) in times.iter().zip(computed) {
+    for (times, (computed, rates)) in times.iter().zip(computed) {
         let rate = |time: Option<&Duration>| time.map_or(0.0, |time| 1.0 / time.as_secs_f64());
         let each = 1000.0 / (rates * length);
         println!(
-            "  {:10} {:10.3}  ({:.3} to {:.3})   network {:8.3}  QEMU {:8.3}",
+            "  {:10} {:10.3}  ({:.3} to {:.3})   network {:8.3}  QEMU's loop {:8.3}  guest {:8.3}",
             times.name,
             1.0 / super::median(&times.sorted),
             rate(times.sorted.last()),
             rate(times.sorted.first()),
-            network * each,
-            qemu * each
+            computed.network * each,
+            computed.devices * each,
+            computed.guest * each
         );
     }
     let [ours, passt, user] = &times[..] else {

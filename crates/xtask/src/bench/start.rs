@@ -23,9 +23,6 @@ const QEMU_BUDGET: f64 = 0.8;
 /// Against microsandbox.
 const MICROSANDBOX_BUDGET: f64 = 0.4;
 
-/// What a network may add to a start.
-const NETWORK_BUDGET: Duration = Duration::from_millis(5);
-
 /// Many containers against one start.
 const CREATIONS_BUDGET: f64 = 1.0;
 
@@ -107,56 +104,6 @@ pub fn on_kvm(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
         rows.push(run.against(&theirs, MICROSANDBOX_BUDGET));
     }
     print(&things, &rows);
-    Ok(rows)
-}
-
-/// What a network costs a start: `run` with the default one against `run --network none`, in turns, and who begins takes turns, too.
-pub fn network(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
-    let home = Home::new(cache, &["--driver", "qemu"])?;
-    let line = |network| {
-        let line = ["run", "--rm", "--driver", "qemu", "--network", network];
-        timed(|| home.gourd(&[&line[..], &["busybox", "true"]].concat(), &[]))
-    };
-    let mut with = Times::new("gourd run, network default");
-    let mut without = Times::new("gourd run, network none");
-    let mut more = Vec::new();
-    for pair in 0..=pairs {
-        let times = match pair % 2 {
-            0 => (line("default")?, line("none")?),
-            _ => {
-                let none = line("none")?;
-                (line("default")?, none)
-            }
-        };
-        if pair > 0 {
-            with.add(times.0);
-            without.add(times.1);
-            more.push(times.0.as_secs_f64() - times.1.as_secs_f64());
-        }
-    }
-    more.sort_by(f64::total_cmp);
-    let middle = more.len() / 2;
-    let value = match more.len() % 2 {
-        0 => f64::midpoint(more[middle - 1], more[middle]),
-        _ => more[middle],
-    };
-    let against = NETWORK_BUDGET.as_secs_f64();
-    let rows = vec![Row {
-        row: "the median of what the network adds / 5 ms".to_owned(),
-        value,
-        unit: "s",
-        against,
-        ratio: value / against,
-        budget: 1.0,
-        runs: more.len(),
-    }];
-    print(&[&with, &without], &rows);
-    println!(
-        "the network adds {:.1} ms ({:.1} to {:.1} in a pair)",
-        value * 1e3,
-        more[0] * 1e3,
-        more[more.len() - 1] * 1e3
-    );
     Ok(rows)
 }
 
@@ -377,7 +324,7 @@ impl Microsandbox {
     }
 }
 
-fn timed(work: impl FnOnce() -> Result<String>) -> Result<Duration> {
+pub(super) fn timed(work: impl FnOnce() -> Result<String>) -> Result<Duration> {
     let started = Instant::now();
     work()?;
     Ok(started.elapsed())

@@ -111,7 +111,7 @@ impl Guest {
                 (network, joined) = (Some(process), Some(socket));
                 let fd = ours.as_raw_fd();
                 link = Some(ours);
-                format!("dgram,id=net0,local.type=fd,local.str={fd}")
+                format!("stream,id=net0,server=off,addr.type=fd,addr.str={fd}")
             }
             Kind::Passt => {
                 let socket = parts.dir.join("passt.sock");
@@ -172,20 +172,43 @@ impl Guest {
         }
     }
 
-    /// Seconds that the network's process has computed, and those of QEMU.
-    pub fn processor_time(&self) -> Result<(f64, f64)> {
-        let qemu = processor_time(self.qemu.id())?;
-        let network = self
-            .network
-            .as_ref()
-            .map(|child| processor_time(child.id()));
-        Ok((network.unwrap_or(Ok(0.0))?, qemu))
+    /// What has been computed for it so far.
+    pub fn processor_time(&self) -> Result<Computed> {
+        let mut computed = Computed::default();
+        if let Some(network) = &self.network {
+            computed.network = ticks(&format!("/proc/{}/stat", network.id()))?;
+        }
+        let tasks = format!("/proc/{}/task", self.qemu.id());
+        for task in std::fs::read_dir(&tasks)? {
+            let task = task?.path();
+            // A thread may end meanwhile.
+            let Ok(name) = std::fs::read_to_string(task.join("comm")) else {
+                continue;
+            };
+            let seconds = ticks(&task.join("stat").to_string_lossy()).unwrap_or(0.0);
+            match name.starts_with("CPU ") {
+                true => computed.guest += seconds,
+                false => computed.devices += seconds,
+            }
+        }
+        Ok(computed)
     }
 }
 
-/// Fields 14 and 15 of `/proc/PID/stat`, user's and system's, in hundredths (`USER_HZ`).
-fn processor_time(pid: u32) -> Result<f64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+/// Seconds of processor time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Computed {
+    /// Of the network's process.
+    pub network: f64,
+    /// Of QEMU's threads that are not a processor: its loop, in which devices and its own network work.
+    pub devices: f64,
+    /// Of the guest's processor.
+    pub guest: f64,
+}
+
+/// Fields 14 and 15 of a `stat` of `/proc`, user's and system's, in hundredths (`USER_HZ`).
+fn ticks(path: &str) -> Result<f64> {
+    let text = std::fs::read_to_string(path)?;
     let (_, fields) = text.rsplit_once(") ").context("/proc/PID/stat")?;
     let fields = fields.split(' ').skip(11).take(2);
     let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
@@ -203,6 +226,8 @@ fn qemu(parts: &Parts, kind: Kind, netdev: &str) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
+        // Threads have names.
+        .args(["-name", "bench,debug-threads=on"])
         .args(["-machine", "q35,sata=off,smbus=off,usb=off,vmport=off,memory-backend=memory"])
         .args(["-accel", "tcg,thread=multi", "-cpu", "max,-svm,-la57,-erms,-fsrm"])
         .args(["-smp", "1", "-m", "512M"])
@@ -275,6 +300,7 @@ fn gourd_net(parts: &Parts, ports: Ports) -> Result<(Child, OwnedFd, OwnedFd)> {
     };
     let join = Join {
         elsewhere: false,
+        packed: true,
         protocol: network::PROTOCOL,
         container: "bench".to_owned(),
         names: vec!["bench".to_owned()],
