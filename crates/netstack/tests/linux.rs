@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use netstack::{Endpoint, Event, FlowId, Mac, Stack, Target};
+use netstack::{Endpoint, Event, FlowId, Mac, Stack};
 use tap::{Pair, Rates, Tap, Trouble};
 use world::{GATEWAY, GUEST, SERVER, SERVER6};
 
@@ -171,9 +171,6 @@ impl Link {
         while let Some(event) = self.stack.event() {
             match event {
                 Event::Dial { flow, to, .. } => {
-                    let Target::Address(to) = to else {
-                        panic!("{to:?}");
-                    };
                     let transfer = self.dialled.remove(&to.port()).expect("nobody there");
                     self.insert(flow, transfer);
                     self.stack.tcp_connected(flow);
