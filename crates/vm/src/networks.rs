@@ -504,7 +504,7 @@ mod tests {
             networks: vec![Endpoint::default(), Endpoint::default()],
             ..Spec::default()
         };
-        let (networks, ends) = Networks::new(&root, &spec).unwrap();
+        let (networks, ends) = Networks::new(&root, &spec, false).unwrap();
         assert_eq!(ends.len(), 2);
         let state = networks.state.lock().await;
         assert_eq!((state.cards, unused(&state)), (2, 2));
