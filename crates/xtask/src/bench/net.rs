@@ -28,7 +28,7 @@ const HOST_PORT: u16 = 15200;
 
 /// Bits a second that the host sends in datagrams: more than any of these networks takes to a translated guest. Without a limit the sender takes
 /// one of two processors, and what is lost is measured more than what arrives.
-const OFFERED: &str = "500M";
+const OFFERED: &str = "300M";
 
 /// What is measured: its name, and what one of it is (bytes of a gigabyte, or a request).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
