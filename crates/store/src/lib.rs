@@ -37,6 +37,8 @@ pub mod network;
 pub mod refs;
 mod root;
 pub mod rootfs;
+#[allow(unsafe_code)]
+mod sys;
 pub mod volume;
 
 /// Disk images and file systems, for those who use them through this crate.

@@ -5,6 +5,7 @@
 //! say is what the kernel says, nothing is leaked, the same verb works again, and what was acknowledged is there: an id that
 //! was printed, bytes that were synced in the guest. Oracles: /proc, e2fsck, the exit codes of a run that nobody disturbed.
 
+mod collection;
 mod matrix;
 mod volumes;
 

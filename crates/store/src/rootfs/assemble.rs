@@ -67,7 +67,7 @@ pub(super) fn write(
     };
     std::thread::scope(|scope| {
         let (disk, woken) = Behind::new(file);
-        let syncing = scope.spawn(move || behind::sync(file, &woken));
+        scope.spawn(move || behind::write(file, &woken));
         let written = Writer::new(disk, ext4_options)
             .map_err(failed)
             .and_then(|mut writer| {
@@ -76,12 +76,7 @@ pub(super) fn write(
                 mount_points::add(&mut tree);
                 writer.finish(&tree).map_err(failed)
             });
-        let synced = syncing
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let summary = written.map_err(|error| at(error, path))?;
-        synced.map_err(file::Error::at("sync", path))?;
-        Ok(summary)
+        written.map_err(|error| at(error, path))
     })
 }
 

@@ -5,8 +5,10 @@ use std::fs::File;
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-/// Bytes after which the disk is asked for.
-const STEP: u64 = 16 << 20;
+use crate::sys;
+
+/// Bytes after which the disk is asked for: those of one piece, so that the last of them are few.
+const STEP: u64 = ext4::PIECE as u64;
 
 /// A file that is being written.
 pub(super) struct Behind<'a> {
@@ -16,7 +18,7 @@ pub(super) struct Behind<'a> {
 }
 
 impl<'a> Behind<'a> {
-    /// The file, and what a thread of its own gives to [`sync`].
+    /// The file, and what a thread of its own gives to [`write`].
     pub(super) fn new(file: &'a File) -> (Self, Receiver<()>) {
         let (wake, woken) = sync_channel(1);
         let behind = Self {
@@ -28,11 +30,14 @@ impl<'a> Behind<'a> {
     }
 }
 
-/// Syncs whenever it is woken, until nobody writes any more.
+/// Sends to the disk what is there whenever it is woken, until nobody writes any more.
 ///
-/// The kernel reports that bytes could not be written to one sync only, so that this error must not be lost.
-pub(super) fn sync(file: &File, woken: &Receiver<()>) -> io::Result<()> {
-    woken.iter().try_for_each(|()| file.sync_data())
+/// It waits for nothing that the disk does: a sync here would make whoever writes wait for the host's journal, and those
+/// flushes of the disk cost more than all that they leave to the last one.
+pub(super) fn write(file: &File, woken: &Receiver<()>) {
+    for () in woken {
+        sys::start_writing(file);
+    }
 }
 
 impl ext4::Disk for Behind<'_> {
@@ -41,7 +46,7 @@ impl ext4::Disk for Behind<'_> {
         self.since += buf.len() as u64;
         if self.since >= STEP {
             self.since = 0;
-            // One that waits already covers this one too; one that failed ended the thread.
+            // One that waits already covers this one too.
             let _ = self.wake.try_send(());
         }
         Ok(())

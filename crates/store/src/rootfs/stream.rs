@@ -7,12 +7,12 @@
 //! ```
 //!
 //! So a layer takes as long as the slowest of the three, which is decompression, unless there are fewer cores than threads.
-//! There are [`BUFFERS`] buffers for each layer; whoever is fast waits for one.
+//! There are up to [`BUFFERS`] buffers for each layer; decompression waits when all of them are full.
 
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
 use oci::{Digest, Hasher, MergeError};
 
@@ -22,8 +22,9 @@ use crate::{Root, content};
 /// Bytes of a buffer.
 const CHUNK: usize = 256 << 10;
 
-/// Buffers of a layer.
-const BUFFERS: usize = 8;
+/// Buffers that a layer may have. Each is made when it is needed: the others lag behind by so many only where an archive has many small
+/// files in a row, or where there are two cores for the three.
+const BUFFERS: usize = 32;
 
 /// What all layers of an image share while they are read.
 #[derive(Debug)]
@@ -94,10 +95,6 @@ pub(super) fn read<T>(
     // A blob that is its own content is plain, whatever its first bytes look like.
     let plain = digest == layer.diff_id;
     let (free, buffers) = channel();
-    for _ in 0..BUFFERS {
-        let bytes = vec![0; CHUNK].into_boxed_slice();
-        let _ = free.send(Chunk { bytes, len: 0 });
-    }
     let (to_hash, hashed) = channel();
     let (to_read, chunks) = channel();
     std::thread::scope(|scope| {
@@ -152,8 +149,8 @@ fn unpack(
         true => Ok(Box::new(blob)),
         false => packing::decompress_verified(blob),
     };
-    // A buffer comes as long as the other two are there.
-    while let Ok(mut chunk) = buffers.recv() {
+    let mut made = 0;
+    while let Some(mut chunk) = buffer(buffers, &mut made) {
         let filled = match &mut unpacked {
             Ok(reader) => packing::fill(reader, &mut chunk.bytes),
             Err(error) => Err(std::mem::replace(
@@ -176,6 +173,20 @@ fn unpack(
                 return;
             }
         }
+    }
+}
+
+/// A buffer that was given back, or a new one while there are not enough; none when the other two are gone.
+fn buffer(given_back: &Receiver<Chunk>, made: &mut usize) -> Option<Chunk> {
+    match given_back.try_recv() {
+        Ok(chunk) => Some(chunk),
+        Err(TryRecvError::Empty) if *made < BUFFERS => {
+            *made += 1;
+            let bytes = vec![0; CHUNK].into_boxed_slice();
+            Some(Chunk { bytes, len: 0 })
+        }
+        Err(TryRecvError::Empty) => given_back.recv().ok(),
+        Err(TryRecvError::Disconnected) => None,
     }
 }
 
