@@ -16,6 +16,7 @@ mod flags;
 mod full_disk;
 mod harness;
 mod health;
+mod hostile;
 mod images;
 mod life;
 mod load;

@@ -35,7 +35,7 @@ pub trait Served {
     /// guest yet.
     fn run(&mut self, mem: Option<&Memory>, rings: &mut [Ring; 2]) -> bool;
 
-    /// The configuration space, as far as it is ours.
+    /// The configuration space; empty where the front-end keeps it.
     fn config(&self) -> Vec<u8>;
 
     /// The driver starts anew.
@@ -226,9 +226,11 @@ impl<D: Served> VhostUserBackendReqHandlerMut for Backend<D> {
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        Ok(VhostUserProtocolFeatures::CONFIG
-            | VhostUserProtocolFeatures::MQ
-            | VhostUserProtocolFeatures::REPLY_ACK)
+        let features = VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::REPLY_ACK;
+        Ok(match self.device.config().is_empty() {
+            true => features,
+            false => features | VhostUserProtocolFeatures::CONFIG,
+        })
     }
 
     fn set_protocol_features(&mut self, _features: u64) -> Result<()> {
