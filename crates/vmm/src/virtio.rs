@@ -89,16 +89,18 @@ pub trait Device: Send {
     fn run(&mut self, mem: &Memory, queues: &mut [Queue]) -> Work;
 }
 
-/// Takes chains from a queue until it is empty or had its turn, asking for kicks again at the end. `serve` says how many
-/// bytes it wrote into the chain.
+/// Chains before others get a turn.
+const BUDGET: usize = 256;
+
+/// Takes chains from a queue until it is empty or had its turn (`budget` chains), asking for kicks again at the end. `serve` says how
+/// many bytes it wrote into the chain.
 fn drain<'m>(
     mem: &'m Memory,
     queue: &mut Queue,
+    budget: usize,
     counters: &mut Counters,
     mut serve: impl FnMut(virtio_queue::DescriptorChain<&'m Memory>, &mut Counters) -> u32,
 ) -> Work {
-    /// Chains before others get a turn.
-    const BUDGET: usize = 256;
     let mut taken = 0;
     let mut again = false;
     if !queue.ready() {
@@ -107,7 +109,7 @@ fn drain<'m>(
     loop {
         let _ = queue.disable_notification(mem);
         let before = taken;
-        while taken < BUDGET {
+        while taken < budget {
             let Some(chain) = queue.pop_descriptor_chain(mem) else {
                 break;
             };
@@ -120,7 +122,7 @@ fn drain<'m>(
                 counters.violations += 1;
             }
         }
-        if taken >= BUDGET {
+        if taken >= budget {
             again = true;
             break;
         }

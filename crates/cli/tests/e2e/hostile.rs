@@ -26,7 +26,7 @@ fn a_guest_that_attacks_all_of_its_devices() {
     let mut line = vec!["run", "--name", "it", "--kernel", &kernel, "--cpus", "1"];
     line.extend(["-m", "128m", "-v", &volume, "busybox", "true"]);
     let out = home.gourd(&line);
-    assert_eq!(out.code, 125, "{}", out.stderr);
+    assert!(out.code > 0, "{}", out.stderr);
     let id = home.gourd(&["ps", "-aq", "--no-trunc"]).ok().text();
     let logs = home.container(&id).join("logs");
     let console = fs::read(logs.join("console.log")).expect("the console's log");

@@ -2,8 +2,11 @@
 
 use super::{Bus, DONE, Op};
 
-/// Devices that are attacked: as many as a container's VM has, and one that is not there.
-const DEVICES: u32 = 8;
+/// Slots that are attacked: as many as a container's VM has, and one that is not there.
+const MMIO_SLOTS: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
+/// The functions of QEMU's that `gourd-vmm` serves, vsock and shared folders, behind two disks and a network. QEMU's own devices are QEMU's
+/// to defend (7.2's disks can be brought to wait for ever in its main loop, which stops that VM and nobody else).
+const PCI_SLOTS: [u32; 2] = [4, 5];
 /// Queues of each.
 const QUEUES: u16 = 3;
 /// Descriptors of a queue.
@@ -45,10 +48,10 @@ struct Device {
 pub fn list(bus: Bus) -> Vec<Op> {
     let mut list = Vec::new();
     say(&mut list, "the attack begins\r\n");
-    for number in 0..DEVICES {
-        let device = Device::new(bus, number);
+    for &slot in bus.slots() {
+        let device = Device::new(bus, slot);
         if bus == Bus::Pci {
-            place(&mut list, number + 1, device.registers);
+            place(&mut list, slot, device.registers);
         }
         device.be_attacked(&mut list);
         say(&mut list, ".");
@@ -76,15 +79,24 @@ fn place(list: &mut Vec<Op>, slot: u32, at: u32) {
     }
 }
 
+impl Bus {
+    fn slots(self) -> &'static [u32] {
+        match self {
+            Bus::Mmio => &MMIO_SLOTS,
+            Bus::Pci => &PCI_SLOTS,
+        }
+    }
+}
+
 impl Device {
-    fn new(bus: Bus, number: u32) -> Device {
+    fn new(bus: Bus, slot: u32) -> Device {
         Device {
             bus,
             registers: match bus {
-                Bus::Mmio => SLOTS + number * 0x1000,
-                Bus::Pci => FUNCTIONS + number * 0x1_0000,
+                Bus::Mmio => SLOTS + slot * 0x1000,
+                Bus::Pci => FUNCTIONS + slot * 0x1_0000,
             },
-            piece: SHOWN + number * PIECE,
+            piece: SHOWN + slot * PIECE,
         }
     }
 
@@ -517,8 +529,9 @@ fn random(list: &mut Vec<Op>, bus: Bus) {
         state
     };
     for _ in 0..COUNT {
-        let (number, value) = (next() as u32 % DEVICES, next() as u32);
-        let device = Device::new(bus, number);
+        let slot = bus.slots()[next() as usize % bus.slots().len()];
+        let device = Device::new(bus, slot);
+        let value = next() as u32;
         let registers = device.registers
             + match bus {
                 Bus::Mmio => next() as u32 % 0x110 & !3,

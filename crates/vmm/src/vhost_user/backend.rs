@@ -150,8 +150,12 @@ impl<D: Served> VhostUserBackendReqHandlerMut for Backend<D> {
         let size = u16::try_from(num)
             .ok()
             .filter(|&size| size <= D::QUEUE_SIZE && size.is_power_of_two());
-        let size = size.ok_or(Error::InvalidParam)?;
-        self.ring(index)?.queue.set_size(size);
+        let ring = self.ring(index)?;
+        match size {
+            Some(size) => ring.queue.set_size(size),
+            // QEMU passes on what the guest says.
+            None => ring.broken = true,
+        }
         Ok(())
     }
 
@@ -171,24 +175,13 @@ impl<D: Served> VhostUserBackendReqHandlerMut for Backend<D> {
             guest_addr(available)?,
             guest_addr(used)?,
         );
-        let queue = &mut self
+        let ring = self
             .rings
             .get_mut(index as usize)
-            .ok_or(Error::InvalidParam)?
-            .queue;
-        let invalid = |_| Error::InvalidParam;
-        queue
-            .try_set_desc_table_address(descriptor)
-            .map_err(invalid)?;
-        queue
-            .try_set_avail_ring_address(available)
-            .map_err(invalid)?;
-        queue.try_set_used_ring_address(used).map_err(invalid)?;
-        // A paused guest goes on with the used ring where it was; a new one has written 0.
-        let next_used = queue
-            .used_idx(&regions.mem, std::sync::atomic::Ordering::Relaxed)
-            .map_err(invalid)?;
-        queue.set_next_used(next_used.0);
+            .ok_or(Error::InvalidParam)?;
+        // Where it is QEMU has looked up; whether it can be there the guest has decided.
+        let placed = ring.place(&regions.mem, [descriptor, available, used]);
+        ring.broken |= placed.is_err();
         Ok(())
     }
 

@@ -41,20 +41,25 @@ impl Fs {
         &mut self.server
     }
 
-    /// Serves one queue.
+    /// Serves one queue: one request, which the guest is told of at once. Together with the next it would wait for it, and a guest that reads
+    /// ahead would wait with every piece for two.
     pub fn serve(&mut self, mem: &Memory, queue: &mut Queue) -> Work {
         let Fs {
             server, counters, ..
         } = self;
-        drain(mem, queue, counters, |chain, counters| {
-            match Buffers::of(mem, chain) {
+        drain(
+            mem,
+            queue,
+            1,
+            counters,
+            |chain, counters| match Buffers::of(mem, chain) {
                 Ok(buffers) => server.serve(buffers, counters),
                 Err(_) => {
                     counters.violations += 1;
                     0
                 }
-            }
-        })
+            },
+        )
     }
 }
 
