@@ -534,8 +534,8 @@ fn random(list: &mut Vec<Op>, bus: Bus) {
         let value = next() as u32;
         let registers = device.registers
             + match bus {
-                Bus::Mmio => next() as u32 % 0x110 & !3,
-                Bus::Pci => next() as u32 % 0x38 & !1,
+                Bus::Mmio => (next() as u32 % 0x110) & !3,
+                Bus::Pci => (next() as u32 % 0x38) & !1,
             };
         match next() % 8 {
             0 => device.start(list),
@@ -543,7 +543,7 @@ fn random(list: &mut Vec<Op>, bus: Bus) {
             3 => list.push(Op::Store16(registers, value as u16)),
             4 => device.notify(list, value as u16 % (QUEUES + 1)),
             _ => {
-                let at = device.piece + (next() as u32 % 0xc000 & !3);
+                let at = device.piece + ((next() as u32 % 0xc000) & !3);
                 // Small numbers are more often something.
                 let value = if next() % 2 == 0 { value % 64 } else { value };
                 list.push(Op::Store32(at, value));

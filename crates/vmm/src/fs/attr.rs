@@ -61,16 +61,6 @@ impl Owners {
 
 /// How long the guest may believe what it was told.
 pub fn validity(stat: &Stat) -> Duration {
-    static TMP: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
-    let tmp = *TMP.get_or_init(|| {
-        std::env::var("GOURD_TMP_MS")
-            .ok()
-            .and_then(|t| t.parse().ok())
-            .unwrap_or(0)
-    });
-    if tmp > 0 {
-        return Duration::from_millis(tmp);
-    }
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => DIRECTORY,
         _ => FILE,

@@ -169,19 +169,19 @@ impl<D: Served> VhostUserBackendReqHandlerMut for Backend<D> {
         _log: u64,
     ) -> Result<()> {
         let regions = self.regions.as_ref().ok_or(Error::InvalidParam)?;
-        let guest_addr = |user_addr| regions.guest_addr(user_addr).ok_or(Error::InvalidParam);
-        let (descriptor, available, used) = (
-            guest_addr(descriptor)?,
-            guest_addr(available)?,
-            guest_addr(used)?,
-        );
         let ring = self
             .rings
             .get_mut(index as usize)
             .ok_or(Error::InvalidParam)?;
-        // Where it is QEMU has looked up; whether it can be there the guest has decided.
-        let placed = ring.place(&regions.mem, [descriptor, available, used]);
-        ring.broken |= placed.is_err();
+        // Where it is the guest has decided: at no ring's place, or where no memory is (QEMU then hands out a buffer of its own).
+        let parts = [descriptor, available, used].map(|user_addr| regions.guest_addr(user_addr));
+        let placed = match parts {
+            [Some(descriptors), Some(available), Some(used)] => ring
+                .place(&regions.mem, [descriptors, available, used])
+                .is_ok(),
+            _ => false,
+        };
+        ring.broken |= !placed;
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use rustix::mm::Advice;
 use virtio_queue::Queue;
 
 use super::buffers::{Buffers, Piece, take_front};
-use super::{BUDGET, Counters, Device, Work, drain};
+use super::{Counters, Device, Work, drain};
 use crate::vsock::Memory;
 
 use vm_memory::{GuestAddress, GuestMemory, Permissions};
@@ -92,7 +92,7 @@ impl Device for Balloon {
         let mut work = Work::default();
         let returned = &mut self.returned;
         for (index, queue) in queues.iter_mut().enumerate() {
-            let done = drain(mem, queue, BUDGET, &mut self.counters, |chain, counters| {
+            let done = drain(mem, queue, &mut self.counters, |chain, counters| {
                 match (index, Buffers::of(mem, chain)) {
                     (0, Ok(buffers)) => *returned += inflate(mem, buffers.readable, counters),
                     // Deflated pages come by themselves when they are touched.
@@ -104,7 +104,7 @@ impl Device for Balloon {
                     }
                     (_, Err(_)) => counters.violations += 1,
                 }
-                0
+                0u32
             });
             work.signal |= done.signal;
             work.again |= done.again;

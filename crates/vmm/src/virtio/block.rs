@@ -8,7 +8,7 @@ mod disk;
 use virtio_queue::Queue;
 
 use super::buffers::{Buffers, Piece, copy_in, length, take_front, take_last};
-use super::{BUDGET, Counters, Device, Work, drain};
+use super::{Counters, Device, Work, drain};
 use crate::vsock::Memory;
 
 pub use disk::Disk;
@@ -254,7 +254,7 @@ impl Device for Block {
             return Work::default();
         };
         let mut counters = self.counters;
-        let work = drain(mem, queue, BUDGET, &mut counters, |chain, counters| {
+        let work = drain(mem, queue, &mut counters, |chain, counters| {
             self.serve(Buffers::of(mem, chain), counters)
         });
         self.counters = counters;

@@ -3,7 +3,7 @@
 use virtio_queue::Queue;
 
 use super::buffers::{Buffers, copy_in};
-use super::{BUDGET, Counters, Device, Work, drain};
+use super::{Counters, Device, Work, drain};
 use crate::vsock::Memory;
 
 /// Bytes that one request gets at most: a guest that asks for more asks again.
@@ -37,7 +37,7 @@ impl Device for Entropy {
         let [queue, ..] = queues else {
             return Work::default();
         };
-        drain(mem, queue, BUDGET, &mut self.counters, |chain, counters| {
+        drain(mem, queue, &mut self.counters, |chain, counters| {
             let Ok(buffers) = Buffers::of(mem, chain) else {
                 counters.violations += 1;
                 return 0;

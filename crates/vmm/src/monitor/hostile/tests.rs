@@ -137,6 +137,14 @@ fn seeds_reach_what_they_are_for() {
         surface.act(&act);
     }
     assert_eq!(surface.counters(BLOCK), (1, 0, 0));
+    let mut surface = Surface::new();
+    let program = folders();
+    let mut rest = &program[..];
+    while let Some(act) = Act::read(&mut rest) {
+        surface.act(&act);
+    }
+    // Only the name that is none is against the protocol.
+    assert_eq!(surface.counters(FS), (30, 1, 0));
 }
 
 #[test]
