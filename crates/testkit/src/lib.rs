@@ -1,4 +1,5 @@
 //! For tests only: real registries, images made from lists of entries, oracles.
 
+pub mod attack;
 pub mod image;
 pub mod registry;

@@ -33,6 +33,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use abi::IN_HEADER;
 pub use server::Server;
 
 /// A folder, or one file, of the host.

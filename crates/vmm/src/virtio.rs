@@ -89,13 +89,29 @@ pub trait Device: Send {
     fn run(&mut self, mem: &Memory, queues: &mut [Queue]) -> Work;
 }
 
-/// Takes chains from a queue until it is empty or had its turn, asking for kicks again at the end. `serve` says how many
-/// bytes it wrote into the chain.
-fn drain<'m>(
+/// What serving a chain came to.
+struct Done {
+    /// Bytes that were written into it.
+    written: u32,
+    /// The guest shall hear of it before the next is looked at.
+    at_once: bool,
+}
+
+impl From<u32> for Done {
+    fn from(written: u32) -> Done {
+        Done {
+            written,
+            at_once: false,
+        }
+    }
+}
+
+/// Takes chains from a queue until it is empty or had its turn, asking for kicks again at the end.
+fn drain<'m, D: Into<Done>>(
     mem: &'m Memory,
     queue: &mut Queue,
     counters: &mut Counters,
-    mut serve: impl FnMut(virtio_queue::DescriptorChain<&'m Memory>, &mut Counters) -> u32,
+    mut serve: impl FnMut(virtio_queue::DescriptorChain<&'m Memory>, &mut Counters) -> D,
 ) -> Work {
     /// Chains before others get a turn.
     const BUDGET: usize = 256;
@@ -107,21 +123,22 @@ fn drain<'m>(
     loop {
         let _ = queue.disable_notification(mem);
         let before = taken;
-        while taken < BUDGET {
+        while taken < BUDGET && !again {
             let Some(chain) = queue.pop_descriptor_chain(mem) else {
                 break;
             };
             taken += 1;
             counters.served += 1;
             let head = chain.head_index();
-            let written = serve(chain, counters);
+            let Done { written, at_once } = serve(chain, counters).into();
+            again = at_once;
             // It fails for a head that no queue of that size has.
             if queue.add_used(mem, head, written).is_err() {
                 counters.violations += 1;
             }
         }
-        if taken >= BUDGET {
-            again = true;
+        again |= taken >= BUDGET;
+        if again {
             break;
         }
         // A ring whose index is nonsense always has "more" and never a chain.

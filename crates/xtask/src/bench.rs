@@ -19,11 +19,13 @@ mod monitor;
 mod net;
 mod network_start;
 mod samples;
+mod shares;
 mod start;
 mod unpack;
+mod vm;
 
 /// All that there are.
-const NAMES: &str = "start, start-kvm, create, boots-kvm, block-kvm, idle, idle-kvm, monitor, net, net-start, unpack, volume, qcow2";
+const NAMES: &str = "start, start-kvm, create, boots-kvm, block-kvm, idle, idle-kvm, monitor, net, net-start, shares, unpack, volume, qcow2";
 
 /// Pairs that are measured, after one that is thrown away. `GOURD_BENCH_PAIRS` overrides it.
 const PAIRS: usize = 10;
@@ -65,6 +67,7 @@ pub fn run(name: &str, cache: &Path) -> Result<()> {
         "monitor" => monitor::measure(cache, pairs)?,
         "net-start" => network_start::measure(cache, pairs.max(1))?,
         "net" => net::measure(cache, count(3))?,
+        "shares" => shares::measure(cache, count(5))?,
         "boots-kvm" => boots::on_kvm(cache, count(boots::COUNT))?,
         "block-kvm" => block::on_kvm(cache, count(3))?,
         "idle" => idle::measure(cache, "qemu", count(idle::COUNT))?,

@@ -35,6 +35,12 @@ pub fn network(cache: &Path) -> Result<()> {
     from_debian(cache, "network", "sh", &[packages])
 }
 
+/// `CACHE/images/source.tar`: the same with what source trees are worked on with.
+pub fn source(cache: &Path) -> Result<()> {
+    let packages = "--include=busybox-static,git";
+    from_debian(cache, "source", "sh", &[packages])
+}
+
 fn from_debian(cache: &Path, name: &str, command: &str, more: &[&str]) -> Result<()> {
     let path = cache.join(format!("images/{name}.tar"));
     if path.is_file() {

@@ -17,6 +17,7 @@ mod full_disk;
 mod harness;
 mod health;
 mod host;
+mod hostile;
 mod images;
 mod life;
 mod load;

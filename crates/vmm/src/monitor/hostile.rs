@@ -12,6 +12,7 @@
 mod acts;
 #[cfg(test)]
 mod mutate;
+mod share;
 mod surface;
 #[cfg(test)]
 mod tests;
@@ -58,8 +59,18 @@ fn play(bytes: &[u8]) -> Reached {
     reached
 }
 
-/// Plays a program. A fuzz target.
+/// Plays a program. A fuzz target. No file of the host's becomes longer than 64 MiB: guests allocate what they like.
 #[cfg(fuzzing)]
 pub fn program(bytes: &[u8]) {
+    static LIMIT: std::sync::Once = std::sync::Once::new();
+    LIMIT.call_once(|| {
+        let most = rustix::process::Rlimit {
+            current: Some(64 << 20),
+            maximum: Some(64 << 20),
+        };
+        rustix::process::setrlimit(rustix::process::Resource::Fsize, most).expect("a limit");
+        // SAFETY: no handler of anybody's is replaced; writes beyond the limit fail instead of ending the process.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    });
     play(bytes);
 }

@@ -35,7 +35,7 @@ pub trait Served {
     /// guest yet.
     fn run(&mut self, mem: Option<&Memory>, rings: &mut [Ring; 2]) -> bool;
 
-    /// The configuration space, as far as it is ours.
+    /// The configuration space; empty where the front-end keeps it.
     fn config(&self) -> Vec<u8>;
 
     /// The driver starts anew.
@@ -150,8 +150,12 @@ impl<D: Served> VhostUserBackendReqHandlerMut for Backend<D> {
         let size = u16::try_from(num)
             .ok()
             .filter(|&size| size <= D::QUEUE_SIZE && size.is_power_of_two());
-        let size = size.ok_or(Error::InvalidParam)?;
-        self.ring(index)?.queue.set_size(size);
+        let ring = self.ring(index)?;
+        match size {
+            Some(size) => ring.queue.set_size(size),
+            // QEMU passes on what the guest says.
+            None => ring.broken = true,
+        }
         Ok(())
     }
 
@@ -165,30 +169,19 @@ impl<D: Served> VhostUserBackendReqHandlerMut for Backend<D> {
         _log: u64,
     ) -> Result<()> {
         let regions = self.regions.as_ref().ok_or(Error::InvalidParam)?;
-        let guest_addr = |user_addr| regions.guest_addr(user_addr).ok_or(Error::InvalidParam);
-        let (descriptor, available, used) = (
-            guest_addr(descriptor)?,
-            guest_addr(available)?,
-            guest_addr(used)?,
-        );
-        let queue = &mut self
+        let ring = self
             .rings
             .get_mut(index as usize)
-            .ok_or(Error::InvalidParam)?
-            .queue;
-        let invalid = |_| Error::InvalidParam;
-        queue
-            .try_set_desc_table_address(descriptor)
-            .map_err(invalid)?;
-        queue
-            .try_set_avail_ring_address(available)
-            .map_err(invalid)?;
-        queue.try_set_used_ring_address(used).map_err(invalid)?;
-        // A paused guest goes on with the used ring where it was; a new one has written 0.
-        let next_used = queue
-            .used_idx(&regions.mem, std::sync::atomic::Ordering::Relaxed)
-            .map_err(invalid)?;
-        queue.set_next_used(next_used.0);
+            .ok_or(Error::InvalidParam)?;
+        // Where it is the guest has decided: at no ring's place, or where no memory is (QEMU then hands out a buffer of its own).
+        let parts = [descriptor, available, used].map(|user_addr| regions.guest_addr(user_addr));
+        let placed = match parts {
+            [Some(descriptors), Some(available), Some(used)] => ring
+                .place(&regions.mem, [descriptors, available, used])
+                .is_ok(),
+            _ => false,
+        };
+        ring.broken |= !placed;
         Ok(())
     }
 
@@ -226,9 +219,11 @@ impl<D: Served> VhostUserBackendReqHandlerMut for Backend<D> {
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        Ok(VhostUserProtocolFeatures::CONFIG
-            | VhostUserProtocolFeatures::MQ
-            | VhostUserProtocolFeatures::REPLY_ACK)
+        let features = VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::REPLY_ACK;
+        Ok(match self.device.config().is_empty() {
+            true => features,
+            false => features | VhostUserProtocolFeatures::CONFIG,
+        })
     }
 
     fn set_protocol_features(&mut self, _features: u64) -> Result<()> {

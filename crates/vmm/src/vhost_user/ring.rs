@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use rustix::event::epoll;
 use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestAddress;
+
+use crate::vsock::Memory;
 
 /// A vring. It runs when it is started (its kick descriptor was set) and enabled.
 pub struct Ring {
@@ -14,6 +17,8 @@ pub struct Ring {
     pub queue: Queue,
     /// `SET_VRING_ENABLE`.
     pub enabled: bool,
+    /// The guest gave it a size or a place that no ring can have: it stands still until it is stopped.
+    pub broken: bool,
     kick: Option<File>,
     call: Option<File>,
     epoll: Arc<OwnedFd>,
@@ -26,6 +31,7 @@ impl Ring {
         Ok(Ring {
             queue: Queue::new(size)?,
             enabled: false,
+            broken: false,
             kick: None,
             call: None,
             epoll,
@@ -35,7 +41,26 @@ impl Ring {
 
     /// The queue, if it runs.
     pub fn running(&mut self) -> Option<&mut Queue> {
-        (self.enabled && self.queue.ready()).then_some(&mut self.queue)
+        (self.enabled && !self.broken && self.queue.ready()).then_some(&mut self.queue)
+    }
+
+    /// Puts the ring where it is: descriptor table, available ring, used ring.
+    ///
+    /// # Errors
+    /// No ring can be there.
+    pub fn place(
+        &mut self,
+        mem: &Memory,
+        [descriptors, available, used]: [GuestAddress; 3],
+    ) -> Result<(), virtio_queue::Error> {
+        let queue = &mut self.queue;
+        queue.try_set_desc_table_address(descriptors)?;
+        queue.try_set_avail_ring_address(available)?;
+        queue.try_set_used_ring_address(used)?;
+        // A paused guest goes on with the used ring where it was; a new one has written 0.
+        let next_used = queue.used_idx(mem, std::sync::atomic::Ordering::Relaxed)?;
+        queue.set_next_used(next_used.0);
+        Ok(())
     }
 
     /// Starts the ring. Without a descriptor the front-end wants us to poll, which we don't offer.
@@ -60,6 +85,7 @@ impl Ring {
     pub fn stop(&mut self) -> u16 {
         self.unwatch();
         self.call = None;
+        self.broken = false;
         self.queue.set_ready(false);
         self.queue.next_avail()
     }

@@ -104,7 +104,7 @@ impl Device for Balloon {
                     }
                     (_, Err(_)) => counters.violations += 1,
                 }
-                0
+                0u32
             });
             work.signal |= done.signal;
             work.again |= done.again;

@@ -2,13 +2,16 @@
 
 use virtio_queue::Queue;
 
-use super::buffers::Buffers;
-use super::{Counters, Device, Work, drain};
+use super::buffers::{Buffers, length};
+use super::{Counters, Device, Done, Work, drain};
 use crate::fs::Server;
 use crate::vsock::Memory;
 
 /// Descriptors of a queue: a request of a megabyte takes 256 pages, less a header's four.
 pub const QUEUE_SIZE: u16 = 256;
+
+/// Bytes of a request and the room for its answer that take as long to move as an interrupt takes.
+const MUCH: usize = 16 * 1024;
 
 /// Bytes of a tag.
 const TAG_LEN: usize = 36;
@@ -41,18 +44,21 @@ impl Fs {
         &mut self.server
     }
 
-    /// Serves one queue.
+    /// Serves one queue. The guest is told at once of what moved much: together with the next one it would wait for it, and a guest that
+    /// reads ahead would stand still where it could copy. Of small things it hears together, as many of its threads wait for them.
     pub fn serve(&mut self, mem: &Memory, queue: &mut Queue) -> Work {
         let Fs {
             server, counters, ..
         } = self;
         drain(mem, queue, counters, |chain, counters| {
-            match Buffers::of(mem, chain) {
-                Ok(buffers) => server.serve(buffers, counters),
-                Err(_) => {
-                    counters.violations += 1;
-                    0
-                }
+            let Ok(buffers) = Buffers::of(mem, chain) else {
+                counters.violations += 1;
+                return Done::from(0);
+            };
+            let much = length(&buffers.readable) + length(&buffers.writable) >= MUCH;
+            Done {
+                written: server.serve(buffers, counters),
+                at_once: much,
             }
         })
     }

@@ -18,7 +18,11 @@ const BUDGET: f64 = 0.010;
 
 /// A container's devices, 1 processor, 128 MiB.
 pub fn measure(cache: &Path, runs: usize) -> Result<Vec<Row>> {
-    let kernel = cache.join("kernels/gourd/vmlinux");
+    // As a root of gourd's has it: copied in one go, so that the host's page cache holds it in large pieces.
+    let dir = tempfile::tempdir().context("make a folder")?;
+    let kernel = dir.path().join("vmlinux");
+    fs::copy(cache.join("kernels/gourd/vmlinux"), &kernel)
+        .context("the gourd kernel: ./dev kernel")?;
     let mut times = Times::new("processor time to the guest's first instruction");
     for run in 0..=runs {
         let took = once(&kernel)?;
@@ -64,7 +68,7 @@ fn once(kernel: &Path) -> Result<Duration> {
         kvm: number(kvm.context("/dev/kvm: this bench makes a VM, which need not run")?),
         vcpus: 1,
         memory: 128 << 20,
-        kernel: number(File::open(kernel).context("the gourd kernel: ./dev kernel")?),
+        kernel: number(File::open(kernel).context("the kernel")?),
         initramfs: None,
         command_line: "quiet".to_owned(),
         disks: vec![

@@ -232,15 +232,7 @@ fn parts(cache: &Path, dir: &Path) -> Result<Parts> {
         "the gourd kernel is not built: ./dev kernel"
     );
     let programs = super::programs()?;
-    let root = dir.join("root");
-    let mut command = Command::new(programs.join("gourd"));
-    command.env("GOURD_ROOT", &root).args(["load", "-q", "-i"]);
-    super::samples::run(command.arg(cache.join("images/network.tar")))?;
-    let made = std::fs::read_dir(root.join("rootfs"))?;
-    let mut files = made.filter_map(|entry| Some(entry.ok()?.path().join("rootfs.ext4")));
-    let rootfs = files
-        .find(|file| file.is_file())
-        .context("no rootfs image")?;
+    let rootfs = super::vm::rootfs(&programs, &cache.join("images/network.tar"), dir)?;
     Ok(Parts {
         dir: dir.to_owned(),
         kernel,

@@ -119,6 +119,14 @@ pub enum Act {
         credit: u32,
         flags: u8,
     },
+    /// A request of a file system's: what follows the header, and a length that is another if `lie` is not 0.
+    Fuse {
+        opcode: u8,
+        node: u8,
+        lie: u8,
+        room: u16,
+        body: Vec<u8>,
+    },
     /// Something of the host's.
     Host {
         slot: u8,
@@ -181,8 +189,18 @@ impl Act {
                 piece: from.piece(),
                 next: from.byte(),
             },
-            4 | 15 => {
-                let (slot, queue) = (from.byte(), from.byte());
+            kind @ (4 | 15) => {
+                let slot = from.byte();
+                if kind == 15 && slot >= 0xf0 {
+                    return Some(Act::Fuse {
+                        opcode: from.byte(),
+                        node: from.byte(),
+                        lie: from.byte(),
+                        room: from.half(),
+                        body: from.some(120),
+                    });
+                }
+                let queue = from.byte();
                 let count = from.byte() % 17;
                 let pieces = (0..count).map(|_| from.piece()).collect();
                 Act::Chain {
@@ -278,6 +296,20 @@ pub fn packet(op: u8, len: u16) -> Vec<u8> {
     act.extend(len.to_le_bytes());
     act.extend(0x1_0000u32.to_le_bytes());
     act.push(3);
+    act
+}
+
+/// Words, then names that end with a NUL.
+pub fn fuse(opcode: u8, node: u8, words: &[u64], names: &[&[u8]]) -> Vec<u8> {
+    let mut body: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    for name in names {
+        body.extend(*name);
+        body.push(0);
+    }
+    let mut act = vec![15, 0xff, opcode, node, 0];
+    act.extend(4096u16.to_le_bytes());
+    act.push(body.len() as u8);
+    act.extend(body);
     act
 }
 

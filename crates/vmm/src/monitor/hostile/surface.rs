@@ -11,12 +11,14 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Reached;
 use super::acts::{Act, Piece};
+use super::share::Ground;
 use crate::monitor::bus::{Bus, End, SERIAL_PORTS};
 use crate::monitor::memory::VIRTIO;
 use crate::monitor::serial::{Output, Port};
 use crate::virtio::balloon::Balloon;
 use crate::virtio::block::{Block, Disk};
 use crate::virtio::entropy::Entropy;
+use crate::virtio::fs::Fs;
 use crate::virtio::mmio::{self, Registers, Slot};
 use crate::virtio::net::Net;
 use crate::virtio::vsock::Vsock;
@@ -29,9 +31,12 @@ pub const NET: u8 = 1;
 pub const VSOCK: u8 = 2;
 pub const ENTROPY: u8 = 3;
 pub const BALLOON: u8 = 4;
+pub const FS: u8 = 5;
 /// No slot: the serial ports' input.
-pub const SERIAL: u8 = 5;
-const SLOTS: u8 = 5;
+pub const SERIAL: u8 = 6;
+const SLOTS: u8 = 6;
+/// Bytes from here on mean [`FS`], the others all before it: older programs mean what they meant.
+const FS_BYTES: u8 = 0xf0;
 /// Queues of the slot that has most.
 const QUEUES: u8 = 3;
 
@@ -66,6 +71,7 @@ pub struct Surface {
     vsock: Arc<Slot<Vsock>>,
     entropy: Arc<Slot<Entropy>>,
     balloon: Arc<Slot<Balloon>>,
+    fs: Arc<Slot<Fs>>,
     disk: std::fs::File,
     log: std::fs::File,
     frames: UnixDatagram,
@@ -75,10 +81,24 @@ pub struct Surface {
     /// Available index of each queue of each slot.
     next: [[u16; QUEUES as usize]; SLOTS as usize],
     turned: u64,
+    _ground: Ground,
 }
 
 fn rings(slot: u8, queue: u8) -> u64 {
-    0x1000 * (1 + u64::from(slot * QUEUES + queue))
+    let page = match slot {
+        // Behind most of what is buffers.
+        FS => 0xfd + u64::from(queue),
+        slot => 1 + u64::from(slot * QUEUES + queue),
+    };
+    0x1000 * page
+}
+
+/// The slot that a byte means.
+fn slot_of(byte: u8) -> u8 {
+    match byte {
+        FS_BYTES.. => FS,
+        byte => byte % FS,
+    }
 }
 
 /// Guest memory between guards, zeros: one for each thread, as it is never unmapped.
@@ -152,6 +172,8 @@ impl Surface {
         let vsock = slot(Vsock::new(CID).expect("vsock"), &mut slots, &mut turns);
         let entropy = slot(Entropy::default(), &mut slots, &mut turns);
         let balloon = slot(Balloon::new(true), &mut slots, &mut turns);
+        let ground = Ground::new();
+        let fs = slot(Fs::new(ground.server(), "shares"), &mut slots, &mut turns);
         let line = || EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd");
         let outputs = [
             Output::log(log.try_clone().expect("a log")).expect("a log"),
@@ -173,6 +195,7 @@ impl Surface {
             vsock,
             entropy,
             balloon,
+            fs,
             disk,
             log,
             frames,
@@ -181,6 +204,7 @@ impl Surface {
             dials: 0,
             next: Default::default(),
             turned: 0,
+            _ground: ground,
         }
     }
 
@@ -191,6 +215,7 @@ impl Surface {
             NET => self.net.lock().device.counters,
             ENTROPY => self.entropy.lock().device.counters,
             BALLOON => self.balloon.lock().device.counters,
+            FS => self.fs.lock().device.counters,
             _ => Counters::default(),
         };
         (counters.served, counters.violations, counters.failures)
@@ -215,12 +240,12 @@ impl Surface {
 
     /// A device gets its turn, as its thread would give it.
     fn serve(&mut self, slot: u8) {
-        /// No ring pretends to have more: 65,536 chains at 128 a turn.
-        const MOST: u64 = 600;
+        // No ring pretends to have more than 65,536 chains, at 128 a turn, or one.
+        let most = if slot == FS { 150_000 } else { 600 };
         let mut turns = 0;
         while self.turns[usize::from(slot)](&self.bus.mem) {
             turns += 1;
-            assert!(turns < MOST, "slot {slot} is never done");
+            assert!(turns < most, "slot {slot} is never done");
         }
         self.turned += turns;
         let muxer = &mut self.vsock.lock().device.device.muxer;
@@ -323,7 +348,7 @@ impl Surface {
                 value,
             } => {
                 let register = REGISTERS[usize::from(*register) % REGISTERS.len()];
-                self.set(slot % SLOTS, register, *value);
+                self.set(slot_of(*slot), register, *value);
             }
             Act::Write {
                 offset,
@@ -346,7 +371,7 @@ impl Surface {
                 piece,
                 next,
             } => {
-                let ring = rings(slot % SLOTS, queue % QUEUES);
+                let ring = rings(slot_of(*slot), queue % QUEUES);
                 let index = u16::from(*index) % (QUEUE + 1);
                 self.describe(ring, index, odd(piece), u16::from(*next));
             }
@@ -356,16 +381,16 @@ impl Surface {
                 pieces,
             } => {
                 let pieces: Vec<_> = pieces.iter().map(odd).collect();
-                self.chain(slot % SLOTS, queue % QUEUES, &pieces);
+                self.chain(slot_of(*slot), queue % QUEUES, &pieces);
             }
-            Act::Offer { slot, queue, head } => self.offer(slot % SLOTS, queue % QUEUES, *head),
+            Act::Offer { slot, queue, head } => self.offer(slot_of(*slot), queue % QUEUES, *head),
             Act::Index { slot, queue, index } => {
-                let (slot, queue) = (slot % SLOTS, queue % QUEUES);
+                let (slot, queue) = (slot_of(*slot), queue % QUEUES);
                 self.next[usize::from(slot)][usize::from(queue)] = *index;
                 self.put(rings(slot, queue) + AVAILABLE + 2, &index.to_le_bytes());
             }
-            Act::Serve { slot } => self.serve(slot % SLOTS),
-            Act::Start { slot, mask } => self.start(slot % SLOTS, *mask),
+            Act::Serve { slot } => self.serve(slot_of(*slot)),
+            Act::Start { slot, mask } => self.start(slot_of(*slot), *mask),
             Act::Data { at, bytes } => self.put(DATA + u64::from(*at) * 16, bytes),
             Act::Disk { kind, sector, len } => {
                 let sector = sector.address(0, DISK / 512) / 16;
@@ -417,7 +442,31 @@ impl Surface {
                 let len = HEADER_LEN as u32 + u32::from(*real);
                 self.chain(VSOCK, 1, &[(DATA + 0x4000, len, 0)]);
             }
-            Act::Host { slot, what, len } => self.host(*slot % (SLOTS + 1), *what, *len),
+            Act::Host { slot, what, len } => {
+                let slot = match slot % SERIAL {
+                    FS => SERIAL,
+                    slot => slot,
+                };
+                self.host(slot, *what, *len);
+            }
+            Act::Fuse {
+                opcode,
+                node,
+                lie,
+                room,
+                body,
+            } => {
+                let len = crate::fs::IN_HEADER + body.len();
+                let mut request = (len as u32 ^ u32::from(*lie)).to_le_bytes().to_vec();
+                request.extend(u32::from(*opcode).to_le_bytes());
+                for word in [1, u64::from(*node), 0, 0] {
+                    request.extend(word.to_le_bytes());
+                }
+                request.extend(body);
+                self.put(DATA + 0x8000, &request);
+                let room = (DATA + 0x9000, u32::from(*room), 2);
+                self.chain(FS, 1, &[(DATA + 0x8000, len as u32, 0), room]);
+            }
             Act::PortOut { port, bytes } => {
                 self.bus.port_out(serial(*port), bytes);
                 let _ = (&self.terminal).read(&mut [0; 256]);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::acts::{self, Act};
 use super::mutate::Random;
 use super::play;
-use super::surface::{self, BALLOON, BLOCK, ENTROPY, NET, Surface, VSOCK};
+use super::surface::{self, BALLOON, BLOCK, ENTROPY, FS, NET, Surface, VSOCK};
 
 fn folder() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/guest"))
@@ -68,7 +68,59 @@ fn seeds() -> Vec<Vec<u8>> {
         ports.extend(acts::port_out(8, *byte));
     }
     ports.extend(acts::host(surface::SERIAL, 9));
-    vec![block, net, vsock, entropy, balloon, ports]
+    vec![block, net, vsock, entropy, balloon, ports, folders()]
+}
+
+/// What a guest does in shared folders: 1 is their list, 2 the one that it may write in, 3 the other, 4 and on what it found.
+fn folders() -> Vec<u8> {
+    let mut folders = acts::start(0xff, 0xff);
+    for (opcode, node, words, names) in [
+        (
+            26,
+            0,
+            &[7 | 38 << 32, 1 << 20 | 0xffff_ffff << 32][..],
+            &[][..],
+        ),
+        (1, 1, &[], &[&b"rw"[..]]),
+        (1, 1, &[], &[b"ro"]),
+        (1, 2, &[], &[b"a"]),
+        (1, 2, &[], &[b".."]),
+        (3, 4, &[0, 0], &[]),
+        // A file: made, written (by the next), read, cut, closed.
+        (35, 2, &[2 | 0o644 << 32, 0], &[b"b"]),
+        (
+            16,
+            5,
+            &[1, 0, 8, 0, 0, u64::from_le_bytes(*b"contents")],
+            &[],
+        ),
+        (15, 5, &[1, 0, 64, 0, 0], &[]),
+        (4, 5, &[8, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0], &[]),
+        (18, 5, &[1, 0, 0], &[]),
+        // The one that is read-only, by all ways.
+        (35, 3, &[2 | 0o644 << 32, 0], &[b"b"]),
+        (10, 3, &[], &[b"a"]),
+        (45, 3, &[2, 0], &[b"a", b"z"]),
+        (9, 2, &[0o755], &[b"new"]),
+        (6, 2, &[], &[b"link", b"../key"]),
+        (1, 2, &[], &[b"link"]),
+        (5, 7, &[], &[]),
+        (14, 7, &[0], &[]),
+        (27, 2, &[0], &[]),
+        (28, 2, &[2, 0, 4096, 0, 0], &[]),
+        (29, 2, &[2, 0, 0], &[]),
+        (21, 5, &[4], &[b"user.x", b"abc"]),
+        (22, 5, &[64], &[b"user.x"]),
+        (43, 5, &[1, 0, 4096, 0], &[]),
+        (45, 2, &[2, 0], &[b"b", b"c"]),
+        (11, 2, &[], &[b"new"]),
+        (2, 5, &[1], &[]),
+        (17, 1, &[], &[]),
+        (38, 0, &[], &[]),
+    ] {
+        folders.extend(acts::fuse(opcode, node, words, names));
+    }
+    folders
 }
 
 #[test]
@@ -85,6 +137,16 @@ fn seeds_reach_what_they_are_for() {
         surface.act(&act);
     }
     assert_eq!(surface.counters(BLOCK), (1, 0, 0));
+    // One at a time in a thread: they share its ground.
+    drop(surface);
+    let mut surface = Surface::new();
+    let program = folders();
+    let mut rest = &program[..];
+    while let Some(act) = Act::read(&mut rest) {
+        surface.act(&act);
+    }
+    // Only the name that is none is against the protocol.
+    assert_eq!(surface.counters(FS), (30, 1, 0));
 }
 
 #[test]

@@ -1,16 +1,16 @@
-//! A VM on one of three user-space networks: ours, passt's, QEMU's own. Everything but `-netdev` is the same. A shell on the
-//! serial console does what it is told.
+//! A VM on one of three user-space networks: ours, passt's, QEMU's own. Everything but `-netdev` is the same.
 
-use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use proto::network::{self, Join, Protocol, Publish, Reply, Request};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::super::vm::{self, Vm};
 
 /// The guest's address on all of them, of a subnet of 24 bits.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
@@ -81,9 +81,7 @@ pub struct Guest {
     pub kind: Kind,
     /// Its published ports.
     pub ports: Ports,
-    qemu: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    vm: Vm,
     /// `None`: QEMU itself.
     network: Option<Child>,
     /// The supervisor's connection to `gourd-net`.
@@ -92,10 +90,10 @@ pub struct Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        let both = [Some(&mut self.qemu), self.network.as_mut()];
-        for child in both.into_iter().flatten() {
-            let _ = child.kill();
-            let _ = child.wait();
+        self.vm.end();
+        if let Some(network) = &mut self.network {
+            let _ = network.kill();
+            let _ = network.wait();
         }
     }
 }
@@ -129,15 +127,10 @@ impl Guest {
         let mut command = qemu(parts, kind, &netdev);
         let keep: Vec<_> = link.iter().map(AsFd::as_fd).collect();
         vmm::spawn::inherit(&mut command, &keep, None);
-        let mut qemu = command.spawn().context("start QEMU")?;
-        let input = qemu.stdin.take().context("QEMU's input")?;
-        let output = BufReader::new(qemu.stdout.take().context("QEMU's output")?);
         let mut guest = Guest {
             kind,
             ports,
-            qemu,
-            input,
-            output,
+            vm: Vm::start(kind.name(), &mut command)?,
             network,
             _joined: joined,
         };
@@ -152,46 +145,21 @@ impl Guest {
 
     /// Has the guest do something, which must succeed; what it said.
     pub fn shell(&mut self, script: &str) -> Result<String> {
-        // The terminal may still echo: what is typed must not look like what is waited for.
-        writeln!(self.input, "{script}\necho \"==\"\"end $?\"")
-            .and_then(|()| self.input.flush())
-            .context("the guest's console")?;
-        let mut said = String::new();
-        loop {
-            let mut line = Vec::new();
-            let count = self.output.read_until(b'\n', &mut line)?;
-            ensure!(count > 0, "{}: the VM ended: {said}", self.kind.name());
-            let line = String::from_utf8_lossy(&line);
-            if let Some((before, code)) = line.split_once("==end ") {
-                said.push_str(before);
-                let code = code.trim();
-                ensure!(code == "0", "{script}: exit code {code}: {said}");
-                return Ok(said);
-            }
-            said.push_str(&line);
-        }
+        self.vm.shell(script)
     }
 
     /// What has been computed for it so far.
     pub fn processor_time(&self) -> Result<Computed> {
-        let mut computed = Computed::default();
-        if let Some(network) = &self.network {
-            computed.network = ticks(&format!("/proc/{}/stat", network.id()))?;
-        }
-        let tasks = format!("/proc/{}/task", self.qemu.id());
-        for task in std::fs::read_dir(&tasks)? {
-            let task = task?.path();
-            // A thread may end meanwhile.
-            let Ok(name) = std::fs::read_to_string(task.join("comm")) else {
-                continue;
-            };
-            let seconds = ticks(&task.join("stat").to_string_lossy()).unwrap_or(0.0);
-            match name.starts_with("CPU ") {
-                true => computed.guest += seconds,
-                false => computed.devices += seconds,
-            }
-        }
-        Ok(computed)
+        let (guest, devices) = self.vm.processor_time()?;
+        let network = match &self.network {
+            Some(network) => vm::processor_time(Path::new("/proc"), network.id())?,
+            None => 0.0,
+        };
+        Ok(Computed {
+            network,
+            devices,
+            guest,
+        })
     }
 }
 
@@ -206,53 +174,21 @@ pub struct Computed {
     pub guest: f64,
 }
 
-/// Fields 14 and 15 of a `stat` of `/proc`, user's and system's, in hundredths (`USER_HZ`).
-fn ticks(path: &str) -> Result<f64> {
-    let text = std::fs::read_to_string(path)?;
-    let (_, fields) = text.rsplit_once(") ").context("/proc/PID/stat")?;
-    let fields = fields.split(' ').skip(11).take(2);
-    let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
-    Ok(ticks as f64 / 100.0)
-}
-
-const SET_UP: &str = "stty -echo; PS1=; mount() { busybox mount \"$@\"; }
-mount -t proc proc /proc && mount -t sysfs sysfs /sys && mount -t tmpfs run /run && mount -t tmpfs tmp /tmp && \
-mount -t tmpfs log /var/log && mount -t tmpfs lib /var/lib/nginx && mkdir /var/log/nginx && ip link set lo up && \
+const SET_UP: &str = "mount -t tmpfs log /var/log && mount -t tmpfs lib /var/lib/nginx && mkdir /var/log/nginx && ip link set lo up && \
 echo 'user root; pid /run/nginx.pid; error_log /dev/null; events { worker_connections 4096; } http { access_log off; \
 keepalive_requests 1000000; server { listen 80 backlog=4096; location / { return 200 \"hello\\n\"; } } }' >/run/nginx.conf";
 
 /// The driver's own machine and card, with a console that is QEMU's standard streams.
 fn qemu(parts: &Parts, kind: Kind, netdev: &str) -> Command {
-    let mut command = Command::new("qemu-system-x86_64");
+    let mut command = vm::qemu(&parts.kernel, &parts.rootfs);
     command
-        .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
-        // Threads have names.
-        .args(["-name", "bench,debug-threads=on"])
-        .args(["-machine", "q35,sata=off,smbus=off,usb=off,vmport=off,memory-backend=memory"])
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max,-svm,-la57,-erms,-fsrm"])
-        .args(["-smp", "1", "-m", "512M"])
-        .args(["-object", "memory-backend-memfd,id=memory,size=512M,share=on"])
-        .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
-        .arg("-blockdev")
-        .arg(format!(
-            "driver=file,node-name=root,filename={},read-only=on,locking=off",
-            parts.rootfs.display()
-        ))
-        .args(["-device", "virtio-blk-pci,drive=root"])
         .args(["-netdev", netdev])
         .arg("-device")
         .arg(format!(
             "virtio-net-pci,netdev=net0,mac=02:00:00:00:00:07,host_mtu={},ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,\
              ctrl_vlan=off,ctrl_mac_addr=off,ctrl_guest_offloads=off,guest_announce=off,romfile=",
             kind.mtu()
-        ))
-        .args(["-object", "rng-random,id=entropy,filename=/dev/urandom"])
-        .args(["-device", "virtio-rng-pci,rng=entropy"])
-        .arg("-kernel")
-        .arg(&parts.kernel)
-        .args(["-append", "quiet console=ttyS0 panic=-1 root=/dev/vda ro init=/bin/sh"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
+        ));
     command
 }
 
