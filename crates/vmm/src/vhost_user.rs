@@ -233,7 +233,7 @@ impl Service {
     /// Does what one message of the front-end asks. False: it is gone.
     fn on_frontend(&mut self) -> Result<bool, ServeError> {
         match &mut self.frontend {
-            Some(frontend) => handle(frontend, &self.backend),
+            Some(frontend) => handle(frontend),
             None => Ok(true),
         }
     }
@@ -281,16 +281,10 @@ fn event_is_dial(event: &Event) -> bool {
 /// Does what one message of a front-end asks. False: it is gone.
 fn handle<D: Served>(
     frontend: &mut BackendReqHandler<Mutex<Backend<D>>>,
-    backend: &Mutex<Backend<D>>,
 ) -> Result<bool, ServeError> {
     match frontend.handle_request() {
         // The answer to a message that this back-end refuses was sent; QEMU decides what follows.
         Ok(()) | Err(ProtocolError::InvalidOperation(_) | ProtocolError::ReqHandlerError(_)) => {
-            Ok(true)
-        }
-        // Read whole, and refused for what is in it: the address of a ring that the guest has put at an odd place.
-        Err(ProtocolError::InvalidMessage) => {
-            lock(backend).stand_still();
             Ok(true)
         }
         Err(

@@ -31,8 +31,10 @@ fn a_guest_that_attacks_all_of_its_devices() {
     let logs = home.container(&id).join("logs");
     let console = fs::read(logs.join("console.log")).expect("the console's log");
     let console = String::from_utf8_lossy(&console);
+    // QEMU passes on where the guest puts a ring: an odd place ends the VM, with these words.
+    let ended = bus == Bus::Pci && out.stderr.contains("vhost-user message from QEMU");
     assert!(
-        console.contains(attack::DONE),
+        ended || console.contains(attack::DONE),
         "{console:?}\n{}",
         out.stderr
     );

@@ -343,6 +343,10 @@ impl Device {
             (SIZE, [good[0], good[1], 0xfee0_0000]),
             (256, [0x7ff_f000, 0x7ff_f000, 0x7ff_ff00]),
         ] {
+            // An odd place ends a VM on QEMU, and so comes last there, in `random`.
+            if self.bus == Bus::Pci && parts[0] % 16 == 1 {
+                continue;
+            }
             for status in [0, 3] {
                 self.status(list, status);
             }

@@ -80,13 +80,6 @@ impl<D: Served> Backend<D> {
         }
     }
 
-    /// Nothing of the rings is looked at until they have been stopped.
-    pub fn stand_still(&mut self) {
-        for ring in &mut self.rings {
-            ring.broken = true;
-        }
-    }
-
     /// The guest is gone for good.
     pub fn abandon(&mut self) {
         for ring in &mut self.rings {

@@ -103,7 +103,7 @@ impl Share {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(ServeError::System("waiting for events", error.into())),
             }
-            if asked && !handle(&mut self.frontend, &self.backend)? {
+            if asked && !handle(&mut self.frontend)? {
                 return Ok(());
             }
             again = lock(&self.backend).run();
