@@ -26,24 +26,21 @@ impl Interfaces {
         match ONE.get() {
             Some(one) => Ok(one),
             None => {
-                let new = Interfaces::open()?;
+                let new = Interfaces::open(libc::AF_INET)?;
                 Ok(ONE.get_or_init(|| new))
             }
         }
     }
 
-    fn open() -> io::Result<Interfaces> {
-        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
-        // SAFETY: no pointers; a returned descriptor is new and owned by nobody else.
-        let fd = unsafe { OwnedFd::from_raw_fd(check(libc::socket(libc::AF_INET, kind, 0))?) };
-        Ok(Interfaces(fd))
-    }
-
     /// For the calls of IPv6.
     pub(crate) fn open_ipv6() -> io::Result<Interfaces> {
+        Interfaces::open(libc::AF_INET6)
+    }
+
+    fn open(family: c_int) -> io::Result<Interfaces> {
         let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
         // SAFETY: no pointers; a returned descriptor is new and owned by nobody else.
-        let fd = unsafe { OwnedFd::from_raw_fd(check(libc::socket(libc::AF_INET6, kind, 0))?) };
+        let fd = unsafe { OwnedFd::from_raw_fd(check(libc::socket(family, kind, 0))?) };
         Ok(Interfaces(fd))
     }
 
