@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
+use jiff::fmt::temporal::DateTimePrinter;
 use netstack::wire::protocol;
 use netstack::{Note, Unreachable};
 
@@ -177,22 +179,9 @@ fn protocol_name(number: u8) -> &'static str {
 
 /// A moment as RFC 3339 has it, in UTC.
 fn stamp(time: SystemTime) -> String {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    let since = since.unwrap_or_default();
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    // Days to a date, by eras of 400 years that begin in March (Hinnant, "chrono-Compatible Low-Level Date Algorithms").
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = (march_month + 2) % 12 + 1;
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let milli = since.subsec_millis();
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
+    const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
+    let time = Timestamp::try_from(time).unwrap_or_default();
+    PRINTER.timestamp_to_string(&time)
 }
 
 #[cfg(test)]

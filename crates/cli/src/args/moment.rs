@@ -1,14 +1,19 @@
 //! Moments, as `--since`, `--until` and `--filter until=` take them.
 
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
 use crate::clock;
+use crate::render::human;
 
 /// A moment in nanoseconds since 1970: RFC 3339 (`2026-11-23T04:05:06Z`, also without the zone, the seconds or the whole
-/// time of day: UTC then), seconds since 1970 (`1700000000.5`), or how long ago, as Go writes durations (`1h30m`).
+/// time of day: in the zone of the host then), seconds since 1970 (`1700000000.5`), or how long ago, as Go writes durations (`1h30m`).
 pub fn moment(text: &str) -> Result<u64, String> {
-    from(text, clock::wall_ns())
+    from(text, clock::wall_ns(), human::zone())
 }
 
-fn from(text: &str, now_ns: u64) -> Result<u64, String> {
+fn from(text: &str, now_ns: u64, zone: TimeZone) -> Result<u64, String> {
     let wrong = || {
         format!(
             "{text:?} is no moment: write 2026-11-23T04:05:06Z, seconds since 1970, or how long ago, for example 10m or 1h30m"
@@ -16,7 +21,7 @@ fn from(text: &str, now_ns: u64) -> Result<u64, String> {
     };
     seconds(text)
         .or_else(|| ago(text).map(|ago| now_ns.saturating_sub(ago)))
-        .or_else(|| date(text))
+        .or_else(|| date(text, zone))
         .ok_or_else(wrong)
 }
 
@@ -62,58 +67,12 @@ pub fn ago(text: &str) -> Option<u64> {
     Some(sum)
 }
 
-fn date(text: &str) -> Option<u64> {
-    let (date, time) = match text.split_once(['T', 't', ' ']) {
-        Some((date, time)) => (date, time),
-        None => (text, "00:00:00Z"),
-    };
-    let mut parts = date.splitn(3, '-').map(number);
-    let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
-    let (clock, east) = zone(time)?;
-    let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
-    let mut parts = clock.splitn(3, ':').map(number);
-    let hour = parts.next()??;
-    let (minute, second) = (
-        parts.next().unwrap_or(Some(0))?,
-        parts.next().unwrap_or(Some(0))?,
-    );
-    let fits = (1970..=9999).contains(&year)
-        && (1..=12).contains(&month)
-        && (1..=31).contains(&day)
-        && hour < 24
-        && minute < 60
-        && second <= 60;
-    if !fits {
-        return None;
-    }
-    let seconds =
-        i64::try_from(days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second);
-    u64::try_from(seconds.ok()? - east)
-        .ok()?
-        .checked_mul(1_000_000_000)?
-        .checked_add(nanoseconds(fraction)?)
-}
-
-/// The time of day, and how many seconds its zone is east of Greenwich.
-fn zone(time: &str) -> Option<(&str, i64)> {
-    if let Some(clock) = time.strip_suffix(['Z', 'z']) {
-        return Some((clock, 0));
-    }
-    let Some(at) = time.rfind(['+', '-']) else {
-        return Some((time, 0));
-    };
-    let (clock, zone) = time.split_at(at);
-    let (hours, minutes) = zone[1..].split_once(':')?;
-    let seconds = i64::try_from(number(hours)? * 3600 + number(minutes)? * 60).ok()?;
-    let sign = if zone.starts_with('-') { -1 } else { 1 };
-    (seconds < 86_400).then_some((clock, sign * seconds))
-}
-
-/// Days since 1970: years counted from March, so that leap days come last.
-fn days(year: u64, month: u64, day: u64) -> u64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    year * 365 + year / 4 - year / 100 + year / 400 + of_year - 719_468
+fn date(text: &str, zone: TimeZone) -> Option<u64> {
+    let moment = text.parse::<Timestamp>().or_else(|_| {
+        let local: DateTime = text.parse()?;
+        Ok::<_, jiff::Error>(local.to_zoned_datetime(zone)?.timestamp())
+    });
+    u64::try_from(moment.ok()?.as_nanosecond()).ok()
 }
 
 fn number(digits: &str) -> Option<u64> {
@@ -138,7 +97,7 @@ mod tests {
         const S: u64 = 1_000_000_000;
         let now = 2_000_000_000 * S;
         let check = |text: &str, expect: Option<u64>| {
-            assert_eq!(from(text, now).ok(), expect, "{text:?}");
+            assert_eq!(from(text, now, TimeZone::UTC).ok(), expect, "{text:?}");
         };
         check("1136073845", Some(1_136_073_845 * S));
         check("1136073845.000000001", Some(1_136_073_845 * S + 1));
@@ -169,7 +128,7 @@ mod tests {
             "2006-01-02T15:04:05+99:00",
         ] {
             let seconds = ["10", "1.5"].contains(&text);
-            assert_eq!(from(text, now).is_ok(), seconds, "{text:?}");
+            assert_eq!(from(text, now, TimeZone::UTC).is_ok(), seconds, "{text:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Times and sizes in words, as Docker's go-units prints them.
 
-/// Seconds of a day.
-const DAY: i64 = 86_400;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ZonedDateTime};
 
 /// A length of time: `About a minute`, `3 weeks`.
 pub fn duration(seconds: u64) -> String {
@@ -90,48 +90,44 @@ pub fn binary_size(bytes: u64) -> String {
     format!("{text}{}", units[unit])
 }
 
-/// Year, month, day, hour, minute, second in UTC.
-struct Civil(i64, u32, u32, u32, u32, u32);
-
-/// The proleptic Gregorian calendar, by the days-from-civil algorithm run backwards: years begin in March, eras last
-/// 400 years.
-fn civil(seconds: i64) -> Civil {
-    let days = seconds.div_euclid(DAY) + 719_468;
-    let of_day = seconds.rem_euclid(DAY) as u32;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = (day_of_year - (153 * shifted_month + 2) / 5 + 1) as u32;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    } as u32;
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    Civil(
-        year,
-        month,
-        day,
-        of_day / 3600,
-        of_day / 60 % 60,
-        of_day % 60,
-    )
-}
-
-/// Docker's `CreatedAt`, in UTC: `2026-11-23 04:35:00 +0000 UTC`.
+/// Docker's `CreatedAt`, in the zone of the host: `2026-11-23 05:35:00 +0100 CET`.
 pub fn created_at(time_ns: u64) -> String {
-    let Civil(year, month, day, hour, minute, second) = civil((time_ns / 1_000_000_000) as i64);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} +0000 UTC")
+    let time = in_zone(time_ns, zone());
+    time.strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string()
 }
 
-/// RFC 3339 with nanoseconds, as `docker logs -t` prints it.
+/// RFC 3339 with nanoseconds in UTC, as `docker logs -t` prints it.
 pub fn timestamp(time_ns: u64) -> String {
-    let Civil(year, month, day, hour, minute, second) = civil((time_ns / 1_000_000_000) as i64);
-    let nanos = time_ns % 1_000_000_000;
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
+    let time = in_zone(time_ns, TimeZone::UTC);
+    time.strftime("%Y-%m-%dT%H:%M:%S.%9NZ").to_string()
+}
+
+/// RFC 3339 in the zone of the host: `2026-11-23T05:35:00+01:00`, `2026-11-23T04:35:00Z`.
+pub fn local(time_ns: u64) -> String {
+    zoned(&in_zone(time_ns, zone()), "%Y-%m-%dT%H:%M:%S")
+}
+
+/// The same with nanoseconds, as `docker events` prints it.
+pub fn local_with_nanoseconds(time_ns: u64) -> String {
+    zoned(&in_zone(time_ns, zone()), "%Y-%m-%dT%H:%M:%S.%9N")
+}
+
+fn zoned(time: &ZonedDateTime, format: &str) -> String {
+    match time.offset().is_zero() {
+        true => time.strftime(&format!("{format}Z")).to_string(),
+        false => time.strftime(&format!("{format}%:z")).to_string(),
+    }
+}
+
+fn in_zone(time_ns: u64, zone: TimeZone) -> ZonedDateTime {
+    // What 64 bits of nanoseconds can say ends in 2554.
+    let time = Timestamp::from_nanosecond(time_ns.into()).unwrap_or(Timestamp::MAX);
+    time.to_zoned_datetime(zone)
+}
+
+/// `TZ`, or the host's zone; UTC where neither says anything.
+pub fn zone() -> TimeZone {
+    TimeZone::try_system().unwrap_or(TimeZone::UTC)
 }
 
 /// A text in double quotes as Go's `strconv.Quote`, after cutting it to `limit` characters.
@@ -243,6 +239,11 @@ mod tests {
         check(1_709_251_199, "2024-02-29 23:59:59 +0000 UTC");
         check(1_735_689_599, "2024-12-31 23:59:59 +0000 UTC");
         check(4_107_542_400, "2100-03-01 00:00:00 +0000 UTC");
+        let berlin = in_zone(
+            1_500_000_000_000_000_042,
+            TimeZone::fixed(jiff::tz::offset(2)),
+        );
+        assert_eq!(zoned(&berlin, "%H:%M:%S.%9N"), "04:40:00.000000042+02:00");
         assert_eq!(
             timestamp(1_500_000_000_000_000_042),
             "2017-07-14T02:40:00.000000042Z"

@@ -64,7 +64,7 @@ fn line(event: &SystemEvent) -> String {
     };
     format!(
         "{} {} {} {}{attributes}",
-        human::timestamp(event.time_ns),
+        human::local_with_nanoseconds(event.time_ns),
         event.kind.name(),
         event.action,
         event.id

@@ -72,7 +72,7 @@ fn row(step: &HistoryStep, now_ns: u64, args: &History) -> Value {
     json!({
         "ID": id(step, args.no_trunc),
         "CreatedSince": when(&|then| human::ago(then, now_ns)),
-        "CreatedAt": when(&rfc3339),
+        "CreatedAt": when(&human::local),
         "CreatedBy": command,
         "Size": match args.human {
             true => human::size(step.size),
@@ -90,12 +90,6 @@ fn cut(text: &str) -> String {
     let mut cut: String = text.chars().take(COMMAND - 1).collect();
     cut.push('…');
     cut
-}
-
-/// Without a fraction: `2026-11-23T04:35:00Z`.
-fn rfc3339(time_ns: u64) -> String {
-    let whole = human::timestamp(time_ns);
-    format!("{}Z", whole.split('.').next().unwrap_or_default())
 }
 
 #[cfg(test)]
