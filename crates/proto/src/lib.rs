@@ -4,12 +4,13 @@
 //! [`supervisor`]: engine → `gourd-vm`, on a unix socket, by gRPC. Each begins with a version exchange (`Hello`).
 //! [`network`]: supervisors and engines → `gourd-net`, on a unix socket, and without gRPC.
 //! The crate holds no policy: messages, the versions, the ports, and how calls travel: [`ttrpc`], and [`connect`] for gRPC on a
-//! connection that exists already, once.
+//! connection that exists already, once; and [`unix`], how to connect to a socket by its file.
 
 pub mod connect;
 pub mod frames;
 pub mod network;
 pub mod ttrpc;
+pub mod unix;
 
 /// Supervisor → guest. See `proto/agent.proto`.
 #[allow(missing_docs, clippy::all, rust_2018_idioms)]

@@ -9,7 +9,7 @@
 //! whoever repairs it removes them after a crash. Who connects before the process runs waits in the backlog.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
@@ -19,9 +19,7 @@ use std::time::Duration;
 
 use proto::supervisor::Failure;
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::SocketAddrUnix;
 use rustix::process::Resource;
 use store::container::{HostSocket, SSH_AUTH_SOCK, Spec, Way, sockets};
 use tokio::io::AsyncWriteExt;
@@ -44,9 +42,6 @@ const DIALLING: usize = 16;
 
 /// Bytes of a copy's buffer, each way.
 const BUFFER: usize = 32 << 10;
-
-/// How long a server of the host may leave a connection in its full backlog.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The variable that says where the SSH agent is.
 const VARIABLE: &str = "SSH_AUTH_SOCK";
@@ -205,9 +200,7 @@ impl Drop for Sockets {
 /// A socket of the host's where nothing is.
 fn listen(path: &Path) -> Result<(StdListener, HostSocket), Failure> {
     let bind = || -> io::Result<OwnedFd> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let socket = proto::unix::socket()?;
         // The file gets the socket's mode: at no moment can anybody else connect (`unix_bind_bsd` in net/unix/af_unix.c).
         rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
         rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
@@ -362,31 +355,9 @@ impl Outward {
     }
 }
 
-/// A connection to a socket of the host's, whose path may be longer than an address has room for.
 async fn reach(path: &Path) -> io::Result<UnixStream> {
     let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    let connect = |socket: &OwnedFd, file: &OwnedFd| {
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        rustix::net::connect(socket, &SocketAddrUnix::new(path)?)
-    };
-    let socket = match connect(&socket, &file) {
-        Ok(()) => socket,
-        // Its backlog is full: nothing but a call that waits tells when it is not.
-        Err(Errno::AGAIN) => {
-            let waiting = tokio::task::spawn_blocking(move || -> io::Result<OwnedFd> {
-                rustix::io::ioctl_fionbio(&socket, false)?;
-                set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
-                connect(&socket, &file)?;
-                set_socket_timeout(&socket, Timeout::Send, None)?;
-                rustix::io::ioctl_fionbio(&socket, true)?;
-                Ok(socket)
-            });
-            waiting.await.map_err(io::Error::other)??
-        }
-        Err(errno) => return Err(errno.into()),
-    };
+    let socket = proto::unix::connect(file).await?;
     UnixStream::from_std(StdStream::from(socket))
 }
 

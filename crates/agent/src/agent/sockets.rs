@@ -9,17 +9,14 @@
 //! halves are passed on apart from each other.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use proto::agent::{BootRequest, ConnectRequest, Socket};
 use rustix::fs::OFlags;
-use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{SocketAddrUnix, SocketFlags};
 use rustix::process::Resource;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -43,9 +40,6 @@ const DIALLING: usize = 16;
 
 /// Bytes of a copy's buffer, each way.
 const BUFFER: usize = 16 << 10;
-
-/// How long a server of the container may leave a connection in its full backlog.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Open files of the agent.
 const FILES: u64 = 1 << 20;
@@ -89,7 +83,7 @@ fn listen(path: &PathBuf, socket: &Socket, root: &OwnedFd) -> Result<OwnedFd, Fa
     let identity = users::look_up(&socket.user, &load("/etc/passwd")?, &load("/etc/group")?)
         .map_err(|error| Failed::invalid("look up user", &socket.user, error))?;
     let address = SocketAddrUnix::new(path).step(step, &socket.path)?;
-    let listener = unix_socket().step(step, &socket.path)?;
+    let listener = proto::unix::socket().step(step, &socket.path)?;
     rustix::net::bind(&listener, &address).step(step, &socket.path)?;
     // Nobody is there who could be faster.
     let mode = std::fs::Permissions::from_mode(0o600);
@@ -98,11 +92,6 @@ fn listen(path: &PathBuf, socket: &Socket, root: &OwnedFd) -> Result<OwnedFd, Fa
         .step("change owner of", &socket.path)?;
     rustix::net::listen(&listener, BACKLOG).step(step, &socket.path)?;
     Ok(listener)
-}
-
-fn unix_socket() -> rustix::io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
 }
 
 impl Door {
@@ -195,7 +184,9 @@ pub(super) async fn connect<D: Dial>(
         .step(step, &request.path)?;
     let dialled = Dialling::begin(dial, &request.stream)?
         .ok_or_else(|| Failed::invalid(step, &request.path, "no stream to dial"))?;
-    let server = reach(found).await.step(step, &request.path)?;
+    let server = proto::unix::connect(found)
+        .await
+        .step(step, &request.path)?;
     rlimits::set(Resource::Nofile, FILES, FILES).step("set limit", "RLIMIT_NOFILE")?;
     let server = Stream::connected(server).await.step(step, &request.path)?;
     let host = dialled.finish().await?;
@@ -203,36 +194,11 @@ pub(super) async fn connect<D: Dial>(
     Ok(())
 }
 
-/// A connection to a socket's file. A server whose backlog is full is waited for by a thread: nothing but the call itself tells when
-/// there is room.
-async fn reach(file: OwnedFd) -> io::Result<OwnedFd> {
-    let connect = move |socket: &OwnedFd, file: &OwnedFd| {
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        rustix::net::connect(socket, &SocketAddrUnix::new(path)?)
-    };
-    let socket = unix_socket()?;
-    match connect(&socket, &file) {
-        Ok(()) => return Ok(socket),
-        Err(Errno::AGAIN) => {}
-        Err(errno) => return Err(errno.into()),
-    }
-    let waiting = tokio::task::spawn_blocking(move || {
-        let flags = rustix::fs::fcntl_getfl(&socket)?;
-        rustix::fs::fcntl_setfl(&socket, flags - OFlags::NONBLOCK)?;
-        set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
-        connect(&socket, &file)?;
-        set_socket_timeout(&socket, Timeout::Send, None)?;
-        rustix::fs::fcntl_setfl(&socket, flags)?;
-        Ok(socket)
-    });
-    waiting.await.map_err(io::Error::other)?
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Read;
-    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::os::unix::net::UnixStream;
     use std::sync::Mutex;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -305,25 +271,5 @@ mod tests {
         let _ = passed;
         assert_eq!(process.read(&mut [0; 1]).unwrap(), 0);
         assert_eq!(dialling.available_permits(), 1);
-    }
-
-    #[tokio::test]
-    async fn who_meets_a_full_backlog_waits_for_the_server() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.sock");
-        let server = UnixListener::bind(&path).unwrap();
-        // The shortest backlog: one waits, the next is told to come again.
-        rustix::net::listen(&server, 0).unwrap();
-        let file = || rustix::fs::open(&path, OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
-        let _first = reach(file()).await.unwrap();
-        let accept = tokio::task::spawn_blocking(move || {
-            [server.accept().unwrap().0, server.accept().unwrap().0]
-        });
-        let second = reach(file()).await.unwrap();
-        drop(accept.await.unwrap());
-        let flags = rustix::fs::fcntl_getfl(&second).unwrap();
-        assert!(flags.contains(OFlags::NONBLOCK));
-        let missing = rustix::fs::open(dir.path(), OFlags::PATH, rustix::fs::Mode::empty());
-        assert!(reach(missing.unwrap()).await.is_err(), "a folder");
     }
 }
