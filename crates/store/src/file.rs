@@ -210,6 +210,41 @@ pub fn remove_tree(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// The names of directories that are being removed begin with it.
+const CONDEMNED: &str = ".del-";
+
+/// Removes a directory whose lock the caller holds exclusively. First it gets another name: who is about to lock it would otherwise make
+/// its lock file once more, in a directory that is just being emptied.
+///
+/// # Errors
+/// The system call that failed. What is left then has a hidden name, for [`sweep_condemned`].
+pub fn remove_locked(dir: &Path) -> Result<(), Error> {
+    let mut name = std::ffi::OsString::from(CONDEMNED);
+    name.push(dir.file_name().unwrap_or_default());
+    let condemned = dir.with_file_name(name);
+    // What a crash left of the last one.
+    remove_tree(&condemned)?;
+    rename(dir, &condemned, Durability::Unsynced)?;
+    remove_tree(&condemned)
+}
+
+/// Removes what crashes left of directories in `dir` that were being removed; the bytes that it occupied.
+///
+/// # Errors
+/// The system call that failed.
+pub fn sweep_condemned(dir: &Path) -> Result<u64, Error> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(dir).map_err(Error::at("list", dir))? {
+        let path = entry.map_err(Error::at("list", dir))?.path();
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        if name.starts_with(CONDEMNED.as_bytes()) {
+            bytes += occupied_tree(&path)?;
+            remove_tree(&path)?;
+        }
+    }
+    Ok(bytes)
+}
+
 /// Removes a file; true when it was there.
 ///
 /// # Errors

@@ -115,6 +115,7 @@ pub fn collect(root: &Root, _exclusive: &Lock) -> Result<Collected, Error> {
             collected.bytes += remove_file(&path)?;
         }
     }
+    collected.bytes += file::sweep_condemned(&root.rootfs())?;
     for key in unused.rootfs {
         if let Some(bytes) = remove_rootfs(root, &key)? {
             collected.bytes += bytes;
@@ -197,7 +198,7 @@ fn remove_rootfs(root: &Root, key: &str) -> Result<Option<u64>, Error> {
     match Lock::try_acquire(&dir, Mode::Exclusive) {
         Ok(Some(_lock)) => {
             let bytes = file::occupied_tree(&dir)?;
-            file::remove_tree(&dir)?;
+            file::remove_locked(&dir)?;
             Ok(Some(bytes))
         }
         Ok(None) | Err(lock::Error::Gone(_)) => Ok(None),

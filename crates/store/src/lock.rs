@@ -236,16 +236,19 @@ mod tests {
     fn a_removed_directory_is_noticed_by_the_waiter() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c");
-        std::fs::create_dir(&path).unwrap();
-        let lock = Lock::acquire(&path, Mode::Exclusive).unwrap();
-        let waiter = {
-            let path = path.clone();
-            std::thread::spawn(move || Lock::acquire(&path, Mode::Exclusive))
-        };
-        // The waiter either opened the file before the removal or comes after it: gone both times.
-        std::fs::remove_dir_all(&path).unwrap();
-        drop(lock);
-        assert!(matches!(waiter.join().unwrap(), Err(Error::Gone(_))));
+        for _ in 0..50 {
+            std::fs::create_dir(&path).unwrap();
+            let lock = Lock::acquire(&path, Mode::Exclusive).unwrap();
+            let waiter = {
+                let path = path.clone();
+                std::thread::spawn(move || Lock::acquire(&path, Mode::Exclusive))
+            };
+            // The waiter either opened the file before the removal or comes after it: gone both times.
+            file::remove_locked(&path).unwrap();
+            drop(lock);
+            assert!(matches!(waiter.join().unwrap(), Err(Error::Gone(_))));
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        }
     }
 
     #[test]

@@ -392,13 +392,8 @@ impl Network {
         let Some(_lock) = self.try_lock()? else {
             return Err(Error::InUse(self.spec.name));
         };
-        // First what makes it one, then the rest; the lock last.
-        file::remove(&self.dir.join("network.json"))?;
-        for name in ["sock", "net.log", LOCK] {
-            file::remove(&self.dir.join(name))?;
-        }
-        file::remove_tree(&self.dir)?;
-        Ok(())
+        file::sweep_condemned(&networks)?;
+        Ok(file::remove_locked(&self.dir)?)
     }
 }
 

@@ -210,6 +210,15 @@ fn a_layer_has_no_way_to_hold_a_whiteouts_name() {
     assert!(failed.contains(".wh.x"), "{failed}");
 }
 
+/// Unmounts when it is dropped, so that what it is in can be removed.
+struct Mounted<'a>(&'a Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
 /// Oracle: the kernel's own overlay.
 #[test]
 fn replaced_and_renamed_directories() {
@@ -257,6 +266,7 @@ fn replaced_and_renamed_directories() {
         &*options,
     )
     .unwrap();
+    let _mounted = Mounted(&merged);
 
     let at = |name: &str| merged.join(name);
     fs::remove_dir_all(at("replaced")).unwrap();
