@@ -36,7 +36,7 @@ use crate::guest::Guest;
 use crate::networks::Networks;
 use crate::sockets::Sockets;
 use crate::supervision::Supervision;
-use crate::{bill, drivers, failure, health, process};
+use crate::{bill, clock, drivers, failure, health, process};
 
 /// The agent's name for the container's first process.
 pub const MAIN: &str = "main";
@@ -360,6 +360,7 @@ impl Life<'_> {
         *shared.stdin.lock().await = running.stdin;
         self.tell_started().await;
         let _relays = sockets.begin(&guest, &shared.streams)?;
+        let _clock = clock::begin(&guest);
         let _health = health::begin(&self.supervision, shared, &guest);
         let (reply, (), ()) = tokio::join!(
             guest.wait(MAIN),

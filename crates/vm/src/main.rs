@@ -7,6 +7,7 @@
 mod args;
 mod bill;
 mod capabilities;
+mod clock;
 mod console;
 mod drivers;
 mod failure;

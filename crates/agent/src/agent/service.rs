@@ -10,9 +10,9 @@ use proto::agent::{
     StartReply, StartRequest, StopReply, StopRequest, WaitReply, WaitRequest,
 };
 use proto::agent::{
-    NetworksReply, NetworksRequest, PauseReply, PauseRequest, ReadRequest, StatPathReply,
-    StatPathRequest, StatsReply, StatsRequest, TopReply, TopRequest, TransferReply, UpdateReply,
-    UpdateRequest, WriteRequest,
+    NetworksReply, NetworksRequest, PauseReply, PauseRequest, ReadRequest, SetClockReply,
+    SetClockRequest, StatPathReply, StatPathRequest, StatsReply, StatsRequest, TopReply,
+    TopRequest, TransferReply, UpdateReply, UpdateRequest, WriteRequest,
 };
 use proto::ttrpc::{Code, Status};
 use tokio::sync::Notify;
@@ -26,7 +26,7 @@ use super::stream::Dial;
 use super::transfer::{self, Work};
 use super::{control, mounts, sockets, stats, top};
 use crate::clock;
-use crate::failure::Failed;
+use crate::failure::{Failed, Step};
 use crate::transfer::Outcome;
 
 /// The service.
@@ -231,6 +231,12 @@ impl<D: Dial> Agent for Service<D> {
     async fn pause(&self, request: PauseRequest) -> Result<PauseReply, Status> {
         let (_, failure) = failure(control::pause(&self.state, &request).await);
         Ok(PauseReply { failure })
+    }
+
+    async fn set_clock(&self, request: SetClockRequest) -> Result<SetClockReply, Status> {
+        let set = clock::follow(request.wall_clock_ns).step("set", "the wall clock");
+        let (_, failure) = failure(set);
+        Ok(SetClockReply { failure })
     }
 
     async fn stats(&self, request: StatsRequest) -> Result<StatsReply, Status> {

@@ -221,7 +221,7 @@ impl Agent for Greeter {
         boot: BootRequest -> BootReply, start: StartRequest -> StartReply, wait: WaitRequest -> WaitReply,
         signal: SignalRequest -> SignalReply, stop: StopRequest -> StopReply, resize: ResizeRequest -> ResizeReply,
         pause: PauseRequest -> PauseReply, stats: StatsRequest -> StatsReply, top: TopRequest -> TopReply,
-        update: UpdateRequest -> UpdateReply, networks: NetworksRequest -> NetworksReply,
+        set_clock: SetClockRequest -> SetClockReply, update: UpdateRequest -> UpdateReply, networks: NetworksRequest -> NetworksReply,
         stat_path: StatPathRequest -> StatPathReply,
         read: ReadRequest -> TransferReply, write: WriteRequest -> TransferReply,
         connect: ConnectRequest -> ConnectReply, shutdown: ShutdownRequest -> ShutdownReply,

@@ -3,8 +3,8 @@
 use proto::agent::read_request::What;
 use proto::agent::{
     AgentClient, ConnectRequest, NetworksRequest, PathStat, PauseRequest, ReadRequest,
-    StatPathRequest, StatsReply, StatsRequest, TopReply, TopRequest, TransferReply, UpdateRequest,
-    WriteRequest,
+    SetClockRequest, StatPathRequest, StatsReply, StatsRequest, TopReply, TopRequest,
+    TransferReply, UpdateRequest, WriteRequest,
 };
 use proto::supervisor::Failure;
 
@@ -28,6 +28,14 @@ impl Guest {
         };
         let reply = self.client.pause(request).await;
         let reply = reply.map_err(|status| call_failed(step, &status))?;
+        refuse(reply.failure)
+    }
+
+    /// The guest's wall clock is to be the host's, in nanoseconds since 1970.
+    pub async fn set_clock(&self, wall_clock_ns: u64) -> Result<(), Failure> {
+        let request = SetClockRequest { wall_clock_ns };
+        let reply = self.client.set_clock(request).await;
+        let reply = reply.map_err(|status| call_failed("set the guest's clock", &status))?;
         refuse(reply.failure)
     }
 
