@@ -17,6 +17,7 @@ mod repair;
 mod rewrite;
 pub mod sockets;
 mod spec;
+mod state;
 mod upper;
 
 use std::path::{Path, PathBuf};
@@ -25,11 +26,11 @@ pub use create::{create, create_hidden};
 pub use find::{check_name, discard, ids, is_id, list, resolve};
 pub use repair::{LOST_EXIT_CODE, Repaired};
 pub use spec::{
-    Attach, Attached, BindMount, Endpoint, Health, HealthCheck, HealthResult, HealthStatus,
-    HostSocket, Image, Journal, LogLimits, Port, Process, Protocol, ProxyProtocol, Resolution,
-    Restart, RestartPolicy, RootfsMode, SCHEMA, SSH_AUTH_SOCK, Socket, Spec, State, Status, Tmpfs,
-    Ulimit, Vm, VolumeMount, Way,
+    Attach, BindMount, Endpoint, HealthCheck, Image, Journal, LogLimits, Port, Process, Protocol,
+    ProxyProtocol, Resolution, Restart, RestartPolicy, RootfsMode, SCHEMA, SSH_AUTH_SOCK, Socket,
+    Spec, Tmpfs, Ulimit, Vm, VolumeMount, Way,
 };
+pub use state::{Attached, Health, HealthResult, HealthStatus, HostSocket, State, Status};
 
 use crate::file::{self, Durability};
 use crate::lock::{self, Lock, Mode};

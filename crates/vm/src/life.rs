@@ -12,6 +12,7 @@
 //! one owner: whoever wants it waits for the milestone. What comes after it is [`crate::supervision`]'s: leases and the last
 //! message, or the next run.
 
+mod end;
 mod shared;
 
 use std::os::fd::OwnedFd;
@@ -21,7 +22,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use hypervisor::{Driver, StartOptions, Started, Vm, VmConfig};
-use proto::agent::WaitReply;
 use proto::supervisor::{Exited, Failure, failure::Kind, output};
 use store::container::Container;
 use store::fault;
@@ -29,7 +29,10 @@ use store::locate::Programs;
 use store::logs::Stream;
 use tokio::net::UnixStream;
 
+pub use end::{Outcome, last_message};
 pub use shared::Shared;
+
+use end::{Lasting, ended, never_ran};
 
 use crate::bill::Seats;
 use crate::guest::Guest;
@@ -45,12 +48,6 @@ pub const MAIN: &str = "main";
 /// in between takes this long.
 const ATTACH: Duration = Duration::from_secs(20);
 
-/// How long a guest may take to unmount and power off before the plug is pulled. The file systems survive that; it is not clean.
-const POWER_OFF: Duration = Duration::from_secs(30);
-
-/// How long a VM whose agent is lost may take to die by itself (a panic's reset is on its way) before it is killed.
-const LAST_WORDS: Duration = Duration::from_secs(3);
-
 /// What one run of a container has.
 pub struct Life<'a> {
     /// The container's folder.
@@ -63,45 +60,6 @@ pub struct Life<'a> {
     pub shared: Arc<Shared>,
     /// What outlives it.
     pub supervision: Arc<Supervision>,
-}
-
-/// How a run went.
-pub struct Outcome {
-    /// For clients.
-    pub exit: Exited,
-    /// The process ran.
-    pub ran: bool,
-    /// How long to wait before the next run, if there is one.
-    pub again: Option<Duration>,
-}
-
-impl Outcome {
-    /// The VM ended and took the process with it.
-    pub fn lost(&self) -> bool {
-        let failure = self.exit.failure.as_ref();
-        failure.is_some_and(|failure| failure.kind() == Kind::VmLost)
-    }
-}
-
-/// Whether anything that a guest may still write is there after its VM.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Lasting {
-    Nothing,
-    Something,
-}
-
-impl Lasting {
-    fn of(config: &VmConfig) -> Lasting {
-        let disks = config.disks.iter();
-        let mut disks = disks.filter(|disk| !disk.read_only && !disk.volatile);
-        let folders = config.shares.iter().flat_map(|share| &share.folders);
-        let mut folders = folders.filter(|folder| !folder.read_only);
-        if disks.next().is_none() && folders.next().is_none() {
-            Lasting::Nothing
-        } else {
-            Lasting::Something
-        }
-    }
 }
 
 impl Life<'_> {
@@ -419,97 +377,6 @@ impl Life<'_> {
         let size = size.unwrap_or_else(PoisonError::into_inner);
         size.map(bill::terminal_size)
     }
-
-    /// The conversation broke off: the VM is dead, dying, or no longer answers. Its own words say more than a broken connection.
-    async fn lost(&self, vm: &dyn Vm, failure: Failure) -> Outcome {
-        // Nobody is to call it any more.
-        self.shared.guest.send_replace(None);
-        let exit = match tokio::time::timeout(LAST_WORDS, vm.wait()).await {
-            Ok(exit) => {
-                let mut failure = failure.clone();
-                if failure.kind() == Kind::VmLost {
-                    failure.message = self.epitaph(&exit);
-                }
-                failure
-            }
-            Err(_) => {
-                vm.stop(Duration::ZERO).await;
-                failure
-            }
-        };
-        let ran = matches!(*self.shared.started.borrow(), Some(Ok(())));
-        Outcome {
-            exit: Exited {
-                exit_code: failure::exit_code(&exit),
-                failure: Some(exit),
-                ..Exited::default()
-            },
-            ran,
-            again: None,
-        }
-    }
-
-    /// How the VM ended, and what its kernel said last.
-    fn epitaph(&self, exit: &hypervisor::VmExit) -> String {
-        // A kernel that panics resets the machine, an init that gives up powers it off, and both say why; a monitor's death
-        // has nothing to do with what the guest said.
-        use hypervisor::ExitReason::{PoweredOff, Reset};
-        if !matches!(exit.reason, PoweredOff | Reset) {
-            return exit.to_string();
-        }
-        match crate::console::last_words(&self.container.console_log()) {
-            Some(words) => format!("{exit}; the guest's console ends with: {words}"),
-            None => exit.to_string(),
-        }
-    }
-
-    /// Has everything unmounted, then pulls the plug: the guest's flushes were answered by then, so that its own way to power
-    /// off would be waited for and bring nothing. A guest that can't unmount cleanly gets the time to power off by itself.
-    ///
-    /// A VM whose writes all go with it has nothing to unmount for: unless an exec's last words are on their way, the plug is
-    /// pulled at once.
-    async fn power_off(&self, vm: &dyn Vm, lasting: Lasting) {
-        if lasting == Lasting::Nothing
-            && let Ok(_no_execs) = self.shared.execs.try_write()
-        {
-            vm.stop(Duration::ZERO).await;
-            fault::point("vm.monitor-gone");
-            return;
-        }
-        let guest = self.shared.guest.borrow().clone();
-        if let Some(guest) = guest {
-            fault::point("vm.guest-unmount");
-            let farewell = async {
-                match guest.shutdown().await {
-                    Ok(()) => {
-                        fault::point("vm.guest-unmounted");
-                        self.shared.timeline.mark("guest unmounted");
-                        // Their processes are dead, but what these wrote last may still be between the guest and a client.
-                        let drained = self.shared.execs.write();
-                        let _ = tokio::time::timeout(LAST_WORDS, drained).await;
-                    }
-                    Err(failure) => {
-                        let words = failure::describe(&failure);
-                        tracing::warn!(failure = %words, "the guest did not shut down cleanly");
-                        vm.wait().await;
-                    }
-                }
-            };
-            if tokio::time::timeout(POWER_OFF, farewell).await.is_err() {
-                tracing::warn!("the guest did not power off in time");
-            }
-        }
-        vm.stop(Duration::ZERO).await;
-        fault::point("vm.monitor-gone");
-    }
-}
-
-/// How clients are told: a process that never ran has failed, one that was lost with its VM has exited.
-pub fn last_message(exited: Exited) -> output::Output {
-    match &exited.failure {
-        Some(failure) if failure.kind() != Kind::VmLost => output::Output::Failed(failure.clone()),
-        _ => output::Output::Exited(exited),
-    }
 }
 
 /// The guest is well, but the container's process can't run in it.
@@ -522,29 +389,4 @@ fn give_up(failure: Failure) -> Result<Outcome, Failure> {
 
 fn no_listeners() -> Failure {
     failure::own("start the VM", "", "it came without listeners")
-}
-
-fn never_ran(failure: Failure) -> Outcome {
-    Outcome {
-        exit: Exited {
-            exit_code: failure::exit_code(&failure),
-            failure: Some(failure),
-            ..Exited::default()
-        },
-        ran: false,
-        again: None,
-    }
-}
-
-fn ended(reply: &WaitReply) -> Outcome {
-    Outcome {
-        exit: Exited {
-            // One byte, whatever the guest says.
-            exit_code: reply.exit_code & 0xff,
-            oom_killed: reply.oom_killed,
-            ..Exited::default()
-        },
-        ran: true,
-        again: None,
-    }
 }

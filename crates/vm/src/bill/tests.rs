@@ -1,5 +1,7 @@
 use super::*;
-use store::container::{Process as Main, Tmpfs, Vm};
+use proto::agent::Process;
+use proto::network::Joined;
+use store::container::{Journal, Process as Main, Tmpfs, Ulimit, Vm, VolumeMount};
 
 fn spec(process: Main) -> Spec {
     Spec {
