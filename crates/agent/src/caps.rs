@@ -3,53 +3,9 @@
 //! As Docker since 20.10.14: the set is bounding, permitted and effective; nothing is inheritable or ambient, so that a
 //! user other than root has none after `execve` but what a file's capabilities give.
 
+use proto::CAPABILITIES;
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
-
-/// Names in the order of their numbers (`linux/capability.h`).
-const NAMES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
 
 /// The set of `names` (with or without `CAP_`, in any case; `ALL` is every one), or the first name that is none.
 pub(crate) fn parse<S: AsRef<str>>(names: &[S]) -> Result<CapabilitySet, &str> {
@@ -60,7 +16,7 @@ pub(crate) fn parse<S: AsRef<str>>(names: &[S]) -> Result<CapabilitySet, &str> {
         if short == "ALL" {
             set |= every();
         } else {
-            let number = NAMES.iter().position(|known| *known == short);
+            let number = CAPABILITIES.iter().position(|known| *known == short);
             set |= bit(number.ok_or(name.as_ref())?);
         }
     }
@@ -69,7 +25,7 @@ pub(crate) fn parse<S: AsRef<str>>(names: &[S]) -> Result<CapabilitySet, &str> {
 
 /// Every one that this program knows; more than this kernel has does no harm.
 pub(crate) fn every() -> CapabilitySet {
-    (0..NAMES.len()).fold(CapabilitySet::empty(), |set, number| set | bit(number))
+    (0..CAPABILITIES.len()).fold(CapabilitySet::empty(), |set, number| set | bit(number))
 }
 
 fn bit(number: usize) -> CapabilitySet {

@@ -34,7 +34,7 @@ use vhost::vhost_user::{BackendReqHandler, Error as ProtocolError};
 
 use crate::confine::Level;
 use crate::control::{self, Control, ControlError, Msg};
-use crate::vsock::{Counters, Device, Event, Memory, Progress, QUEUE_SIZE, Queues};
+use crate::vsock::{self, Counters, Device, Memory, Progress, QUEUE_SIZE, Queues};
 use backend::{Backend, Served};
 use ring::Ring;
 
@@ -240,42 +240,9 @@ impl Service {
 
     /// Tells the supervisor what happened. False: it is gone.
     fn tell(&mut self) -> Result<bool, ServeError> {
-        let mut backend = lock(&self.backend);
-        let muxer = &mut backend.device.muxer;
-        while let Some(event) = muxer.pop_event() {
-            let (msg, fd) = match &event {
-                Event::Dialled {
-                    port,
-                    guest_port,
-                    fd,
-                } => {
-                    let (port, guest_port) = (*port, *guest_port);
-                    (Msg::Dialled { port, guest_port }, Some(fd.as_fd()))
-                }
-                Event::Connected { id, errno } => {
-                    let (id, errno) = (*id, *errno as u32);
-                    (Msg::Connected { id, errno }, None)
-                }
-            };
-            match self.control.send(msg, fd) {
-                Ok(()) => {}
-                Err(ControlError::WouldBlock) => {
-                    // There will be an edge when the supervisor has read some.
-                    muxer.unpop_event(event);
-                    return Ok(true);
-                }
-                Err(ControlError::Closed) => return Ok(false),
-                // Too many descriptors under way: the connection is dropped, and the guest sees it end.
-                Err(ControlError::Io(error)) if event_is_dial(&event) => drop(error),
-                Err(error) => return Err(ServeError::Control(error)),
-            }
-        }
-        Ok(true)
+        let muxer = &mut lock(&self.backend).device.muxer;
+        vsock::tell(muxer, &self.control).map_err(ServeError::Control)
     }
-}
-
-fn event_is_dial(event: &Event) -> bool {
-    matches!(event, Event::Dialled { .. })
 }
 
 /// Does what one message of a front-end asks. False: it is gone.

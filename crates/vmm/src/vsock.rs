@@ -28,6 +28,7 @@ mod device;
 mod muxer;
 mod packet;
 mod stream;
+mod tell;
 
 #[cfg(test)]
 mod driver;
@@ -37,6 +38,7 @@ mod tests;
 pub use device::{CONFIG_LEN, Device, Progress, QUEUE_SIZE, Queues};
 pub use muxer::{Counters, Event, Muxer};
 pub use packet::{HEADER_LEN, HOST_CID, Header, Op};
+pub use tell::tell;
 
 /// Guest memory as this crate maps it.
 pub type Memory = vm_memory::GuestMemoryMmap<()>;

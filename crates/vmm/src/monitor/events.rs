@@ -14,7 +14,7 @@ use crate::confine::Level;
 use crate::control::{self, Control, ControlError, HowEnded, Msg};
 use crate::virtio::Device;
 use crate::virtio::mmio::{Registers, Slot};
-use crate::vsock::{Event, Memory};
+use crate::vsock::{self, Memory};
 
 const CONTROL: u64 = 1;
 const END: u64 = 2;
@@ -334,35 +334,7 @@ impl Events {
             return Ok(true);
         };
         let muxer = &mut slot.lock().device.device.muxer;
-        while let Some(event) = muxer.pop_event() {
-            let (msg, fd) = match &event {
-                Event::Dialled {
-                    port,
-                    guest_port,
-                    fd,
-                } => {
-                    let (port, guest_port) = (*port, *guest_port);
-                    (Msg::Dialled { port, guest_port }, Some(fd.as_fd()))
-                }
-                Event::Connected { id, errno } => {
-                    let (id, errno) = (*id, *errno as u32);
-                    (Msg::Connected { id, errno }, None)
-                }
-            };
-            match self.control.send(msg, fd) {
-                Ok(()) => {}
-                Err(ControlError::WouldBlock) => {
-                    // There will be an edge when the supervisor has read some.
-                    muxer.unpop_event(event);
-                    return Ok(true);
-                }
-                Err(ControlError::Closed) => return Ok(false),
-                // Too many descriptors under way: the connection is dropped, and the guest sees it end.
-                Err(ControlError::Io(_)) if matches!(event, Event::Dialled { .. }) => {}
-                Err(error) => return Err(MonitorError::Control(error)),
-            }
-        }
-        Ok(true)
+        vsock::tell(muxer, &self.control).map_err(MonitorError::Control)
     }
 
     /// Sends an answer. False: nobody is left to hear it.
