@@ -14,10 +14,12 @@ use proto::agent::{
 };
 use proto::supervisor::Failure;
 use proto::ttrpc::{Client, Code, Status};
+use tokio::time::Instant;
 
 use crate::failure;
 
-/// The longest that a guest may take to its first call. Not on anybody's way: a guest that dies earlier is noticed at once.
+/// The longest that a guest may take to its first call and to say who it is. Not on anybody's way: a guest that dies earlier is noticed at
+/// once.
 const HANDSHAKE: Duration = Duration::from_secs(180);
 
 /// Messages of the agent are small; a larger one is an attack or a mistake.
@@ -39,7 +41,8 @@ impl Guest {
         mut listener: Listener,
         container: &str,
     ) -> Result<(Guest, HelloReply), Failure> {
-        let arrival = tokio::time::timeout(HANDSHAKE, listener.accept()).await;
+        let deadline = Instant::now() + HANDSHAKE;
+        let arrival = tokio::time::timeout_at(deadline, listener.accept()).await;
         let (connection, port) = arrival
             .map_err(|_| {
                 failure::own(
@@ -62,14 +65,7 @@ impl Guest {
             client: AgentClient(Client::new(connection, MESSAGE_LIMIT)),
             container: container.to_owned(),
         };
-        let reply = guest
-            .client
-            .hello(HelloRequest {
-                protocol: proto::AGENT_PROTOCOL,
-                vm: container.to_owned(),
-            })
-            .await
-            .map_err(|status| call_failed("greet the agent", &status))?;
+        let reply = guest.greet(deadline).await?;
         if reply.protocol != proto::AGENT_PROTOCOL {
             return Err(failure::own(
                 "greet the agent",
@@ -78,6 +74,23 @@ impl Guest {
             ));
         }
         Ok((guest, reply))
+    }
+
+    /// Asks the agent who it is.
+    async fn greet(&self, deadline: Instant) -> Result<HelloReply, Failure> {
+        let request = HelloRequest {
+            protocol: proto::AGENT_PROTOCOL,
+            vm: self.container.clone(),
+        };
+        let reply = tokio::time::timeout_at(deadline, self.client.hello(request)).await;
+        let reply = reply.map_err(|_| {
+            failure::own(
+                "greet the agent",
+                "the guest",
+                "it dialled and did not say in time who it is",
+            )
+        })?;
+        reply.map_err(|status| call_failed("greet the agent", &status))
     }
 
     /// Root file system, mounts, names, limits.
@@ -170,5 +183,22 @@ fn call_failed(step: &str, status: &Status) -> Failure {
             failure::lost(format!("the agent's connection ended ({step}: {status})"))
         }
         _ => failure::own(step, "the agent", status.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the guest of `testkit::attack` does, should it halt.
+    #[tokio::test]
+    async fn an_agent_that_dials_and_says_nothing_is_not_waited_for() {
+        let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
+        let guest = Guest {
+            client: AgentClient(Client::new(ours, MESSAGE_LIMIT)),
+            container: "it".into(),
+        };
+        let failure = guest.greet(Instant::now()).await.unwrap_err();
+        assert!(failure.message.contains("dialled"), "{failure:?}");
     }
 }

@@ -25,7 +25,7 @@ mod unpack;
 mod vm;
 
 /// All that there are.
-const NAMES: &str = "start, start-kvm, create, boots-kvm, block-kvm, idle, idle-kvm, monitor, net, net-start, shares, unpack, volume, qcow2";
+const NAMES: &str = "start, start-kvm, create, boots-kvm, block-kvm, idle, idle-kvm, monitor, net, net-start, net-start-kvm, shares, unpack, volume, qcow2";
 
 /// Pairs that are measured, after one that is thrown away. `GOURD_BENCH_PAIRS` overrides it.
 const PAIRS: usize = 10;
@@ -65,7 +65,8 @@ pub fn run(name: &str, cache: &Path) -> Result<()> {
         "volume" => disks::volume(pairs)?,
         "qcow2" => disks::qcow2(pairs)?,
         "monitor" => monitor::measure(cache, pairs)?,
-        "net-start" => network_start::measure(cache, pairs.max(1))?,
+        "net-start" => network_start::on_qemu(cache, pairs.max(1))?,
+        "net-start-kvm" => network_start::on_kvm(cache, count(20).max(1))?,
         "net" => net::measure(cache, count(3))?,
         "shares" => shares::measure(cache, count(5))?,
         "boots-kvm" => boots::on_kvm(cache, count(boots::COUNT))?,

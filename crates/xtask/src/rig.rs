@@ -8,6 +8,7 @@
 //! It proves AMD's way only: Intel's is untested.
 
 mod guest;
+mod pulse;
 mod streams;
 
 use std::ffi::OsString;
@@ -121,8 +122,12 @@ fn start(cache: &Path, options: &Options) -> Result<u8> {
     let (status, their_status) = UnixStream::pair().context("socketpair")?;
     let (console, their_console) = UnixStream::pair().context("socketpair")?;
     let console = Console::collect(console);
+    let (pulse, their_pulse) = UnixStream::pair().context("socketpair")?;
     let (streams, theirs) = Streams::connect(terminal)?;
-    let mut ports = vec![("status", their_status.as_fd())];
+    let mut ports = vec![
+        ("status", their_status.as_fd()),
+        ("pulse", their_pulse.as_fd()),
+    ];
     ports.extend(theirs.iter().map(|(name, socket)| (*name, socket.as_fd())));
     let mut command = Command::new(&qemu);
     command
@@ -142,10 +147,11 @@ fn start(cache: &Path, options: &Options) -> Result<u8> {
     let mut child = command
         .spawn()
         .with_context(|| format!("start {}", qemu.display()))?;
-    drop((their_status, their_console, theirs));
+    drop((their_status, their_console, their_pulse, theirs));
 
     let raw = terminal.then(streams::raw_mode).transpose()?;
     let moving = streams.start();
+    pulse::start(pulse);
     let ended = wait(&status, options.timeout);
     if !matches!(ended, Ended::Code(_)) {
         // A guest that says nothing any more has nothing to lose.

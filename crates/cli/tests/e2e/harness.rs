@@ -5,6 +5,7 @@ mod namespaces;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -251,6 +252,8 @@ impl Drop for Home {
     fn drop(&mut self) {
         // Points must not strike any more.
         self.environment.clear();
+        // The logs go with the containers.
+        let diagnosis = std::thread::panicking().then(|| self.diagnosis());
         let ids = self.gourd(&["ps", "-aq", "--no-trunc"]).text();
         for id in ids.lines() {
             self.gourd(&["rm", "-f", id]);
@@ -266,14 +269,13 @@ impl Drop for Home {
                 let _ = Command::new("kill").args(["-9", pid]).status();
             }
         }
-        if !std::thread::panicking() {
-            assert_eq!(
+        match diagnosis {
+            None => assert_eq!(
                 left,
                 Vec::<String>::new(),
                 "processes outlived their containers"
-            );
-        } else {
-            eprintln!("{}", self.diagnosis());
+            ),
+            Some(diagnosis) => eprintln!("{diagnosis}"),
         }
         if let Some(mut holder) = self.holder.take() {
             let _ = holder.kill();
@@ -410,7 +412,7 @@ pub fn finish(mut child: Child, stdin: &[u8]) -> Out {
         });
         scope.spawn(move || {
             if is_done.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-                eprintln!("a command hangs: killing {pid}");
+                eprintln!("a command hangs: killing {pid}\n{}", standing(pid));
                 kill(pid, "-9");
             }
         });
@@ -423,6 +425,36 @@ pub fn finish(mut child: Child, stdin: &[u8]) -> Out {
         drop(done);
         out
     })
+}
+
+/// Where the threads of a command and of all that has to do with its root stand: name, state, what they wait for in the kernel.
+fn standing(pid: u32) -> String {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let mut entries = environment.split(|byte| *byte == 0);
+    let root = entries.find_map(|entry| entry.strip_prefix(b"GOURD_ROOT="));
+    let root = PathBuf::from(OsStr::from_bytes(root.unwrap_or_default()));
+    let mut text = String::new();
+    for process in all_processes() {
+        if process.pid != pid && !process.belongs_to(&root) {
+            continue;
+        }
+        let tasks = PathBuf::from(format!("/proc/{}/task", process.pid));
+        for task in names(&tasks) {
+            let read = |name: &str| fs::read_to_string(tasks.join(&task).join(name));
+            let read = |name: &str| read(name).unwrap_or_default().trim().to_owned();
+            let stat = read("stat");
+            let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+            text.push_str(&format!(
+                "  {} {task} {}: {:.1} in {} ({})\n",
+                process.pid,
+                read("comm"),
+                state,
+                read("wchan"),
+                read("syscall"),
+            ));
+        }
+    }
+    text
 }
 
 /// A tool that a test needs; the suite's set-up installs all of them.

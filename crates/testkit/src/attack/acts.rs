@@ -53,14 +53,15 @@ pub fn list(bus: Bus) -> Vec<Op> {
         if bus == Bus::Pci {
             place(&mut list, slot, device.registers);
         }
-        device.be_attacked(&mut list);
-        say(&mut list, ".");
+        device.be_attacked(&mut list, slot);
     }
     if bus == Bus::Mmio {
+        say(&mut list, "wild accesses\r\n");
         wild_accesses(&mut list);
     }
+    say(&mut list, "random stores\r\n");
     random(&mut list, bus);
-    say(&mut list, &format!("\r\n{DONE}\r\n"));
+    say(&mut list, &format!("{DONE}\r\n"));
     // The keyboard controller's reset, then the chipset's: one of them is there.
     list.extend([Op::Out8(0x64, 0xfe), Op::Out8(0xcf9, 6), Op::End]);
     list
@@ -220,12 +221,19 @@ impl Device {
         self.attack(list, &chained(pieces), &[0], 1);
     }
 
-    fn be_attacked(self, list: &mut Vec<Op>) {
+    /// Each act is announced: should the guest stand still, the console's log says where.
+    fn be_attacked(self, list: &mut Vec<Op>, slot: u32) {
         let data = u64::from(self.piece + DATA);
+        let act = |list: &mut Vec<Op>, name: &str| say(list, &format!("slot {slot}: {name}\r\n"));
+        act(list, "buffers");
         self.wild_buffers(list, data);
+        act(list, "chains");
         self.wild_chains(list, data);
+        act(list, "tables");
         self.wild_tables(list, data);
+        act(list, "set-up");
         self.wild_set_up(list);
+        act(list, "messages");
         for (number, bytes) in messages().iter().enumerate() {
             if number % 10 == 0 {
                 self.start(list);

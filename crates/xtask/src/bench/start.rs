@@ -33,7 +33,7 @@ const MANY: usize = 500;
 const AT_ONCE: usize = 4;
 
 /// What a VM has when it is held against another monitor's.
-const SMALL: [&str; 4] = ["--cpus", "1", "-m", "256m"];
+pub(super) const SMALL: [&str; 4] = ["--cpus", "1", "-m", "256m"];
 
 /// A `GOURD_ROOT` of the bench's own, with one kernel and one image.
 pub(super) struct Home {

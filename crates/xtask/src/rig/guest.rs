@@ -13,7 +13,8 @@ pub fn port_number(name: &str) -> u32 {
         "status" => 1,
         "stdin" => 2,
         "stdout" => 3,
-        _ => 4,
+        "stderr" => 4,
+        _ => 5,
     }
 }
 
@@ -62,6 +63,8 @@ port() {
 }
 port 1
 exec 5>"$port"
+port 5
+cat <"$port" >dev/null 5>&- &
 "#;
 
 /// Pipes, not the ports themselves: a port can be opened once only, and `/dev/stderr` opens again.
