@@ -190,7 +190,7 @@ fn call_failed(step: &str, status: &Status) -> Failure {
 mod tests {
     use super::*;
 
-    /// As the guest of `testkit::attack` does, should it halt.
+    /// As the guest of `testkit::attack` would, should it halt.
     #[tokio::test]
     async fn an_agent_that_dials_and_says_nothing_is_not_waited_for() {
         let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();

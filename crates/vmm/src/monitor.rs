@@ -500,7 +500,7 @@ fn make_vcpus(
     let supported = kvm
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(system("KVM_GET_SUPPORTED_CPUID"))?;
-    let deadline = !crate::host::is_translated() || option_env!("TMP_DEADLINE").is_some();
+    let deadline = !crate::host::is_translated();
     let mut vcpus = Vec::new();
     for index in 0..machine.vcpus {
         let vcpu = vm
