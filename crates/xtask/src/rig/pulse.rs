@@ -3,7 +3,8 @@
 //! QEMU 7.2 loses interrupts of a processor that starts a guest with an interrupt of its own waiting (`V_IRQ`): `helper_vmrun` sets a bit of
 //! `interrupt_request` without the lock under which the main loop sets others, and what came in between is gone. The local APIC knows of
 //! the interrupt still, and the processor looks there when the next one comes. If the lost one was the timer's, which Linux sets for one
-//! shot at a time, and everybody waits for it, there is no next one: the machine stands still for ever with an idle processor.
+//! shot at a time, and everybody waits for it, there is no next one: the machine stands still for ever with an idle processor
+//! (`docs/design/0007`).
 
 use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;
