@@ -145,7 +145,9 @@ impl Assembly<'_> {
             segment: Segment::new(Lane::new(queue, number)),
         };
         let layer = &self.layers[number];
-        let value = stream::read(self.root, layer, number, &self.watch, |tar| {
+        let threads = self.options.threads.max(1);
+        let cores = threads / threads.min(self.layers.len());
+        let value = stream::read(self.root, layer, (number, cores), &self.watch, |tar| {
             read(tar, &mut sink)
         })?;
         let failed = |source| Error::Write {
