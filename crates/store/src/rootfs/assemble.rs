@@ -62,6 +62,8 @@ pub(super) fn write(
                 .max_unpacked
                 .unwrap_or_else(|| super::max_unpacked(layers)),
             super::packed(layers),
+            options.threads,
+            options.threads.min(layers.len()),
         ),
         next: AtomicUsize::new(1),
     };
@@ -145,9 +147,7 @@ impl Assembly<'_> {
             segment: Segment::new(Lane::new(queue, number)),
         };
         let layer = &self.layers[number];
-        let threads = self.options.threads.max(1);
-        let cores = threads / threads.min(self.layers.len());
-        let value = stream::read(self.root, layer, (number, cores), &self.watch, |tar| {
+        let value = stream::read(self.root, layer, number, &self.watch, |tar| {
             read(tar, &mut sink)
         })?;
         let failed = |source| Error::Write {

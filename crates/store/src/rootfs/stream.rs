@@ -8,7 +8,7 @@
 //!
 //! Where there is a core for each of the three, a layer takes as long as the slowest, which is decompression. Where there are two, a third
 //! thread would only take turns with the others: who waits for the other one hashes meanwhile, so that both have always something to do.
-//! There are up to [`BUFFERS`] buffers for each layer; decompression waits when all of them are full.
+//! The layers that are read at once have [`BUFFERS`] buffers; decompression waits when all of its own are full.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -24,9 +24,12 @@ use crate::{Root, content};
 /// Bytes of a buffer.
 const CHUNK: usize = 256 << 10;
 
-/// Buffers that a layer may have. Each is made when it is needed: the others lag behind by so many only where an archive has many small
-/// files in a row, or where there are two cores.
+/// Buffers of all layers that are read at once: 8 MiB. Each is made when it is needed: the others lag behind by so many only where an archive
+/// has many small files in a row, or where there are two cores.
 const BUFFERS: usize = 32;
+
+/// Buffers that a layer has at least.
+const LEAST: usize = 4;
 
 /// What all layers of an image share while they are read.
 #[derive(Debug)]
@@ -38,15 +41,22 @@ pub(super) struct Watch {
     packed: u64,
     /// The lowest layer that failed. What is above it is of no use any more.
     failed: AtomicUsize,
+    /// What each layer may use: cores, and buffers.
+    cores: usize,
+    buffers: usize,
 }
 
 impl Watch {
-    pub(super) fn new(limit: u64, packed: u64) -> Self {
+    /// For layers of so many bytes that may unpack to `limit`; `at_once` of them are read by `threads`.
+    pub(super) fn new(limit: u64, packed: u64, threads: usize, at_once: usize) -> Self {
+        let at_once = at_once.max(1);
         Self {
             left: AtomicU64::new(limit),
             limit,
             packed,
             failed: AtomicUsize::new(usize::MAX),
+            cores: threads / at_once,
+            buffers: (BUFFERS / at_once).max(LEAST),
         }
     }
 
@@ -178,11 +188,11 @@ impl Hashing {
     }
 }
 
-/// Gives a layer's archive to `read`, and checks that it unpacks to its diff ID. `number` is its place in the image. It has `cores` for itself.
+/// Gives a layer's archive to `read`, and checks that it unpacks to its diff ID. `number` is its place in the image.
 pub(super) fn read<T>(
     root: &Root,
     layer: &Layer,
-    (number, cores): (usize, usize),
+    number: usize,
     watch: &Watch,
     read: impl FnOnce(&mut Archive<'_>) -> Result<T, MergeError>,
 ) -> Result<T, Error> {
@@ -190,13 +200,18 @@ pub(super) fn read<T>(
     let blob = content::open(root, &digest)?;
     // A blob that is its own content is plain, whatever its first bytes look like.
     let plain = digest == layer.diff_id;
-    let (free, buffers) = channel();
+    let (free, given_back) = channel();
     let (to_read, chunks) = channel();
     let hashing = Hashing::new(free);
     std::thread::scope(|scope| {
         let hashing = &hashing;
-        scope.spawn(move || unpack(blob, plain, &buffers, hashing, to_read));
-        if cores > 2 {
+        let buffers = Buffers {
+            given_back,
+            left: watch.buffers,
+            hashing,
+        };
+        scope.spawn(move || unpack(blob, plain, buffers, to_read));
+        if watch.cores > 2 {
             scope.spawn(move || hashing.work());
         }
         let mut archive = Archive::new(chunks, hashing, number, watch);
@@ -238,30 +253,27 @@ pub(super) fn read<T>(
 fn unpack(
     blob: impl Read + Send,
     plain: bool,
-    buffers: &Receiver<Chunk>,
-    hashing: &Hashing,
+    mut buffers: Buffers<'_>,
     to_read: Sender<io::Result<Arc<Chunk>>>,
 ) {
-    unpack_all(blob, plain, buffers, hashing, &to_read);
+    unpack_all(blob, plain, &mut buffers, &to_read);
     // The reader may go on to its end.
     drop(to_read);
-    hashing.end();
-    hashing.drain();
+    buffers.hashing.end();
+    buffers.hashing.drain();
 }
 
 fn unpack_all(
     blob: impl Read + Send,
     plain: bool,
-    buffers: &Receiver<Chunk>,
-    hashing: &Hashing,
+    buffers: &mut Buffers<'_>,
     to_read: &Sender<io::Result<Arc<Chunk>>>,
 ) {
     let mut unpacked: io::Result<Box<dyn Read + '_>> = match plain {
         true => Ok(Box::new(blob)),
         false => packing::decompress_verified(blob),
     };
-    let mut made = 0;
-    while let Some(mut chunk) = buffer(buffers, &mut made, hashing) {
+    while let Some(mut chunk) = buffers.next() {
         let filled = match &mut unpacked {
             Ok(reader) => packing::fill(reader, &mut chunk.bytes),
             Err(error) => Err(std::mem::replace(
@@ -274,7 +286,7 @@ fn unpack_all(
             Ok(len) => {
                 chunk.len = len;
                 let chunk = Arc::new(chunk);
-                hashing.push(Arc::clone(&chunk));
+                buffers.hashing.push(Arc::clone(&chunk));
                 if to_read.send(Ok(chunk)).is_err() {
                     return;
                 }
@@ -287,20 +299,30 @@ fn unpack_all(
     }
 }
 
-/// A buffer that was given back, or a new one while there are not enough; otherwise it hashes until there is one.
-fn buffer(given_back: &Receiver<Chunk>, made: &mut usize, hashing: &Hashing) -> Option<Chunk> {
-    loop {
-        match given_back.try_recv() {
-            Ok(chunk) => return Some(chunk),
-            Err(TryRecvError::Empty) if *made < BUFFERS => {
-                *made += 1;
-                let bytes = vec![0; CHUNK].into_boxed_slice();
-                return Some(Chunk { bytes, len: 0 });
+/// Where decompression has its buffers from.
+struct Buffers<'a> {
+    given_back: Receiver<Chunk>,
+    /// How many may be made.
+    left: usize,
+    hashing: &'a Hashing,
+}
+
+impl Buffers<'_> {
+    /// One that was given back, or a new one while there are not enough. Until there is one it hashes.
+    fn next(&mut self) -> Option<Chunk> {
+        loop {
+            match self.given_back.try_recv() {
+                Ok(chunk) => return Some(chunk),
+                Err(TryRecvError::Empty) if self.left > 0 => {
+                    self.left -= 1;
+                    let bytes = vec![0; CHUNK].into_boxed_slice();
+                    return Some(Chunk { bytes, len: 0 });
+                }
+                Err(TryRecvError::Empty) if self.hashing.help() => {}
+                // Whoever hashes now, or reads, gives one back, be it because they give up.
+                Err(TryRecvError::Empty) => return self.given_back.recv().ok(),
+                Err(TryRecvError::Disconnected) => return None,
             }
-            Err(TryRecvError::Empty) if hashing.help() => {}
-            // Whoever hashes now, or reads, gives one back, be it because they give up.
-            Err(TryRecvError::Empty) => return given_back.recv().ok(),
-            Err(TryRecvError::Disconnected) => return None,
         }
     }
 }
@@ -423,7 +445,7 @@ mod tests {
                     .unwrap();
             }
             drop(to_read);
-            let watch = Watch::new(limit, 0);
+            let watch = Watch::new(limit, 0, 1, 1);
             let hashing = Hashing::new(free);
             let mut archive = Archive::new(chunks, &hashing, 0, &watch);
             let mut bytes = Vec::new();
@@ -440,7 +462,7 @@ mod tests {
 
     #[test]
     fn layers_above_one_that_failed_end() {
-        let watch = Watch::new(100, 0);
+        let watch = Watch::new(100, 0, 1, 1);
         watch.fail(7);
         watch.fail(3);
         watch.fail(5);
@@ -455,16 +477,19 @@ mod tests {
     /// With a thread for it and without one; and all threads end, wherever the reader gives up.
     #[test]
     fn whoever_hashes_the_digest_is_the_same() {
-        let bytes: Vec<u8> = (0..(BUFFERS + 2) * CHUNK + 5)
-            .map(|at| (at / 999) as u8)
-            .collect();
+        let bytes: Vec<u8> = (0..11 * CHUNK + 5).map(|at| (at / 999) as u8).collect();
         let read = |with_worker: bool, most: u64| {
-            let (free, buffers) = channel();
+            let (free, given_back) = channel();
             let (to_read, chunks) = channel();
-            let (hashing, watch) = (Hashing::new(free), Watch::new(u64::MAX, 0));
+            let (hashing, watch) = (Hashing::new(free), Watch::new(u64::MAX, 0, 2, 1));
             std::thread::scope(|scope| {
                 let (hashing, blob) = (&hashing, &bytes[..]);
-                scope.spawn(move || unpack(blob, true, &buffers, hashing, to_read));
+                let buffers = Buffers {
+                    given_back,
+                    left: LEAST,
+                    hashing,
+                };
+                scope.spawn(move || unpack(blob, true, buffers, to_read));
                 if with_worker {
                     scope.spawn(move || hashing.work());
                 }
@@ -476,7 +501,7 @@ mod tests {
         };
         for with_worker in [false, true] {
             assert_eq!(read(with_worker, u64::MAX), Some(Digest::of(&bytes)));
-            for most in [0, 1, 3 * CHUNK as u64, 30 * CHUNK as u64] {
+            for most in [0, 1, 3 * CHUNK as u64, 9 * CHUNK as u64] {
                 assert_eq!(read(with_worker, most), None);
             }
         }
