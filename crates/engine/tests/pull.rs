@@ -226,7 +226,7 @@ async fn a_tag_that_moved_leaves_the_old_image_without_a_name() {
     assert_eq!(*tags, serde_json::json!([]));
 }
 
-/// Each layer comes once, whoever is first.
+/// Each layer comes once, whoever is first: so say those who pull, and so does the registry.
 #[tokio::test]
 async fn pulls_at_once_share_what_comes() {
     let (setup, registry) = (setup(), Registry::start().unwrap());
@@ -262,6 +262,12 @@ async fn pulls_at_once_share_what_comes() {
     assert_eq!(came, pushed.layers.len());
     let ingest = setup.engine.root().join("content/ingest");
     assert_eq!(std::fs::read_dir(ingest).unwrap().count(), 0);
+    let gets = registry.finish().unwrap();
+    for layer in &pushed.layers {
+        let blob = format!("/blobs/{}", layer.digest);
+        let of_it = gets.iter().filter(|(path, _)| path.ends_with(&blob));
+        assert_eq!(of_it.map(|(_, times)| times).sum::<usize>(), 1, "{gets:?}");
+    }
 }
 
 /// The same image under a second name.

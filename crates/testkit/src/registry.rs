@@ -3,6 +3,7 @@
 mod faulty;
 mod honest;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,9 @@ const PASSWORD_HASH: &str = "$2y$05$abcdefghijklmnopqrstuuitayMcqAGSfB/k3Rh1YpQx
 
 /// How long the registry may take to listen.
 const START: Duration = Duration::from_secs(20);
+
+/// How long requests may take that are under way when it is asked to end.
+const DRAIN: Duration = Duration::from_secs(20);
 
 impl Registry {
     /// Starts one over plain HTTP.
@@ -109,8 +113,9 @@ impl Registry {
         };
         let config = format!(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    \
-             enabled: true\nhttp:\n  addr: {addr}\n{tls}{auth}",
-            storage.path().join("data").display()
+             enabled: true\nhttp:\n  addr: {addr}\n  draintimeout: {}s\n{tls}{auth}",
+            storage.path().join("data").display(),
+            DRAIN.as_secs()
         );
         let config_path = storage.path().join("config.yml");
         fs::write(&config_path, config)?;
@@ -153,6 +158,26 @@ impl Registry {
     /// What it logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.storage.path().join("log")).unwrap_or_default()
+    }
+
+    /// Ends it when all that it was asked for is answered. How often each path was asked for by GET, as its access log
+    /// says: the registry writes a request there when it has answered it.
+    ///
+    /// # Errors
+    /// If it cannot be told to end.
+    pub fn finish(mut self) -> Result<BTreeMap<String, usize>> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        self.child.wait()?;
+        let mut gets = BTreeMap::new();
+        for line in self.log().lines() {
+            if let Some((_, rest)) = line.split_once("\"GET ")
+                && let Some((path, _)) = rest.split_once(' ')
+            {
+                *gets.entry(path.to_owned()).or_default() += 1;
+            }
+        }
+        Ok(gets)
     }
 
     /// `127.0.0.1:PORT/NAME`.

@@ -62,6 +62,8 @@ pub(super) fn write(
                 .max_unpacked
                 .unwrap_or_else(|| super::max_unpacked(layers)),
             super::packed(layers),
+            options.threads,
+            options.threads.min(layers.len()),
         ),
         next: AtomicUsize::new(1),
     };

@@ -1,18 +1,20 @@
-//! One layer on its way from its blob to whoever reads its archive, in three threads.
+//! One layer on its way from its blob to whoever reads its archive, in two or three threads.
 //!
 //! ```text
-//!   blob ─▶ decompress ─┬─▶ hash
+//!   blob ─▶ decompress ─┬─▶ hash (whoever has time)
 //!              ▲        └─▶ read the archive (the caller's thread)
 //!              └── buffers, when both are done with them
 //! ```
 //!
-//! So a layer takes as long as the slowest of the three, which is decompression, unless there are fewer cores than threads.
-//! There are up to [`BUFFERS`] buffers for each layer; decompression waits when all of them are full.
+//! Where there is a core for each of the three, a layer takes as long as the slowest, which is decompression. Where there are two, a third
+//! thread would only take turns with the others: who waits for the other one hashes meanwhile, so that both have always something to do.
+//! The layers that are read at once have [`BUFFERS`] buffers; decompression waits when all of its own are full.
 
+use std::collections::VecDeque;
 use std::io::{self, Read};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use oci::{Digest, Hasher, MergeError};
 
@@ -22,9 +24,12 @@ use crate::{Root, content};
 /// Bytes of a buffer.
 const CHUNK: usize = 256 << 10;
 
-/// Buffers that a layer may have. Each is made when it is needed: the others lag behind by so many only where an archive has many small
-/// files in a row, or where there are two cores for the three.
+/// Buffers of all layers that are read at once: 8 MiB. Each is made when it is needed: the others lag behind by so many only where an archive
+/// has many small files in a row, or where there are two cores.
 const BUFFERS: usize = 32;
+
+/// Buffers that a layer has at least.
+const LEAST: usize = 4;
 
 /// What all layers of an image share while they are read.
 #[derive(Debug)]
@@ -36,15 +41,22 @@ pub(super) struct Watch {
     packed: u64,
     /// The lowest layer that failed. What is above it is of no use any more.
     failed: AtomicUsize,
+    /// What each layer may use: cores, and buffers.
+    cores: usize,
+    buffers: usize,
 }
 
 impl Watch {
-    pub(super) fn new(limit: u64, packed: u64) -> Self {
+    /// For layers of so many bytes that may unpack to `limit`; `at_once` of them are read by `threads`.
+    pub(super) fn new(limit: u64, packed: u64, threads: usize, at_once: usize) -> Self {
+        let at_once = at_once.max(1);
         Self {
             left: AtomicU64::new(limit),
             limit,
             packed,
             failed: AtomicUsize::new(usize::MAX),
+            cores: threads / at_once,
+            buffers: (BUFFERS / at_once).max(LEAST),
         }
     }
 
@@ -82,6 +94,100 @@ fn give_back(chunk: Arc<Chunk>, to: &Sender<Chunk>) {
     }
 }
 
+/// The digest of all chunks in their order, by whoever has time.
+#[derive(Debug)]
+struct Hashing {
+    /// Who has it takes in the oldest chunk that waits.
+    hasher: Mutex<Hasher>,
+    waiting: Mutex<Waiting>,
+    /// A chunk came, or the last one did.
+    changed: Condvar,
+    free: Sender<Chunk>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    chunks: VecDeque<Arc<Chunk>>,
+    is_all: bool,
+}
+
+impl Hashing {
+    fn new(free: Sender<Chunk>) -> Self {
+        Self {
+            hasher: Mutex::default(),
+            waiting: Mutex::default(),
+            changed: Condvar::new(),
+            free,
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, chunk: Arc<Chunk>) {
+        self.waiting().chunks.push_back(chunk);
+        self.changed.notify_one();
+    }
+
+    /// No more chunks come.
+    fn end(&self) {
+        self.waiting().is_all = true;
+        self.changed.notify_all();
+    }
+
+    /// Takes in a chunk, if one waits and nobody else takes one in. Whether it did.
+    fn help(&self) -> bool {
+        match self.hasher.try_lock() {
+            Ok(hasher) => self.step(hasher),
+            Err(TryLockError::Poisoned(error)) => self.step(error.into_inner()),
+            Err(TryLockError::WouldBlock) => false,
+        }
+    }
+
+    fn step(&self, mut hasher: MutexGuard<'_, Hasher>) -> bool {
+        let Some(chunk) = self.waiting().chunks.pop_front() else {
+            return false;
+        };
+        hasher.update(&chunk.bytes[..chunk.len]);
+        drop(hasher);
+        give_back(chunk, &self.free);
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Hasher> {
+        self.hasher.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what waits.
+    fn drain(&self) {
+        while self.step(self.lock()) {}
+    }
+
+    /// The third thread, where there is a core for it.
+    fn work(&self) {
+        loop {
+            self.drain();
+            let waiting = self.waiting();
+            let more = |waiting: &mut Waiting| waiting.chunks.is_empty() && !waiting.is_all;
+            let waiting = self.changed.wait_while(waiting, more);
+            if waiting
+                .unwrap_or_else(PoisonError::into_inner)
+                .chunks
+                .is_empty()
+            {
+                return;
+            }
+        }
+    }
+
+    /// The digest, after the last chunk came.
+    fn finish(&self) -> Digest {
+        self.drain();
+        std::mem::take(&mut *self.lock()).finish()
+    }
+}
+
 /// Gives a layer's archive to `read`, and checks that it unpacks to its diff ID. `number` is its place in the image.
 pub(super) fn read<T>(
     root: &Root,
@@ -94,21 +200,25 @@ pub(super) fn read<T>(
     let blob = content::open(root, &digest)?;
     // A blob that is its own content is plain, whatever its first bytes look like.
     let plain = digest == layer.diff_id;
-    let (free, buffers) = channel();
-    let (to_hash, hashed) = channel();
+    let (free, given_back) = channel();
     let (to_read, chunks) = channel();
+    let hashing = Hashing::new(free);
     std::thread::scope(|scope| {
-        scope.spawn(move || unpack(blob, plain, &buffers, &to_hash, &to_read));
-        let hasher_free = free.clone();
-        let hashing = scope.spawn(move || hash(&hashed, &hasher_free));
-        let mut archive = Archive::new(chunks, free, number, watch);
+        let hashing = &hashing;
+        let buffers = Buffers {
+            given_back,
+            left: watch.buffers,
+            hashing,
+        };
+        scope.spawn(move || unpack(blob, plain, buffers, to_read));
+        if watch.cores > 2 {
+            scope.spawn(move || hashing.work());
+        }
+        let mut archive = Archive::new(chunks, hashing, number, watch);
         let result = read(&mut archive);
         let (broken, too_large) = (archive.broken.take(), archive.too_large);
         // Lets the thread end when we gave up early.
         drop(archive);
-        let found = hashing
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         if too_large {
             return Err(Error::TooLarge {
                 layer: digest,
@@ -126,6 +236,8 @@ pub(super) fn read<T>(
             layer: digest,
             source,
         })?;
+        // All of it came: it was read to its end.
+        let found = hashing.finish();
         if found != layer.diff_id {
             return Err(Error::DiffId {
                 layer: digest,
@@ -141,16 +253,27 @@ pub(super) fn read<T>(
 fn unpack(
     blob: impl Read + Send,
     plain: bool,
-    buffers: &Receiver<Chunk>,
-    to_hash: &Sender<Arc<Chunk>>,
+    mut buffers: Buffers<'_>,
+    to_read: Sender<io::Result<Arc<Chunk>>>,
+) {
+    unpack_all(blob, plain, &mut buffers, &to_read);
+    // The reader may go on to its end.
+    drop(to_read);
+    buffers.hashing.end();
+    buffers.hashing.drain();
+}
+
+fn unpack_all(
+    blob: impl Read + Send,
+    plain: bool,
+    buffers: &mut Buffers<'_>,
     to_read: &Sender<io::Result<Arc<Chunk>>>,
 ) {
     let mut unpacked: io::Result<Box<dyn Read + '_>> = match plain {
         true => Ok(Box::new(blob)),
         false => packing::decompress_verified(blob),
     };
-    let mut made = 0;
-    while let Some(mut chunk) = buffer(buffers, &mut made) {
+    while let Some(mut chunk) = buffers.next() {
         let filled = match &mut unpacked {
             Ok(reader) => packing::fill(reader, &mut chunk.bytes),
             Err(error) => Err(std::mem::replace(
@@ -163,7 +286,7 @@ fn unpack(
             Ok(len) => {
                 chunk.len = len;
                 let chunk = Arc::new(chunk);
-                let _ = to_hash.send(Arc::clone(&chunk));
+                buffers.hashing.push(Arc::clone(&chunk));
                 if to_read.send(Ok(chunk)).is_err() {
                     return;
                 }
@@ -176,35 +299,39 @@ fn unpack(
     }
 }
 
-/// A buffer that was given back, or a new one while there are not enough; none when the other two are gone.
-fn buffer(given_back: &Receiver<Chunk>, made: &mut usize) -> Option<Chunk> {
-    match given_back.try_recv() {
-        Ok(chunk) => Some(chunk),
-        Err(TryRecvError::Empty) if *made < BUFFERS => {
-            *made += 1;
-            let bytes = vec![0; CHUNK].into_boxed_slice();
-            Some(Chunk { bytes, len: 0 })
-        }
-        Err(TryRecvError::Empty) => given_back.recv().ok(),
-        Err(TryRecvError::Disconnected) => None,
-    }
+/// Where decompression has its buffers from.
+struct Buffers<'a> {
+    given_back: Receiver<Chunk>,
+    /// How many may be made.
+    left: usize,
+    hashing: &'a Hashing,
 }
 
-/// The second thread: the digest of all that comes.
-fn hash(chunks: &Receiver<Arc<Chunk>>, free: &Sender<Chunk>) -> Digest {
-    let mut hasher = Hasher::new();
-    for chunk in chunks {
-        hasher.update(&chunk.bytes[..chunk.len]);
-        give_back(chunk, free);
+impl Buffers<'_> {
+    /// One that was given back, or a new one while there are not enough. Until there is one it hashes.
+    fn next(&mut self) -> Option<Chunk> {
+        loop {
+            match self.given_back.try_recv() {
+                Ok(chunk) => return Some(chunk),
+                Err(TryRecvError::Empty) if self.left > 0 => {
+                    self.left -= 1;
+                    let bytes = vec![0; CHUNK].into_boxed_slice();
+                    return Some(Chunk { bytes, len: 0 });
+                }
+                Err(TryRecvError::Empty) if self.hashing.help() => {}
+                // Whoever hashes now, or reads, gives one back, be it because they give up.
+                Err(TryRecvError::Empty) => return self.given_back.recv().ok(),
+                Err(TryRecvError::Disconnected) => return None,
+            }
+        }
     }
-    hasher.finish()
 }
 
 /// A layer's archive, as its chunks come.
 #[derive(Debug)]
 pub(super) struct Archive<'a> {
     chunks: Receiver<io::Result<Arc<Chunk>>>,
-    free: Sender<Chunk>,
+    hashing: &'a Hashing,
     chunk: Option<Arc<Chunk>>,
     /// Bytes of the chunk that were read.
     at: usize,
@@ -218,13 +345,13 @@ pub(super) struct Archive<'a> {
 impl<'a> Archive<'a> {
     fn new(
         chunks: Receiver<io::Result<Arc<Chunk>>>,
-        free: Sender<Chunk>,
+        hashing: &'a Hashing,
         number: usize,
         watch: &'a Watch,
     ) -> Self {
         Self {
             chunks,
-            free,
+            hashing,
             chunk: None,
             at: 0,
             number,
@@ -234,30 +361,52 @@ impl<'a> Archive<'a> {
         }
     }
 
-    /// Waits for the next chunk; false at the end.
+    /// The next chunk. Until there is one it hashes.
+    fn wait(&self) -> Option<io::Result<Arc<Chunk>>> {
+        loop {
+            match self.chunks.try_recv() {
+                Ok(chunk) => return Some(chunk),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) if self.hashing.help() => {}
+                Err(TryRecvError::Empty) => return self.chunks.recv().ok(),
+            }
+        }
+    }
+
+    /// Goes to the next chunk; false at the end.
     fn next(&mut self) -> io::Result<bool> {
         if let Some(chunk) = self.chunk.take() {
-            give_back(chunk, &self.free);
+            give_back(chunk, &self.hashing.free);
         }
         if self.watch.is_futile(self.number) {
             return Err(io::Error::other("a lower layer failed"));
         }
-        match self.chunks.recv() {
-            Ok(Ok(chunk)) if self.watch.take(chunk.len) => {
+        match self.wait() {
+            Some(Ok(chunk)) if self.watch.take(chunk.len) => {
                 (self.chunk, self.at) = (Some(chunk), 0);
                 Ok(true)
             }
-            Ok(Ok(_)) => {
+            Some(Ok(_)) => {
                 self.too_large = true;
                 Err(io::ErrorKind::FileTooLarge.into())
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 let copy = io::Error::new(error.kind(), error.to_string());
                 self.broken = Some(error);
                 Err(copy)
             }
             // The sender is gone after the last chunk.
-            Err(_) => Ok(false),
+            None => Ok(false),
+        }
+    }
+}
+
+impl Drop for Archive<'_> {
+    /// Decompression may wait for any of them. It ends when it finds that nobody reads any more.
+    fn drop(&mut self) {
+        let chunks = self.chunks.try_iter().flatten();
+        for chunk in chunks.chain(self.chunk.take()) {
+            give_back(chunk, &self.hashing.free);
         }
     }
 }
@@ -296,8 +445,9 @@ mod tests {
                     .unwrap();
             }
             drop(to_read);
-            let watch = Watch::new(limit, 0);
-            let mut archive = Archive::new(chunks, free, 0, &watch);
+            let watch = Watch::new(limit, 0, 1, 1);
+            let hashing = Hashing::new(free);
+            let mut archive = Archive::new(chunks, &hashing, 0, &watch);
             let mut bytes = Vec::new();
             let read = archive.read_to_end(&mut bytes);
             let left = watch.left.load(Ordering::Relaxed);
@@ -312,14 +462,48 @@ mod tests {
 
     #[test]
     fn layers_above_one_that_failed_end() {
-        let watch = Watch::new(100, 0);
+        let watch = Watch::new(100, 0, 1, 1);
         watch.fail(7);
         watch.fail(3);
         watch.fail(5);
         assert!(!watch.is_futile(3) && watch.is_futile(4));
         let (_to_read, chunks) = channel();
         let (free, _buffers) = channel();
-        let mut archive = Archive::new(chunks, free, 4, &watch);
+        let hashing = Hashing::new(free);
+        let mut archive = Archive::new(chunks, &hashing, 4, &watch);
         assert!(archive.read(&mut [0]).is_err());
+    }
+
+    /// With a thread for it and without one; and all threads end, wherever the reader gives up.
+    #[test]
+    fn whoever_hashes_the_digest_is_the_same() {
+        let bytes: Vec<u8> = (0..11 * CHUNK + 5).map(|at| (at / 999) as u8).collect();
+        let read = |with_worker: bool, most: u64| {
+            let (free, given_back) = channel();
+            let (to_read, chunks) = channel();
+            let (hashing, watch) = (Hashing::new(free), Watch::new(u64::MAX, 0, 2, 1));
+            std::thread::scope(|scope| {
+                let (hashing, blob) = (&hashing, &bytes[..]);
+                let buffers = Buffers {
+                    given_back,
+                    left: LEAST,
+                    hashing,
+                };
+                scope.spawn(move || unpack(blob, true, buffers, to_read));
+                if with_worker {
+                    scope.spawn(move || hashing.work());
+                }
+                let mut archive = Archive::new(chunks, hashing, 0, &watch);
+                let read = io::copy(&mut archive.by_ref().take(most), &mut io::sink());
+                drop(archive);
+                (read.unwrap() < most).then(|| hashing.finish())
+            })
+        };
+        for with_worker in [false, true] {
+            assert_eq!(read(with_worker, u64::MAX), Some(Digest::of(&bytes)));
+            for most in [0, 1, 3 * CHUNK as u64, 9 * CHUNK as u64] {
+                assert_eq!(read(with_worker, most), None);
+            }
+        }
     }
 }
