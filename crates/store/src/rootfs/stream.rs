@@ -10,14 +10,16 @@
 //! thread would only take turns with the others: who waits for the other one hashes meanwhile, so that both have always something to do.
 //! The layers that are read at once have [`BUFFERS`] buffers; decompression waits when all of its own are full.
 
-use std::collections::VecDeque;
+mod hashing;
+
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use oci::{Digest, Hasher, MergeError};
+use oci::MergeError;
 
+use self::hashing::Hashing;
 use super::{Error, Layer, packing};
 use crate::{Root, content};
 
@@ -91,100 +93,6 @@ fn give_back(chunk: Arc<Chunk>, to: &Sender<Chunk>) {
     if let Some(chunk) = Arc::into_inner(chunk) {
         // Nobody wants it at the end.
         let _ = to.send(chunk);
-    }
-}
-
-/// The digest of all chunks in their order, by whoever has time.
-#[derive(Debug)]
-struct Hashing {
-    /// Who has it takes in the oldest chunk that waits.
-    hasher: Mutex<Hasher>,
-    waiting: Mutex<Waiting>,
-    /// A chunk came, or the last one did.
-    changed: Condvar,
-    free: Sender<Chunk>,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    chunks: VecDeque<Arc<Chunk>>,
-    is_all: bool,
-}
-
-impl Hashing {
-    fn new(free: Sender<Chunk>) -> Self {
-        Self {
-            hasher: Mutex::default(),
-            waiting: Mutex::default(),
-            changed: Condvar::new(),
-            free,
-        }
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, chunk: Arc<Chunk>) {
-        self.waiting().chunks.push_back(chunk);
-        self.changed.notify_one();
-    }
-
-    /// No more chunks come.
-    fn end(&self) {
-        self.waiting().is_all = true;
-        self.changed.notify_all();
-    }
-
-    /// Takes in a chunk, if one waits and nobody else takes one in. Whether it did.
-    fn help(&self) -> bool {
-        match self.hasher.try_lock() {
-            Ok(hasher) => self.step(hasher),
-            Err(TryLockError::Poisoned(error)) => self.step(error.into_inner()),
-            Err(TryLockError::WouldBlock) => false,
-        }
-    }
-
-    fn step(&self, mut hasher: MutexGuard<'_, Hasher>) -> bool {
-        let Some(chunk) = self.waiting().chunks.pop_front() else {
-            return false;
-        };
-        hasher.update(&chunk.bytes[..chunk.len]);
-        drop(hasher);
-        give_back(chunk, &self.free);
-        true
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Hasher> {
-        self.hasher.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes in what waits.
-    fn drain(&self) {
-        while self.step(self.lock()) {}
-    }
-
-    /// The third thread, where there is a core for it.
-    fn work(&self) {
-        loop {
-            self.drain();
-            let waiting = self.waiting();
-            let more = |waiting: &mut Waiting| waiting.chunks.is_empty() && !waiting.is_all;
-            let waiting = self.changed.wait_while(waiting, more);
-            if waiting
-                .unwrap_or_else(PoisonError::into_inner)
-                .chunks
-                .is_empty()
-            {
-                return;
-            }
-        }
-    }
-
-    /// The digest, after the last chunk came.
-    fn finish(&self) -> Digest {
-        self.drain();
-        std::mem::take(&mut *self.lock()).finish()
     }
 }
 
@@ -432,6 +340,7 @@ impl Read for Archive<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use oci::Digest;
 
     #[test]
     fn no_more_comes_than_is_allowed() {
