@@ -111,7 +111,7 @@ impl Network {
             resolvers: Vec::new(),
             publish: publish.to_vec(),
             elsewhere: false,
-            packed: false,
+            framing: network::Framing::Plain,
         };
         network::send(control.as_fd(), &Request::Join(join), Some(theirs.as_fd())).unwrap();
         let guest = match network::expect::<Reply>(&control).unwrap().0 {
