@@ -467,8 +467,8 @@ impl Stack {
     }
 
     /// Offers the next frame for a guest to its link, in pieces, and what of its checksum is left out ([`Stack::set_partial`]); `send` says whether
-    /// the link took it, and one that it did not take is offered again. Call it when the link has room: segments of TCP are made here, of what lies in their connection's buffer, so that a slow
-    /// guest holds its connections back and not us.
+    /// the link took it, and one that it did not take is offered again. Call it when the link has room: segments of TCP are made here, of what lies in
+    /// their connection's buffer, so that a slow guest holds its connections back and not us.
     pub fn transmit_with(
         &mut self,
         id: PortId,
