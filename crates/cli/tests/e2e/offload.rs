@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::harness::{Home, cache, driver, eventually, finish, tool};
 
-/// Whether the card sums what it sends and what comes (ethtool's `ETHTOOL_GTXCSUM` and `ETHTOOL_GRXCSUM`); with an argument it is told to leave that
-/// to the kernel first (`ETHTOOL_STXCSUM`).
+/// Whether the card sums what it sends (ethtool's `ETHTOOL_GTXCSUM`); with an argument it is told to leave that to the kernel first
+/// (`ETHTOOL_STXCSUM`).
 const CARD: &str = r#"
 use Socket;
 socket(my $any, AF_INET, SOCK_DGRAM, 0) or die "socket: $!";
@@ -20,15 +20,16 @@ sub card {
     return (unpack "LL", $value)[1];
 }
 card(0x17, 0) if @ARGV;
-print card(0x16, 0), card(0x14, 0), "\n";
+print card(0x16, 0), "\n";
 "#;
 
 /// Sends back what comes, over TCP and in datagrams, of both families.
 const ECHO: &str = r#"
 use Socket qw(:DEFAULT pack_sockaddr_in6);
 my $any = pack_sockaddr_in6(9000, Socket::IN6ADDR_ANY);
-socket(my $udp, AF_INET6, SOCK_DGRAM, 0) && bind($udp, $any) or die "datagrams: $!";
-socket(my $tcp, AF_INET6, SOCK_STREAM, 0) && bind($tcp, $any) && listen($tcp, 9) or die "connections: $!";
+my ($udp, $tcp);
+socket($udp, AF_INET6, SOCK_DGRAM, 0) && bind($udp, $any) or die "datagrams: $!";
+socket($tcp, AF_INET6, SOCK_STREAM, 0) && bind($tcp, $any) && listen($tcp, 9) or die "connections: $!";
 if (!fork) {
     while (defined(my $from = recv($udp, my $bytes, 1 << 16, 0))) { send($udp, $bytes, 0, $from) // die "send: $!" }
     exit 1;
@@ -48,7 +49,8 @@ use Socket qw(:DEFAULT pack_sockaddr_in6 inet_pton);
 my $all = join("", map { pack "N", $_ * 2654435761 % 4294967296 } 0 .. 75_000) . "x";
 for my $to (@ARGV) {
     my $there = pack_sockaddr_in6(9000, inet_pton(AF_INET6, $to));
-    socket(my $tcp, AF_INET6, SOCK_STREAM, 0) && connect($tcp, $there) or die "$to: $!";
+    my ($tcp, $udp);
+    socket($tcp, AF_INET6, SOCK_STREAM, 0) && connect($tcp, $there) or die "$to: $!";
     my $writer = fork;
     if (!$writer) {
         for (my $at = 0; $at < length $all;) { $at += syswrite($tcp, $all, length($all) - $at, $at) // die "send: $!" }
@@ -60,7 +62,7 @@ for my $to (@ARGV) {
     waitpid $writer, 0;
     die "$to: changed" if $heard ne $all;
     for my $without (0, 1) {
-        socket(my $udp, AF_INET6, SOCK_DGRAM, 0) && connect($udp, $there) or die "$to: $!";
+        socket($udp, AF_INET6, SOCK_DGRAM, 0) && connect($udp, $there) or die "$to: $!";
         setsockopt($udp, SOL_SOCKET, 11, pack "i", $without) or die "SO_NO_CHECK: $!";
         setsockopt($udp, SOL_SOCKET, SO_RCVTIMEO, pack "qq", 60, 0) or die "SO_RCVTIMEO: $!";
         for my $len (1, 3001, 65507) {
@@ -134,8 +136,8 @@ fn checksums_that_are_left_out_are_right_for_whoever_looks() {
     }
     let card = |name: &str| home.gourd(&["exec", name, "perl", "-e", CARD]).ok().text();
     let offers = driver().as_deref() == Some("kvm");
-    assert_eq!(card("left"), if offers { "11" } else { "00" });
-    assert_eq!(card("whole"), if offers { "01" } else { "00" });
+    assert_eq!(card("left"), if offers { "1" } else { "0" });
+    assert_eq!(card("whole"), "0");
     let pcap = home.path("frames.pcap").display().to_string();
     let watch = home.start(&["network", "logs", "-f", "--pcap", &pcap, "wide"]);
     let whole = ["::ffff:10.79.0.3", "fd00:79::a4f:3"];
