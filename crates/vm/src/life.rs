@@ -36,7 +36,7 @@ use crate::guest::Guest;
 use crate::networks::Networks;
 use crate::sockets::Sockets;
 use crate::supervision::Supervision;
-use crate::{bill, drivers, failure, health, network, process};
+use crate::{bill, drivers, failure, health, process};
 
 /// The agent's name for the container's first process.
 pub const MAIN: &str = "main";
@@ -190,7 +190,7 @@ impl Life<'_> {
         let config = bill::vm_config(&self.container, volumes, &programs, processors)?;
         self.shared.vcpus.store(config.vcpus, Ordering::Relaxed);
         let failed = |error| failure::from_error("make a link", "", &error);
-        let framing = network::framing(driver.kind());
+        let framing = crate::network::framing(driver.kind());
         let (mut networks, links) =
             Networks::new(self.container.root(), spec, framing).map_err(failed)?;
         let started = self.start_vm(&*driver, &config, links).await?;
