@@ -19,7 +19,8 @@ sub card {
     ioctl($any, 0x8946, $request) or die "SIOCETHTOOL: $!";
     return (unpack "LL", $value)[1];
 }
-card(0x17, 0) if @ARGV;
+# One that leaves nothing out refuses.
+eval { card(0x17, 0) } if @ARGV;
 print card(0x16, 0), "\n";
 "#;
 
@@ -92,7 +93,9 @@ fn assert_echo(home: &Home, name: &str) {
     let mut stream = TcpStream::connect(&address).expect("the port leads in");
     let patience = Some(Duration::from_secs(60));
     stream.set_read_timeout(patience).expect("a time-out");
-    let all: Vec<u8> = (0..200_001_u32).map(|at| (at * at >> 7) as u8).collect();
+    let all: Vec<u8> = (0..200_001_u32)
+        .map(|at| (at.wrapping_mul(at) >> 7) as u8)
+        .collect();
     let mut writer = stream.try_clone().expect("a duplicate");
     let mut heard = Vec::new();
     std::thread::scope(|scope| {
