@@ -21,11 +21,26 @@ pub enum DriverKind {
     Vz,
 }
 
+/// What a datagram of a network's link is, both ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// A frame.
+    Plain,
+    /// Frames in a row, each behind its length.
+    Packed,
+    /// A frame behind its `struct virtio_net_hdr_v1`.
+    Offload,
+}
+
 impl DriverKind {
-    /// Whether a datagram of a link is not one frame but frames in a row, each behind its length: QEMU reads what it takes for a stream, and works
-    /// on all the frames that it has read in one turn of its loop.
-    pub fn packs_frames(self) -> bool {
-        self == DriverKind::Qemu
+    /// What a datagram of a link is. QEMU reads what it takes for a stream, and works on all the frames that it has read in one turn of its loop; our
+    /// own device passes on what the guest's says about checksums.
+    pub fn framing(self) -> Framing {
+        match self {
+            DriverKind::Kvm => Framing::Offload,
+            DriverKind::Qemu => Framing::Packed,
+            DriverKind::Vz => Framing::Plain,
+        }
     }
 }
 

@@ -20,7 +20,7 @@ pub mod qemu;
 mod validate;
 mod vsock;
 
-pub use config::{DriverKind, VmConfig};
+pub use config::{DriverKind, Framing, VmConfig};
 pub use driver::{
     Driver, Error, ExitReason, Listener, Programs, StartOptions, Started, Vm, VmExit,
 };

@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::SystemTime;
 
 use netstack::{Endpoint, Mac, Stack};
-use proto::network::{self, Ipv6, Join, Joined, Member, PROTOCOL, Publish, Refused, Reply};
+use proto::network::{
+    self, Framing, Ipv6, Join, Joined, Member, PROTOCOL, Publish, Refused, Reply,
+};
 
 use crate::capture::Capture;
 use crate::link::Link;
@@ -231,6 +233,7 @@ impl Clients {
         };
         stack.attach(id, endpoint);
         stack.set_elsewhere(id, join.elsewhere);
+        stack.set_partial(id, join.framing == Framing::Offload);
         let joined = joined(stack, address, published);
         self.plug(id, join, link, &joined);
         Ok(joined)
@@ -255,7 +258,7 @@ impl Clients {
     fn plug(&mut self, id: u32, join: Join, link: OwnedFd, joined: &Joined) {
         let resolver = |address: IpAddr| SocketAddr::new(address, resolvers::PORT);
         let guest = Guest {
-            link: Link::new(link, join.packed),
+            link: Link::new(link, join.framing),
             full: false,
             paused: Vec::new(),
             resolvers: join.resolvers.into_iter().map(resolver).collect(),

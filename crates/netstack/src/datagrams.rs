@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::gateway::is_outside;
+use crate::gateway::{is_outside, service};
 use crate::stack::{Event, PortId, Stack, Target};
 use crate::table::{Ends, FlowId, Side, UdpFlow};
 use crate::wire::{self, Echo, Mac, Packet, Unreachable, protocol};
@@ -265,8 +265,13 @@ impl Stack {
         let ether_type = wire::ether_type_of(to.ip());
         wire::put_ethernet(&mut frame, mac, self.config.mac, ether_type);
         wire::put_ip(&mut frame, from.ip(), to.ip(), protocol::UDP, len);
-        wire::put_udp(&mut frame, from, to, payload);
-        self.enqueue(id, frame);
+        let partial = wire::put_udp_partial(&mut frame, from, to, payload);
+        // DHCP's clients take theirs off the wire, and not all of them know of checksums that are left out.
+        if to.port() == service::DHCP_CLIENT {
+            partial.complete(&mut frame);
+            return self.enqueue(id, frame);
+        }
+        self.enqueue_partial(id, frame, Some(partial));
     }
 
     /// A datagram from `peer` for a published port of a guest. It goes to the guest's address of IPv4, whatever the peer's is: nobody

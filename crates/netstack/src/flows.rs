@@ -9,7 +9,7 @@ use crate::limit;
 use crate::stack::{Event, Note, PortId, Stack};
 use crate::table::{Ends, FlowId, TcpFlow};
 use crate::tcp::{self, Header, Tcp, flag};
-use crate::wire::{self, Mac, Packet, Unreachable, protocol};
+use crate::wire::{self, Mac, Packet, Partial, Unreachable, protocol};
 
 impl Stack {
     pub(crate) fn on_tcp(&mut self, id: PortId, mac: Mac, packet: &Packet<'_>, now: Duration) {
@@ -240,7 +240,7 @@ impl Stack {
         &mut self,
         flow: FlowId,
         now: Duration,
-        send: &mut impl FnMut(&[IoSlice<'_>]) -> bool,
+        send: &mut impl FnMut(&[IoSlice<'_>], Option<Partial>) -> bool,
     ) -> Option<bool> {
         let mac = self.config.mac;
         let known = self.table.tcp.get_mut(&flow)?;
@@ -254,14 +254,21 @@ impl Stack {
         let ports = (ends.remote.port(), ends.guest.port());
         let segment = known.tcp.emit(frame, ports);
         let (front, back) = known.tcp.payload(segment);
-        finish(frame, ends, (front, back));
+        let port = self.ports.get(&known.port);
+        let partial = match port.is_some_and(|port| port.partial) {
+            true => Some(leave(frame, ends, (front, back))),
+            false => {
+                finish(frame, ends, (front, back));
+                None
+            }
+        };
         let pieces = [IoSlice::new(frame), IoSlice::new(front), IoSlice::new(back)];
         let pieces = match (front.is_empty(), back.is_empty()) {
             (true, _) => &pieces[..1],
             (_, true) => &pieces[..2],
             _ => &pieces[..],
         };
-        if !send(pieces) {
+        if !send(pieces, partial) {
             return Some(false);
         }
         known.tcp.sent(segment, now);
@@ -462,23 +469,34 @@ fn begin(frame: &mut Vec<u8>, (from, to): (Mac, Mac), ends: Ends) {
     frame.resize(wire::ETHERNET_LEN + wire::ip_len(address), 0);
 }
 
-/// Fills in the packet's header and TCP's checksum; `payload` follows the frame's bytes, in two pieces.
-fn finish(frame: &mut [u8], ends: Ends, payload: (&[u8], &[u8])) {
+/// Fills in the packet's header; where TCP's is, and the sum of the pseudo header. `payload` follows the frame's bytes, in two pieces.
+fn address(frame: &mut [u8], ends: Ends, payload: (&[u8], &[u8])) -> (usize, u64) {
     let (from, to) = (ends.remote.ip(), ends.guest.ip());
     let start = wire::ETHERNET_LEN + wire::ip_len(to);
     let len = frame.len() - start + payload.0.len() + payload.1.len();
     let mut header = Vec::with_capacity(wire::IPV6_LEN);
     wire::put_ip(&mut header, from, to, protocol::TCP, len);
     frame[wire::ETHERNET_LEN..start].copy_from_slice(&header);
+    let pseudo = wire::pseudo_header(from, to, protocol::TCP, len);
+    (start, pseudo)
+}
+
+/// Fills in the packet's header and leaves TCP's checksum out.
+fn leave(frame: &mut [u8], ends: Ends, payload: (&[u8], &[u8])) -> Partial {
+    let (start, pseudo) = address(frame, ends, payload);
+    Partial::of_tcp(frame, start, pseudo)
+}
+
+/// Fills in the packet's header and TCP's checksum.
+fn finish(frame: &mut [u8], ends: Ends, payload: (&[u8], &[u8])) {
+    let (start, pseudo) = address(frame, ends, payload);
     let back = wire::sum(payload.1);
     // Behind an odd number of bytes each one is the other half of its word.
     let back = match payload.0.len() % 2 {
         0 => back,
         _ => back.swap_bytes(),
     };
-    let partial = wire::pseudo_header(from, to, protocol::TCP, len)
-        + u64::from(wire::sum(payload.0))
-        + u64::from(back);
+    let partial = pseudo + u64::from(wire::sum(payload.0)) + u64::from(back);
     let sum = wire::checksum(&frame[start..], partial);
     frame[start + 16..start + 18].copy_from_slice(&sum.to_be_bytes());
 }

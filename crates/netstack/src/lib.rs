@@ -30,7 +30,7 @@ pub mod wire;
 pub use allow::{Rule, What};
 pub use stack::{Config, Counters, Endpoint, Event, Note, PortId, Stack, Target, Transmitted};
 pub use table::FlowId;
-pub use wire::{Mac, Unreachable};
+pub use wire::{Mac, Partial, Unreachable};
 
 /// How much a guest may make us remember.
 pub mod limit {

@@ -12,7 +12,7 @@ use crate::dns::Names;
 pub use crate::event::{Event, Note, Target};
 use crate::table::{FlowId, Table};
 use crate::wire::ipv6::{self, Neighbour};
-use crate::wire::{self, Ethernet, Mac, ether_type, protocol};
+use crate::wire::{self, Ethernet, Mac, Partial, ether_type, protocol};
 use crate::{dhcp, limit};
 
 /// A guest's place on the switch.
@@ -52,7 +52,7 @@ pub struct Counters {
 #[derive(Debug)]
 pub(crate) struct Port {
     pub endpoint: Endpoint,
-    queue: VecDeque<Vec<u8>>,
+    queue: VecDeque<(Vec<u8>, Option<Partial>)>,
     queued_bytes: usize,
     /// Connections that want to speak.
     pub speaking: VecDeque<FlowId>,
@@ -66,6 +66,8 @@ pub(crate) struct Port {
     macs: usize,
     /// It is on other networks, too, whose names it may ask for.
     pub elsewhere: bool,
+    /// Its link takes frames whose checksum is left out.
+    pub partial: bool,
     /// It stands in the list of ports with output.
     ready: bool,
 }
@@ -207,9 +209,17 @@ impl Stack {
             opened: Opened::default(),
             macs: 0,
             elsewhere: false,
+            partial: false,
             ready: false,
         };
         self.ports.insert(id, port);
+    }
+
+    /// Whether a guest's link takes frames whose checksum is left out. Until this says so it does not.
+    pub fn set_partial(&mut self, id: PortId, partial: bool) {
+        if let Some(port) = self.ports.get_mut(&id) {
+            port.partial = partial;
+        }
     }
 
     /// Whether an Ethernet address is in use.
@@ -269,6 +279,29 @@ impl Stack {
 
     /// A frame from a guest.
     pub fn receive(&mut self, id: PortId, bytes: &[u8], now: Duration) {
+        self.receive_partial(id, bytes, None, now);
+    }
+
+    /// A frame from a guest whose checksum may be left out.
+    pub fn receive_partial(
+        &mut self,
+        id: PortId,
+        bytes: &[u8],
+        partial: Option<Partial>,
+        now: Duration,
+    ) {
+        let Some(odd) = partial.filter(|partial| !partial.is_plain(bytes)) else {
+            return self.take(id, bytes, partial, now);
+        };
+        // In a tunnel's packet, as a rule; but it may be where an address is: it has to be there before that is looked at.
+        let mut whole = self.buffer();
+        whole.extend_from_slice(bytes);
+        odd.complete(&mut whole);
+        self.take(id, &whole, None, now);
+        self.recycle(whole);
+    }
+
+    fn take(&mut self, id: PortId, bytes: &[u8], partial: Option<Partial>, now: Duration) {
         if !self.ports.contains_key(&id) {
             return;
         }
@@ -284,13 +317,13 @@ impl Stack {
         if frame.destination == self.config.mac {
             self.for_gateway(id, &frame, now);
         } else if frame.destination.is_multicast() {
-            self.flood(id, bytes);
+            self.flood(id, bytes, partial);
             self.for_gateway(id, &frame, now);
         } else {
             match self.macs.get(&frame.destination).copied() {
                 Some(to) if to == id => {}
-                Some(to) => self.forward(to, bytes),
-                None => self.flood(id, bytes),
+                Some(to) => self.forward(to, bytes, partial),
+                None => self.flood(id, bytes, partial),
             }
         }
     }
@@ -352,7 +385,7 @@ impl Stack {
         self.config.is_gateway(address) || owner.is_some_and(|(owner, _)| *owner != id)
     }
 
-    fn flood(&mut self, from: PortId, bytes: &[u8]) {
+    fn flood(&mut self, from: PortId, bytes: &[u8], partial: Option<Partial>) {
         let others: Vec<PortId> = self
             .ports
             .keys()
@@ -360,14 +393,14 @@ impl Stack {
             .filter(|id| *id != from)
             .collect();
         for id in others {
-            self.forward(id, bytes);
+            self.forward(id, bytes, partial);
         }
     }
 
-    fn forward(&mut self, id: PortId, bytes: &[u8]) {
+    fn forward(&mut self, id: PortId, bytes: &[u8], partial: Option<Partial>) {
         let mut buffer = self.buffer();
         buffer.extend_from_slice(bytes);
-        self.enqueue(id, buffer);
+        self.enqueue_partial(id, buffer, partial);
     }
 
     /// An empty buffer.
@@ -385,6 +418,16 @@ impl Stack {
 
     /// A frame for a guest.
     pub(crate) fn enqueue(&mut self, id: PortId, frame: Vec<u8>) {
+        self.enqueue_partial(id, frame, None);
+    }
+
+    /// A frame for a guest whose checksum may be left out; it is not when the guest's link has no way to say so.
+    pub(crate) fn enqueue_partial(
+        &mut self,
+        id: PortId,
+        mut frame: Vec<u8>,
+        partial: Option<Partial>,
+    ) {
         let Some(port) = self.ports.get_mut(&id) else {
             return;
         };
@@ -394,8 +437,14 @@ impl Stack {
             self.recycle(frame);
             return;
         }
+        let left = partial.filter(|partial| {
+            if !port.partial {
+                partial.complete(&mut frame);
+            }
+            port.partial
+        });
         port.queued_bytes += frame.len();
-        port.queue.push_back(frame);
+        port.queue.push_back((frame, left));
         self.mark_ready(id);
     }
 
@@ -417,23 +466,23 @@ impl Stack {
         Some(id)
     }
 
-    /// Offers the next frame for a guest to its link, in pieces; `send` says whether the link took it, and one that it did not take is
-    /// offered again. Call it when the link has room: segments of TCP are made here, of what lies in their connection's buffer, so that a slow
-    /// guest holds its connections back and not us.
+    /// Offers the next frame for a guest to its link, in pieces, and what of its checksum is left out ([`Stack::set_partial`]); `send` says whether
+    /// the link took it, and one that it did not take is offered again. Call it when the link has room: segments of TCP are made here, of what lies in
+    /// their connection's buffer, so that a slow guest holds its connections back and not us.
     pub fn transmit_with(
         &mut self,
         id: PortId,
         now: Duration,
-        mut send: impl FnMut(&[IoSlice<'_>]) -> bool,
+        mut send: impl FnMut(&[IoSlice<'_>], Option<Partial>) -> bool,
     ) -> Transmitted {
         let Some(port) = self.ports.get_mut(&id) else {
             return Transmitted::Nothing;
         };
-        if let Some(frame) = port.queue.front() {
-            if !send(&[IoSlice::new(frame)]) {
+        if let Some((frame, partial)) = port.queue.front() {
+            if !send(&[IoSlice::new(frame)], *partial) {
                 return Transmitted::Full;
             }
-            if let Some(frame) = port.queue.pop_front() {
+            if let Some((frame, _)) = port.queue.pop_front() {
                 port.queued_bytes -= frame.len();
                 self.recycle(frame);
             }
@@ -460,13 +509,17 @@ impl Stack {
         Transmitted::Nothing
     }
 
-    /// [Transmits](Stack::transmit_with) the next frame for a guest, and puts it into `buffer`, in the place of what is there. False: there is none.
+    /// [Transmits](Stack::transmit_with) the next frame for a guest, and puts it into `buffer`, in the place of what is there, with its checksum. False:
+    /// there is none.
     pub fn transmit(&mut self, id: PortId, buffer: &mut Vec<u8>, now: Duration) -> bool {
-        let offered = self.transmit_with(id, now, |pieces| {
+        let offered = self.transmit_with(id, now, |pieces, partial| {
             buffer.clear();
             pieces
                 .iter()
                 .for_each(|piece| buffer.extend_from_slice(piece));
+            if let Some(partial) = partial {
+                partial.complete(buffer);
+            }
             true
         });
         offered == Transmitted::Sent

@@ -3,14 +3,16 @@
 //!
 //! `parse_…` takes bytes that a guest wrote and gives `None` for what is not well formed; nothing panics. `put_…` writes
 //! into a buffer. Checksums of what guests send are not looked at: a frame comes over a unix socket, which loses and changes
-//! nothing, and where it is for another guest that guest looks.
+//! nothing, and where it is for another guest that guest looks. They may be [left out](partial) altogether.
 
 pub mod ipv6;
+pub mod partial;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 pub use ipv6::{IPV6_LEN, parse_ipv6};
+pub use partial::Partial;
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET_LEN: usize = 14;
@@ -279,6 +281,16 @@ pub fn parse_udp(segment: &[u8]) -> Option<Udp<'_>> {
 
 /// Writes a datagram after its packet's header.
 pub fn put_udp(buffer: &mut Vec<u8>, source: SocketAddr, destination: SocketAddr, payload: &[u8]) {
+    put_udp_partial(buffer, source, destination, payload).complete(buffer);
+}
+
+/// The same without the checksum, whose place is counted from the buffer's beginning.
+pub fn put_udp_partial(
+    buffer: &mut Vec<u8>,
+    source: SocketAddr,
+    destination: SocketAddr,
+    payload: &[u8],
+) -> Partial {
     let start = buffer.len();
     let len = u16::try_from(UDP_LEN + payload.len()).unwrap_or(u16::MAX);
     buffer.extend_from_slice(&source.port().to_be_bytes());
@@ -288,12 +300,7 @@ pub fn put_udp(buffer: &mut Vec<u8>, source: SocketAddr, destination: SocketAddr
     buffer.extend_from_slice(payload);
     let len = buffer.len() - start;
     let pseudo = pseudo_header(source.ip(), destination.ip(), protocol::UDP, len);
-    // Zero says that there is none: one that comes out so is sent as its twin (RFC 768).
-    let sum = match checksum(&buffer[start..], pseudo) {
-        0 => 0xffff,
-        sum => sum,
-    };
-    buffer[start + 6..start + 8].copy_from_slice(&sum.to_be_bytes());
+    Partial::of_udp(buffer, start, pseudo)
 }
 
 /// An ICMP echo request or reply.

@@ -17,7 +17,7 @@
 //! An end of file that nobody asked for means that `gourd-net` is dead: the supervisor starts another one and joins again with
 //! the same link, of which it keeps a duplicate.
 //!
-//! The link is a `SOCK_DGRAM` socket, one end of a pair; a datagram is an Ethernet frame without its check sequence, or several ([`Join::packed`]).
+//! The link is a `SOCK_DGRAM` socket, one end of a pair; a datagram is an Ethernet frame without its check sequence, or what [`Framing`] says.
 //! So a process that dies in the middle of anything leaves no half frame behind, and QEMU (`-netdev stream`) never sees an end.
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -33,7 +33,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The version that this build speaks.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// Bytes that a message may have: what a packet holds for sure.
 pub const MAX_LEN: usize = 64 * 1024;
@@ -135,9 +135,22 @@ pub struct Join {
     /// It is on other networks, too ([`Request::Elsewhere`]).
     #[serde(default)]
     pub elsewhere: bool,
-    /// A datagram of the link is not one frame but frames in a row, each behind its length in 32 bits of network order; 68 KiB in all at most
-    /// (what `-netdev stream` reads at once).
-    pub packed: bool,
+    /// What a datagram of the link is.
+    pub framing: Framing,
+}
+
+/// What a datagram of a link is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Framing {
+    /// A frame.
+    #[default]
+    Plain,
+    /// Frames in a row, each behind its length in 32 bits of network order; 68 KiB in all at most (what `-netdev stream` reads at once).
+    Packed,
+    /// A frame behind a `struct virtio_net_hdr_v1` (virtio 1.2, section 5.1.6), which may leave the checksum of the frame out (flag
+    /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`); everything else in it is zero.
+    Offload,
 }
 
 /// A question about a name, or the answer to it: the asker's number, and the DNS message (RFC 1035). No message is no answer: nobody is
@@ -325,7 +338,7 @@ mod tests {
                 proxy: Some(ProxyProtocol::V2),
             }],
             elsewhere: false,
-            packed: false,
+            framing: Framing::Plain,
         });
         send(ours.as_fd(), &join, Some(end.as_fd())).unwrap();
         let (message, fd) = expect::<Request>(&theirs).unwrap();

@@ -148,9 +148,9 @@ impl Life<'_> {
         let config = bill::vm_config(&self.container, volumes, &programs, processors)?;
         self.shared.vcpus.store(config.vcpus, Ordering::Relaxed);
         let failed = |error| failure::from_error("make a link", "", &error);
-        let packed = driver.kind().packs_frames();
+        let framing = crate::network::framing(driver.kind());
         let (mut networks, links) =
-            Networks::new(self.container.root(), spec, packed).map_err(failed)?;
+            Networks::new(self.container.root(), spec, framing).map_err(failed)?;
         let started = self.start_vm(&*driver, &config, links).await?;
         // After the monitor: the guest's boot takes longer than anything here.
         let before = |network: &str| {

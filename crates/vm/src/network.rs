@@ -36,7 +36,7 @@ mod translate;
 
 use talk::Command;
 pub use talk::Directory;
-pub use translate::{attached, wanted};
+pub use translate::{attached, framing, wanted};
 
 /// Bytes of the largest packet. An IP packet of this size and its Ethernet header are less than 64 KiB.
 pub const MTU: u16 = 65520;
@@ -97,8 +97,8 @@ pub struct Seat {
     pub directory: Arc<Directory>,
     /// See [`network::Request::Elsewhere`].
     pub elsewhere: bool,
-    /// See [`Join::packed`].
-    pub packed: bool,
+    /// See [`Join::framing`].
+    pub framing: network::Framing,
 }
 
 /// A container on a network.

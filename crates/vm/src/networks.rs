@@ -19,7 +19,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::network::{Joined, Publish};
+use proto::network::{Framing, Joined, Publish};
 use proto::supervisor::{Failure, failure::Kind};
 use store::Root;
 use store::container::{Attached, Endpoint, Spec};
@@ -61,8 +61,8 @@ struct Card {
     number: u8,
     /// The network's end of its link.
     link: OwnedFd,
-    /// See [`Seat::packed`].
-    packed: bool,
+    /// See [`Seat::framing`].
+    framing: Framing,
     /// Of a device of the agent's: who carries its frames.
     carrier: Option<JoinHandle<()>>,
 }
@@ -95,11 +95,11 @@ fn way_out<'a>(root: &Root, networks: impl ExactSizeIterator<Item = &'a Endpoint
 }
 
 impl Networks {
-    /// Those of a run that is about to begin, and the VM's ends of their links; `packed`: how its monitor wants frames ([`Seat::packed`]).
+    /// Those of a run that is about to begin, and the VM's ends of their links; `framing`: how its monitor wants frames ([`Seat::framing`]).
     ///
     /// # Errors
     /// The system has no more descriptors.
-    pub fn new(root: &Root, spec: &Spec, packed: bool) -> io::Result<(Networks, Vec<OwnedFd>)> {
+    pub fn new(root: &Root, spec: &Spec, framing: Framing) -> io::Result<(Networks, Vec<OwnedFd>)> {
         let mut state = State::default();
         let mut ends = Vec::new();
         for _ in &spec.networks {
@@ -108,7 +108,7 @@ impl Networks {
             state.idle.push(Card {
                 number: state.cards,
                 link,
-                packed,
+                framing,
                 carrier: None,
             });
             state.cards += 1;
@@ -142,7 +142,7 @@ impl Networks {
                 },
                 directory: self.directory.clone(),
                 elsewhere: endpoints.len() > 1,
-                packed: card.packed,
+                framing: card.framing,
             };
             let link = card.link.try_clone()?;
             let membership = Membership::begin(&self.root, &self.spec, endpoint, seat, link);
@@ -273,7 +273,7 @@ impl Networks {
                 let card = Card {
                     number: unused(state),
                     link,
-                    packed: false,
+                    framing: Framing::Plain,
                     carrier: None,
                 };
                 (card, Some(device))
@@ -286,7 +286,7 @@ impl Networks {
             publish: Vec::new(),
             directory: self.directory.clone(),
             elsewhere: !state.places.is_empty(),
-            packed: card.packed,
+            framing: card.framing,
         };
         let link = card.link.try_clone()?;
         state.places.push(Place {
@@ -504,7 +504,7 @@ mod tests {
             networks: vec![Endpoint::default(), Endpoint::default()],
             ..Spec::default()
         };
-        let (networks, ends) = Networks::new(&root, &spec, false).unwrap();
+        let (networks, ends) = Networks::new(&root, &spec, Framing::Plain).unwrap();
         assert_eq!(ends.len(), 2);
         let state = networks.state.lock().await;
         assert_eq!((state.cards, unused(&state)), (2, 2));

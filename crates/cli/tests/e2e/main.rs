@@ -26,6 +26,7 @@ mod logs;
 mod names;
 mod network;
 mod networks;
+mod offload;
 mod overhead;
 mod ports;
 mod processes;

@@ -6,8 +6,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use netstack::wire::partial;
 use netstack::{Config, Mac};
-use proto::network::{self, Join, Joined, Lookup, PROTOCOL, Protocol, Publish, Reply, Request};
+use proto::network::{
+    self, Framing, Join, Joined, Lookup, PROTOCOL, Protocol, Publish, Reply, Request,
+};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, socketpair,
 };
@@ -21,9 +24,9 @@ use super::Server;
 
 const MTU: u16 = 9000;
 
-struct Link(OwnedFd);
+struct Link(OwnedFd, Framing);
 struct Frame(Vec<u8>);
-struct Out<'a>(&'a OwnedFd);
+struct Out<'a>(&'a Link);
 
 impl RxToken for Frame {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
@@ -35,7 +38,10 @@ impl TxToken for Out<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
         let mut frame = vec![0; len];
         let result = f(&mut frame);
-        let _ = rustix::net::send(self.0, &frame, SendFlags::NOSIGNAL);
+        if self.0.1 == Framing::Offload {
+            frame.splice(..0, partial::header(None));
+        }
+        let _ = rustix::net::send(&self.0.0, &frame, SendFlags::NOSIGNAL);
         result
     }
 }
@@ -45,14 +51,19 @@ impl Device for Link {
     type TxToken<'a> = Out<'a>;
 
     fn receive(&mut self, _: SmolInstant) -> Option<(Frame, Out<'_>)> {
-        let mut frame = vec![0; usize::from(MTU) + 14];
+        let mut frame = vec![0; partial::HEADER_LEN + usize::from(MTU) + 14];
         let (len, _) = rustix::net::recv(&self.0, &mut frame[..], RecvFlags::DONTWAIT).ok()?;
         frame.truncate(len);
-        Some((Frame(frame), Out(&self.0)))
+        if self.1 == Framing::Offload {
+            // smoltcp looks at what was left out: it is completed for it.
+            let (left, rest) = partial::parse_header(&frame).expect("a header");
+            frame = left.map_or_else(|| rest.to_vec(), |left| left.completed(rest));
+        }
+        Some((Frame(frame), Out(self)))
     }
 
     fn transmit(&mut self, _: SmolInstant) -> Option<Out<'_>> {
-        Some(Out(&self.0))
+        Some(Out(self))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -97,6 +108,15 @@ impl Network {
     }
 
     fn join(&self, number: u8, publish: &[Publish]) -> (OwnedFd, Result<Guest, network::Refused>) {
+        self.join_by(Framing::Plain, number, publish)
+    }
+
+    fn join_by(
+        &self,
+        framing: Framing,
+        number: u8,
+        publish: &[Publish],
+    ) -> (OwnedFd, Result<Guest, network::Refused>) {
         let control = self.connect();
         let (link, theirs) = pair();
         let mac = [2, 0, 0, 0, 0, number];
@@ -111,11 +131,11 @@ impl Network {
             resolvers: Vec::new(),
             publish: publish.to_vec(),
             elsewhere: false,
-            packed: false,
+            framing,
         };
         network::send(control.as_fd(), &Request::Join(join), Some(theirs.as_fd())).unwrap();
         let guest = match network::expect::<Reply>(&control).unwrap().0 {
-            Reply::Joined(joined) => Ok(Guest::new(link, joined, mac)),
+            Reply::Joined(joined) => Ok(Guest::new(Link(link, framing), joined, mac)),
             Reply::Refused(refused) => Err(refused),
             other => panic!("{other:?}"),
         };
@@ -148,8 +168,7 @@ struct Guest {
 }
 
 impl Guest {
-    fn new(link: OwnedFd, joined: Joined, mac: [u8; 6]) -> Guest {
-        let mut link = Link(link);
+    fn new(mut link: Link, joined: Joined, mac: [u8; 6]) -> Guest {
         let hardware = HardwareAddress::Ethernet(EthernetAddress(mac));
         let config = InterfaceConfig::new(hardware);
         let mut interface = Interface::new(config, &mut link, SmolInstant::ZERO);
@@ -206,6 +225,12 @@ fn publish(protocol: Protocol, guest_port: u16) -> Publish {
 
 #[test]
 fn a_guest_reaches_a_server_of_the_hosts_and_ends_its_half() {
+    for framing in [Framing::Plain, Framing::Offload] {
+        there_and_back(framing);
+    }
+}
+
+fn there_and_back(framing: Framing) {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = server.local_addr().unwrap().port();
     let host = std::thread::spawn(move || {
@@ -217,7 +242,7 @@ fn a_guest_reaches_a_server_of_the_hosts_and_ends_its_half() {
         stream.write_all(&all).unwrap();
     });
     let network = Network::new();
-    let (control, guest) = network.join(2, &[]);
+    let (control, guest) = network.join_by(framing, 2, &[]);
     let mut guest = guest.unwrap();
     assert_eq!(guest.joined.address, Ipv4Addr::new(10, 219, 0, 2));
     let handle = guest.tcp();

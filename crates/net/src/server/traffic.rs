@@ -40,12 +40,18 @@ impl Server {
             };
             match guest.link.receive(&mut self.buffer) {
                 Ok(count) => {
-                    for frame in guest.link.frames(&self.buffer[..count]) {
+                    for received in guest.link.frames(&self.buffer[..count]) {
+                        let Some((partial, frame)) = received else {
+                            self.stack.counters.malformed += 1;
+                            break;
+                        };
                         if self.clients.is_captured() {
                             let gateway = self.stack.config().mac;
-                            self.clients.capture(id, false, frame, gateway);
+                            let whole = partial.map(|partial| partial.completed(frame));
+                            let whole = whole.as_deref().unwrap_or(frame);
+                            self.clients.capture(id, false, whole, gateway);
                         }
-                        self.stack.receive(id, frame, now);
+                        self.stack.receive_partial(id, frame, partial, now);
                     }
                 }
                 Err(Errno::INTR) => {}
@@ -63,12 +69,15 @@ impl Server {
                 return;
             };
             let link = &mut guest.link;
-            let offered = self.stack.transmit_with(id, now, |pieces| {
-                let taken = link.send(pieces);
+            let offered = self.stack.transmit_with(id, now, |pieces, partial| {
+                let taken = link.send(pieces, partial);
                 if let Some(frame) = recorded.as_mut().filter(|_| taken) {
                     pieces
                         .iter()
                         .for_each(|piece| frame.extend_from_slice(piece));
+                    if let Some(partial) = partial {
+                        partial.complete(frame);
+                    }
                 }
                 taken
             });

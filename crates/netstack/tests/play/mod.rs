@@ -27,6 +27,8 @@ const FRAMES: usize = netstack::limit::FRAMES + 4096;
 pub enum Input {
     /// A guest's frame.
     Frame(Vec<u8>),
+    /// A guest's frame behind its header, which may leave its checksum out.
+    Offloaded(Vec<u8>),
     /// A resolver's answer to the last question.
     Answer(Vec<u8>),
     /// A guest's TCP segment, right but for what is said here.
@@ -53,14 +55,17 @@ pub struct Segment {
 impl Input {
     /// The next one of a program in bytes: a kind, then for bytes their length and they. What the program does not say is 0.
     pub fn next(rest: &mut &[u8]) -> Option<Input> {
-        let (kind, mut from) = rest.split_first()?;
-        let input = match kind & 3 {
+        /// The frame has one before it.
+        const HEADER: u8 = 4;
+        let (whole, mut from) = rest.split_first()?;
+        let input = match whole & 3 {
             kind @ (0 | 1) => {
                 let len = usize::from(half(&mut from)).min(from.len());
                 let (bytes, behind) = from.split_at(len);
                 from = behind;
-                match kind {
-                    0 => Input::Frame(bytes.to_vec()),
+                match (kind, whole & HEADER) {
+                    (0, 0) => Input::Frame(bytes.to_vec()),
+                    (0, _) => Input::Offloaded(bytes.to_vec()),
                     _ => Input::Answer(bytes.to_vec()),
                 }
             }
@@ -93,6 +98,7 @@ impl Input {
     pub fn to_bytes(&self) -> Vec<u8> {
         let (kind, bytes) = match self {
             Input::Frame(bytes) => (0, bytes),
+            Input::Offloaded(bytes) => (4, bytes),
             Input::Answer(bytes) => (1, bytes),
             Input::Segment(_) | Input::Host { .. } => return Vec::new(),
         };
@@ -100,7 +106,7 @@ impl Input {
         [&[kind][..], &len, bytes].concat()
     }
 
-    /// A line of a corpus file: `frame` or `answer`, and hexadecimal digits.
+    /// A line of a corpus file: `frame`, `offloaded` or `answer`, and hexadecimal digits.
     pub fn read(line: &str) -> Input {
         let (kind, digits) = line.split_once(' ').unwrap();
         let byte =
@@ -108,6 +114,7 @@ impl Input {
         let bytes = digits.as_bytes().chunks(2).map(byte).collect();
         match kind {
             "frame" => Input::Frame(bytes),
+            "offloaded" => Input::Offloaded(bytes),
             "answer" => Input::Answer(bytes),
             other => panic!("{other}"),
         }
@@ -117,6 +124,7 @@ impl Input {
     pub fn write(&self) -> String {
         let (kind, bytes) = match self {
             Input::Frame(bytes) => ("frame", bytes),
+            Input::Offloaded(bytes) => ("offloaded", bytes),
             Input::Answer(bytes) => ("answer", bytes),
             other => panic!("{other:?}"),
         };
@@ -127,7 +135,7 @@ impl Input {
     /// What can be damaged.
     pub fn bytes(&mut self) -> &mut Vec<u8> {
         match self {
-            Input::Frame(bytes) | Input::Answer(bytes) => bytes,
+            Input::Frame(bytes) | Input::Offloaded(bytes) | Input::Answer(bytes) => bytes,
             other => panic!("{other:?}"),
         }
     }
@@ -184,10 +192,17 @@ struct Player {
     /// The host's side does not read, or refuses.
     holds: bool,
     refuses: bool,
+    /// The guests' links leave checksums out.
+    partial: bool,
 }
 
 /// Plays it; says in words for a file's name what was remembered and what went out.
 pub fn play(inputs: &[Input]) -> String {
+    play_by(false, inputs)
+}
+
+/// The same by links that leave checksums out, or not.
+pub fn play_by(partial: bool, inputs: &[Input]) -> String {
     let mut config = config();
     let rule = |what, port| Rule { what, port };
     config.allow = vec![
@@ -195,23 +210,24 @@ pub fn play(inputs: &[Input]) -> String {
         rule(What::Prefix(SERVER6.into(), 128), None),
         rule(What::Prefix("192.0.2.0".parse().unwrap(), 24), Some(9)),
     ];
-    play_with(config, inputs)
+    play_with(config, partial, inputs)
 }
 
 /// The same on a network without an allow-list.
-pub fn play_openly(inputs: &[Input]) -> String {
-    play_with(config(), inputs)
+pub fn play_openly(partial: bool, inputs: &[Input]) -> String {
+    play_with(config(), partial, inputs)
 }
 
-/// A program in bytes, on a network with an allow-list or without. A fuzz target.
+/// A program in bytes, on a network with an allow-list or without, by links that leave checksums out or not. A fuzz target.
 pub fn frames(bytes: &[u8]) {
     let Some((kind, rest)) = bytes.split_first() else {
         return;
     };
     let inputs = Input::program(rest);
+    let partial = kind & 2 != 0;
     match kind & 1 {
-        0 => play(&inputs),
-        _ => play_openly(&inputs),
+        0 => play_by(partial, &inputs),
+        _ => play_openly(partial, &inputs),
     };
 }
 
@@ -247,15 +263,18 @@ pub fn resolving(bytes: &[u8]) {
         }
     }
     play(&inputs);
-    play_openly(&inputs);
+    play_openly(true, &inputs);
 }
 
-fn play_with(config: netstack::Config, inputs: &[Input]) -> String {
+fn play_with(config: netstack::Config, partial: bool, inputs: &[Input]) -> String {
     let mut stack = Stack::new(config);
     stack.attach(1, endpoint(1, GUEST, true));
     stack.attach(2, endpoint(2, OTHER, false));
+    stack.set_partial(1, partial);
+    stack.set_partial(2, partial);
     let mut player = Player {
         stack,
+        partial,
         now: Duration::ZERO,
         words: BTreeSet::new(),
         question: None,
@@ -288,6 +307,12 @@ impl Player {
     fn take(&mut self, input: &Input) {
         match input {
             Input::Frame(frame) => self.stack.receive(1, frame, self.now),
+            Input::Offloaded(datagram) => match wire::partial::parse_header(datagram) {
+                Some((partial, frame)) => {
+                    self.stack.receive_partial(1, frame, partial, self.now);
+                }
+                None => self.stack.counters.malformed += 1,
+            },
             Input::Answer(answer) => {
                 if let Some(flow) = self.question {
                     self.stack.udp_answer(flow, answer, self.now);
@@ -340,6 +365,7 @@ impl Player {
                 self.stack.detach(1);
                 self.settle();
                 self.stack.attach(1, endpoint(1, GUEST, amount & 1 == 0));
+                self.stack.set_partial(1, self.partial);
             }
             _ => {}
         }

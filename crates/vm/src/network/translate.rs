@@ -1,5 +1,6 @@
 //! Between what a container's files say about its networks and what a network's process is told.
 
+use hypervisor::DriverKind;
 use proto::network::{self, Join, Joined, PROTOCOL};
 use store::container::{Attached, Endpoint, Port, Protocol, ProxyProtocol, Spec};
 
@@ -51,6 +52,15 @@ pub fn wanted(spec: &Spec) -> Vec<network::Publish> {
     publish.collect()
 }
 
+/// What a datagram of a link is, by the driver whose monitor has its other end.
+pub fn framing(driver: DriverKind) -> network::Framing {
+    match driver.framing() {
+        hypervisor::Framing::Plain => network::Framing::Plain,
+        hypervisor::Framing::Packed => network::Framing::Packed,
+        hypervisor::Framing::Offload => network::Framing::Offload,
+    }
+}
+
 /// What the network is told about a container.
 pub(super) fn join(spec: &Spec, endpoint: &Endpoint, seat: Seat) -> Join {
     let mut names = vec![
@@ -71,7 +81,7 @@ pub(super) fn join(spec: &Spec, endpoint: &Endpoint, seat: Seat) -> Join {
         resolvers: spec.resolution.servers.clone(),
         publish: seat.publish,
         elsewhere: seat.elsewhere,
-        packed: seat.packed,
+        framing: seat.framing,
     }
 }
 
@@ -101,7 +111,7 @@ mod tests {
             publish: Vec::new(),
             directory: Arc::default(),
             elsewhere: false,
-            packed: false,
+            framing: network::Framing::Plain,
         };
         let join = join(&spec, &endpoint, seat);
         assert_eq!(join.names, ["web", "0123456789ab", "www"]);

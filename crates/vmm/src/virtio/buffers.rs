@@ -13,7 +13,7 @@ use crate::vsock::Memory;
 pub type Piece<'m> = VolatileSlice<'m, ()>;
 
 /// What the kernel takes in one `preadv` (`UIO_MAXIOV`). Chains with more pieces are refused.
-const MAX_PIECES: usize = 1024;
+pub const MAX_PIECES: usize = 1024;
 
 /// The chain is of no use: a buffer outside of guest memory, too many, or more bytes than a used length can say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

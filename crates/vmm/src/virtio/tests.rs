@@ -21,8 +21,14 @@ fn block() -> (Block, std::fs::File) {
 fn net() -> (Net, std::os::unix::net::UnixDatagram) {
     let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
     theirs.set_nonblocking(true).unwrap();
-    for frame in [&[1; 60][..], &[2; 9000]] {
-        ours.send(frame).unwrap();
+    for (kind, len) in [(0, 60), (1, 9000)] {
+        // Its checksum is left out, or not.
+        let frame = [
+            &[kind, 0, 0, 0, 0, 0, 34, 0, 16, 0, 0, 0][..],
+            &vec![2; len],
+        ]
+        .concat();
+        ours.send(&frame).unwrap();
     }
     (Net::new(theirs.into(), [2, 0, 0, 0, 0, 1], 9000), ours)
 }

@@ -484,7 +484,11 @@ impl Surface {
         let bytes = vec![what; usize::from(len)];
         match slot {
             NET => {
-                let _ = self.frames.send(&bytes);
+                // Whatever it is, or a frame whose checksum is there, or left out.
+                let kind = what & 1;
+                let header = [kind, 0, 0, 0, 0, 0, what >> 2, 0, 16, 0, 0, 0];
+                let header = if what & 2 == 0 { &header[..] } else { &[] };
+                let _ = self.frames.send(&[header, &bytes].concat());
             }
             VSOCK => match what % 6 {
                 0 if !self.streams.is_empty() => {

@@ -236,7 +236,7 @@ fn gourd_net(parts: &Parts, ports: Ports) -> Result<(Child, OwnedFd, OwnedFd)> {
     };
     let join = Join {
         elsewhere: false,
-        packed: true,
+        framing: network::Framing::Packed,
         protocol: network::PROTOCOL,
         container: "bench".to_owned(),
         names: vec!["bench".to_owned()],
