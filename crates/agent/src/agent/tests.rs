@@ -75,10 +75,12 @@ fn a_child_that_keeps_the_pipe_does_not_keep_the_stream() {
     run(async {
         let out = Ends::make(Direction::Out, true).unwrap();
         let (stream, host) = connection().await;
-        let process = shell("sleep 30 & echo done", Stdio::null(), out.child);
+        let process = shell("sleep 30 & echo $!", Stdio::null(), out.child);
         let reading = tokio::spawn(read_all(host));
         copy_out(out.ours.unwrap(), Some(stream), process.exit()).await;
-        assert_eq!(reading.await.unwrap(), b"done\n");
+        let child = String::from_utf8(reading.await.unwrap()).unwrap();
+        let child = rustix::process::Pid::from_raw(child.trim().parse().unwrap()).unwrap();
+        rustix::process::kill_process(child, rustix::process::Signal::KILL).expect("it runs still");
     });
 }
 
@@ -104,7 +106,7 @@ fn a_process_that_closes_its_stdin_closes_the_stream() {
     run(async {
         let input = Ends::make(Direction::In, true).unwrap();
         let (stream, host) = connection().await;
-        let process = shell("exec 0<&-; sleep 30", input.child, Stdio::null());
+        let process = shell("exec 0<&-; exec sleep 30", input.child, Stdio::null());
         copy_in(stream, input.ours.unwrap(), process.exit()).await;
         assert_eq!(read_all(host).await, b"");
         process.signal(9).unwrap();
