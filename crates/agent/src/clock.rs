@@ -1,6 +1,8 @@
 //! The guest's clocks, in nanoseconds.
 
-use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, Timespec, clock_settime};
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
@@ -12,6 +14,14 @@ pub(crate) fn boottime_ns() -> u64 {
         .unwrap_or(0)
         .saturating_mul(NANOSECONDS)
         .saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// CLOCK_REALTIME: nanoseconds since 1970.
+pub(crate) fn wall_ns() -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Sets CLOCK_REALTIME to `ns` since the epoch.
@@ -32,10 +42,7 @@ const NEAR: u64 = NANOSECONDS / 200;
 
 /// Brings CLOCK_REALTIME to `ns` since the epoch.
 pub(crate) fn follow(ns: u64) -> std::io::Result<()> {
-    let now = clock_gettime(ClockId::Realtime);
-    let now = u64::try_from(now.tv_sec).unwrap_or(0) * NANOSECONDS
-        + u64::try_from(now.tv_nsec).unwrap_or(0);
-    match correction(now, ns) {
+    match correction(wall_ns(), ns) {
         Correction::None => Ok(()),
         Correction::Slew(microseconds) => crate::sys::slew(microseconds),
         Correction::Set => Ok(set_wall_clock(ns)?),

@@ -252,8 +252,8 @@ impl Container {
             // First: of a container that is gone nobody would know that they were its own.
             volume::remove_anonymous(self).map_err(|error| Error::Volumes(Box::new(error)))?;
         }
-        let name = format!(".del-{}", self.id());
-        let condemned = self.dir.with_file_name(name);
+        // By its id: one that is not shown yet has another name.
+        let condemned = file::condemned(&self.dir.with_file_name(self.id()));
         match file::rename(&self.dir, &condemned, self.durability()) {
             Err(error) if error.is_not_found() => return Ok(()),
             other => other?,

@@ -211,7 +211,14 @@ pub fn remove_tree(path: &Path) -> Result<(), Error> {
 }
 
 /// The names of directories that are being removed begin with it.
-const CONDEMNED: &str = ".del-";
+pub(crate) const CONDEMNED: &str = ".del-";
+
+/// The name that a directory has while it is removed.
+pub(crate) fn condemned(dir: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(CONDEMNED);
+    name.push(dir.file_name().unwrap_or_default());
+    dir.with_file_name(name)
+}
 
 /// Removes a directory whose lock the caller holds exclusively. First it gets another name: who is about to lock it would otherwise make
 /// its lock file once more, in a directory that is just being emptied.
@@ -219,9 +226,7 @@ const CONDEMNED: &str = ".del-";
 /// # Errors
 /// The system call that failed. What is left then has a hidden name, for [`sweep_condemned`].
 pub fn remove_locked(dir: &Path) -> Result<(), Error> {
-    let mut name = std::ffi::OsString::from(CONDEMNED);
-    name.push(dir.file_name().unwrap_or_default());
-    let condemned = dir.with_file_name(name);
+    let condemned = condemned(dir);
     // What a crash left of the last one.
     remove_tree(&condemned)?;
     rename(dir, &condemned, Durability::Unsynced)?;

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use proto::agent::{ProcessInfo, TopReply};
 
@@ -51,17 +50,10 @@ pub(super) fn read(container: &Container) -> Result<TopReply, Failed> {
     let reader = Reader {
         tick: NANOSECONDS / rustix::param::clock_ticks_per_second().max(1),
         page: rustix::param::page_size() as u64,
-        boot: now_ns().saturating_sub(clock::boottime_ns()),
+        boot: clock::wall_ns().saturating_sub(clock::boottime_ns()),
         users: names(&container.booted.rootfs),
     };
     reader.list(Path::new("/proc"))
-}
-
-fn now_ns() -> u64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The users of the container's passwd. Not there, or not readable: none.

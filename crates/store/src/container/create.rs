@@ -8,7 +8,6 @@ use crate::lock::{LOCK, Lock, Mode};
 use crate::{Root, fault, json};
 
 const NEW: &str = ".new-";
-const CONDEMNED: &str = ".del-";
 
 /// Makes a container from its spec. It comes with its lock held, so that nobody starts or removes it before the
 /// caller does.
@@ -106,7 +105,7 @@ fn clear_remains(containers: &Path) -> Result<(), Error> {
         let entry = entry.map_err(file::Error::at("list", containers))?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if !name.starts_with(NEW) && !name.starts_with(CONDEMNED) {
+        if !name.starts_with(NEW) && !name.starts_with(file::CONDEMNED) {
             continue;
         }
         let dir = entry.path();

@@ -65,7 +65,7 @@ pub fn discard(root: &Root, wanted: &str) -> Result<(), Error> {
     let Some(_lock) = Lock::try_acquire(&dir, Mode::Exclusive)? else {
         return Err(Error::Running(id));
     };
-    let condemned = root.containers().join(format!(".del-{id}"));
+    let condemned = file::condemned(&dir);
     file::rename(&dir, &condemned, Durability::Synced)?;
     fault::point("discard.renamed");
     file::remove(&root.socket(&id, "sup"))?;
