@@ -3,11 +3,11 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser};
 use engine::{Engine, OpenOptions};
 
-use crate::args::{Gourd, Verb, container, image, system, value};
+use crate::args::{Verb, container, image, system, value};
 use crate::failure::{self, FAILED, Failure};
+use crate::line::{self, Refusal};
 use crate::{complete, render, verbs};
 
 /// What every verb may need.
@@ -53,9 +53,7 @@ pub fn main(started_ns: u64) -> u8 {
             .nth(1)
             .is_some_and(|arg| arg == "-v" || arg == "--version")
     {
-        return end(
-            render::out::line(&format!("gourd version {}", env!("CARGO_PKG_VERSION"))).map(|()| 0),
-        );
+        return version();
     }
     if std::env::args_os()
         .nth(1)
@@ -63,9 +61,10 @@ pub fn main(started_ns: u64) -> u8 {
     {
         return complete::main(std::env::args_os().skip(2));
     }
-    let line = match parse(std::env::args_os().collect()) {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let line = match line::parse(&words) {
         Ok(line) => line,
-        Err(refusal) => return refuse(&refusal),
+        Err(refusal) => return refuse(refusal),
     };
     log_when_asked();
     let app = App {
@@ -91,35 +90,6 @@ pub fn main(started_ns: u64) -> u8 {
     end(result)
 }
 
-/// Reads the command line. The parser of all verbs takes a millisecond to make: those that are called most often have one
-/// of their own, and what it does not take goes to the whole one, which says what is wrong.
-fn parse(line: Vec<OsString>) -> Result<Gourd, clap::Error> {
-    let quick = match line.get(1).and_then(|verb| verb.to_str()) {
-        Some("run") => quick(&line, |run| container::Verb::Run(Box::new(run))),
-        Some("create") => quick(&line, |create| container::Verb::Create(Box::new(create))),
-        Some("start") => quick(&line, container::Verb::Start),
-        Some("exec") => quick(&line, container::Verb::Exec),
-        Some("rm") => quick(&line, container::Verb::Rm),
-        Some("ps" | "ls") => quick(&line, container::Verb::Ps),
-        _ => None,
-    };
-    match quick {
-        Some(verb) => Ok(Gourd {
-            root: None,
-            max_unpacked: None,
-            print_version: false,
-            verb: Verb::Containers(verb),
-        }),
-        None => Gourd::try_parse_from(line),
-    }
-}
-
-fn quick<A: Args>(line: &[OsString], verb: fn(A) -> container::Verb) -> Option<container::Verb> {
-    let command = A::augment_args(clap::Command::new("gourd"));
-    let found = command.try_get_matches_from(&line[1..]).ok()?;
-    A::from_arg_matches(&found).ok().map(verb)
-}
-
 fn end(result: Result<u8, Failure>) -> u8 {
     crate::terminal::restore();
     result.unwrap_or_else(|failure| {
@@ -129,25 +99,24 @@ fn end(result: Result<u8, Failure>) -> u8 {
 }
 
 /// Help goes to stdout with 0; a line that cannot be read to stderr with 125, as Docker's `run`.
-fn refuse(refusal: &clap::Error) -> u8 {
-    if !refusal.use_stderr() {
-        // Whoever asked for help may have closed stdout.
-        let _ = refusal.print();
-        return 0;
+fn refuse(refusal: Refusal) -> u8 {
+    match refusal {
+        Refusal::Version => version(),
+        Refusal::Help(help) => {
+            // Whoever asked for help may have closed stdout.
+            let _ = help.print();
+            0
+        }
+        Refusal::Wrong(said) => {
+            // stderr may be closed; the exit code still tells.
+            let _ = render::out::stderr(&said);
+            FAILED
+        }
     }
-    // stderr may be closed; the exit code still tells.
-    let _ = render::out::stderr(&refusal_text(&refusal.to_string()));
-    FAILED
 }
 
-/// clap's words in the form of all other failures.
-fn refusal_text(said: &str) -> String {
-    let said = said.strip_prefix("error: ").unwrap_or(said).trim_end();
-    let (said, hint) = match said.rsplit_once("For more information, try '--help'.") {
-        Some((said, _)) => (said.trim_end(), "  hint: add --help to see what there is\n"),
-        None => (said, ""),
-    };
-    format!("gourd: {said}\n{hint}")
+fn version() -> u8 {
+    end(render::out::line(&format!("gourd version {}", env!("CARGO_PKG_VERSION"))).map(|()| 0))
 }
 
 /// `GOURD_LOG=debug` shows the libraries' logs on stderr.
@@ -209,6 +178,7 @@ async fn verb(app: &App, verb: Verb) -> Result<u8, Failure> {
         Verb::System(system::Group::Enable(_)) => verbs::unit::enable(app),
         Verb::System(system::Group::Disable(_)) => verbs::unit::disable(app),
         Verb::System(system::Group::Boot(_)) => verbs::boot::boot(app).await,
+        Verb::System(system::Group::Shutdown(args)) => verbs::boot::shutdown(app, &args).await,
         Verb::System(system::Group::Kernel(verb)) => verbs::kernel::kernel(app, &verb),
         Verb::System(system::Group::Disk(verb)) => verbs::disk::disk(&verb).await,
         Verb::System(system::Group::Fsck(args)) => verbs::fsck::fsck(app, &args).await,
@@ -246,62 +216,5 @@ async fn containers(app: &App, verb: container::Verb) -> Result<u8, Failure> {
         container::Verb::Export(args) => verbs::export::export(app, &args).await,
         container::Verb::Diff(args) => verbs::diff::diff(app, &args).await,
         container::Verb::Commit(args) => verbs::commit::commit(app, &args).await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The short way takes nothing that the whole parser would not, and both understand the same.
-    #[test]
-    fn quick_lines() {
-        let parsed = |line: &str| {
-            let words = line.split(' ').map(OsString::from).collect();
-            parse(words).map(|line| format!("{:?}", line.verb))
-        };
-        for line in [
-            "gourd run -it --rm img sh -c x",
-            "gourd create --name box img",
-            "gourd start -a box",
-            "gourd exec box ls -l",
-            "gourd rm -f a b",
-            "gourd ps -aq",
-            "gourd ls -a",
-        ] {
-            let whole =
-                Gourd::try_parse_from(line.split(' ')).map(|line| format!("{:?}", line.verb));
-            assert_eq!(parsed(line).ok(), whole.ok(), "{line}");
-        }
-        for line in [
-            "gourd run",
-            "gourd rm",
-            "gourd run --nope img",
-            "gourd ps x",
-            "gourd run -v img",
-        ] {
-            let whole = Gourd::try_parse_from(line.split(' ')).map(|_| ());
-            assert_eq!(parsed(line).is_ok(), whole.is_ok(), "{line}");
-        }
-        let told = parse(vec!["gourd".into(), "run".into(), "--help".into()]).map(|_| ());
-        assert!(told.is_err_and(|help| help.to_string().contains("gourd run [OPTIONS] IMAGE")));
-    }
-
-    #[test]
-    fn refusals_look_like_all_other_failures() {
-        let check = |line: &[&str], expect: &str| {
-            let refusal = Gourd::try_parse_from(line).expect_err("a refusal");
-            assert_eq!(refusal_text(&refusal.to_string()), expect);
-        };
-        check(
-            &["gourd", "run", "-m", "lots", "img"],
-            "gourd: invalid value 'lots' for '--memory <SIZE>': \"lots\" is no size: write bytes, or a number with k, m \
-             or g, for example 512m\n  hint: add --help to see what there is\n",
-        );
-        check(
-            &["gourd", "stop"],
-            "gourd: the following required arguments were not provided:\n  <CONTAINER>...\n\n\
-             Usage: gourd stop <CONTAINER>...\n  hint: add --help to see what there is\n",
-        );
     }
 }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use crate::hints;
 use crate::render::out;
+use crate::render::table::plain;
 use crate::render::template::TemplateError;
 
 /// gourd itself failed.
@@ -252,22 +253,23 @@ impl Failure {
     }
 }
 
-/// `gourd: WHAT`, a line for each cause, and the hint. A cause that only repeats what was said is left out.
+/// `gourd: WHAT`, a line for each cause, and the hint. A cause that only repeats what was said is left out. Images, guests and
+/// registries have their say in it, so that nothing of it may command the terminal.
 pub fn render(error: &dyn Error, hint: Option<&str>) -> String {
     let mut said = error.to_string();
-    let mut text = format!("gourd: {said}\n");
+    let mut text = format!("gourd: {}\n", plain(&said));
     let mut cause = error.source();
     while let Some(error) = cause {
         let words = error.to_string();
         if !said.ends_with(&words) {
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "  caused by {words}");
+            let _ = writeln!(text, "  caused by {}", plain(&words));
         }
         said = words;
         cause = error.source();
     }
     if let Some(hint) = hint {
-        let _ = writeln!(text, "  hint: {hint}");
+        let _ = writeln!(text, "  hint: {}", plain(hint));
     }
     text
 }
@@ -339,5 +341,14 @@ mod tests {
         struct Outer(#[source] io::Error);
         let error = Outer(io::Error::other("inner"));
         assert_eq!(render(&error, None), "gourd: outer: inner\n");
+    }
+
+    #[test]
+    fn the_terminal_obeys_nothing() {
+        let error = io::Error::other("no user x\u{1b}]52;c;aGk=\u{7}\n\u{9b}2J\u{202e}\u{2066}é");
+        assert_eq!(
+            render(&error, Some("\u{1b}c")),
+            "gourd: no user x?]52;c;aGk=???2J??é\n  hint: ?c\n"
+        );
     }
 }

@@ -205,7 +205,7 @@ fn invalid(what: &str) -> &'static str {
     match what {
         "reference" | "image" | "image reference" => REFERENCE,
         "platform" => "a platform is OS/ARCH, for example linux/amd64",
-        "memory" => "give it more with -m, for example -m 128m",
+        "memory" => "give it more with -m, for example -m 64m",
         "capability to add" | "capability to drop" => {
             "names are as in capabilities(7), for example NET_ADMIN; ALL is every one"
         }
@@ -436,7 +436,7 @@ mod tests {
                 reason: "16777216 bytes; 67108864 is the least that boots".to_owned(),
             },
             "gourd: invalid memory: 16777216 bytes; 67108864 is the least that boots\n  \
-             hint: give it more with -m, for example -m 128m\n",
+             hint: give it more with -m, for example -m 64m\n",
         );
         check(
             Error::Guest {

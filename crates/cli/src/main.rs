@@ -7,6 +7,7 @@ mod complete;
 mod confirm;
 mod failure;
 mod hints;
+mod line;
 mod render;
 mod session;
 mod terminal;

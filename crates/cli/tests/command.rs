@@ -93,6 +93,13 @@ fn help_is_a_result() {
         assert!(text(&output.stdout).contains("Usage: gourd"), "{line:?}");
         assert!(output.stderr.is_empty(), "{line:?}");
     }
+    // Oracle: docker's exit code.
+    for line in [&[][..], &["container"], &["system", "kernel"]] {
+        let output = gourd(root().path(), line);
+        assert_eq!(output.status.code(), Some(0), "{line:?}");
+        assert!(text(&output.stdout).contains("Usage: gourd"), "{line:?}");
+        assert!(output.stderr.is_empty(), "{line:?}");
+    }
     let output = gourd(root().path(), &["--help"]);
     for verb in [
         "run", "create", "exec", "ps", "logs", "images", "pull", "system", "version", "125",
@@ -112,10 +119,10 @@ fn a_line_that_cannot_be_read_is_125() {
         &["\"lots\" is no size"],
     );
     check(
-        &["run", "--cpus", "0", "img"],
+        &["run", "--rm=perhaps", "img"],
         125,
         "",
-        &["\"0\" is too few"],
+        &["invalid value 'perhaps' for '--rm'\n", "true, false"],
     );
     check(
         &["kill", "-s", "WAT", "box"],
@@ -141,6 +148,7 @@ fn versions() {
         &format!("gourd version {version}\n"),
         &[],
     );
+    check(&["-v", "ps"], 0, &format!("gourd version {version}\n"), &[]);
     check(
         &["version", "--format", "{{.Client.Version}}"],
         0,
@@ -164,6 +172,7 @@ fn nothing_is_listed_as_headings() {
         &[],
     );
     check(&["ps", "-aq"], 0, "", &[]);
+    check(&["ps", "-a=1", "--quiet=true", "-q"], 0, "", &[]);
     check(&["ps", "--format", "json"], 0, "", &[]);
     check(
         &["images"],

@@ -118,6 +118,14 @@ fn an_image_becomes_a_raw_disk() {
         "out",
     ];
     assert_eq!(gourd(folder, &any).0, 0);
+    // What is there stays, and what failed has left nothing.
+    let (code, _, err) = gourd(folder, &any);
+    assert_eq!(code, 125);
+    assert!(err.contains("cannot create out"), "{err}");
+    let names = std::fs::read_dir(folder).expect("a folder");
+    let names = names.map(|entry| entry.expect("an entry").file_name().into_string());
+    let hidden = names.flatten().find(|name| name.starts_with('.'));
+    assert_eq!(hidden, None);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Folders, files and unix sockets of this host in a container.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
@@ -44,14 +45,15 @@ pub(crate) fn plan(wanted: &[BindRequest], taken: &mut BTreeSet<String>) -> Resu
     let mut planned = Planned::default();
     for bind in wanted {
         let target = volume::take(&bind.target, taken)?;
-        match check(&bind.source, bind.create)? {
+        let (kind, source) = check(&bind.source, bind.create)?;
+        match kind {
             Kind::Socket => planned.sockets.push(Socket {
                 way: Way::Mount,
-                host: bind.source.clone(),
+                host: source,
                 container: target,
             }),
             Kind::Shared => planned.binds.push(BindMount {
-                source: bind.source.clone(),
+                source,
                 target,
                 read_only: bind.read_only,
                 bind: bind.bind.clone(),
@@ -67,26 +69,31 @@ enum Kind {
     Socket,
 }
 
-/// There is a folder, a file or a socket.
-fn check(source: &Path, create: bool) -> Result<Kind, Error> {
+/// There is a folder, a file or a socket; where it is without links. They are followed once, here: later they may be a guest's, for
+/// which what it is given must stay what its user named.
+fn check(source: &Path, create: bool) -> Result<(Kind, PathBuf), Error> {
     let shown = source.display();
     let invalid = |reason: String| Err(Error::invalid("bind mount", reason));
     if !source.is_absolute() {
         return invalid(format!("{shown}: the path on this host is not absolute"));
     }
-    match std::fs::metadata(source) {
-        Ok(found) if found.is_dir() || found.is_file() => Ok(Kind::Shared),
-        Ok(found) if found.file_type().is_socket() => Ok(Kind::Socket),
+    let mut real = source.canonicalize();
+    if create
+        && let Err(error) = &real
+        && error.kind() == ErrorKind::NotFound
+    {
+        if let Err(error) = std::fs::create_dir_all(source) {
+            return invalid(format!("{shown} can't be made: {error}"));
+        }
+        real = source.canonicalize();
+    }
+    match real.and_then(|real| Ok((std::fs::symlink_metadata(&real)?, real))) {
+        Ok((found, real)) if found.is_dir() || found.is_file() => Ok((Kind::Shared, real)),
+        Ok((found, real)) if found.file_type().is_socket() => Ok((Kind::Socket, real)),
         Ok(_) => invalid(format!(
             "{shown} is neither a folder nor a file nor a socket"
         )),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && create => {
-            match std::fs::create_dir_all(source) {
-                Ok(()) => Ok(Kind::Shared),
-                Err(error) => invalid(format!("{shown} can't be made: {error}")),
-            }
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
             invalid(format!("bind source path does not exist: {shown}"))
         }
         Err(error) => invalid(format!("{shown}: {error}")),
@@ -100,11 +107,12 @@ mod tests {
     /// Oracle: what Docker 28 does with each.
     #[test]
     fn folders_and_files_that_are_there_or_made() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("file"), "x").unwrap();
-        std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path().canonicalize().unwrap();
+        std::fs::write(dir.join("file"), "x").unwrap();
+        std::os::unix::net::UnixListener::bind(dir.join("socket")).unwrap();
         let bind = |source: &str, target: &str, create| BindRequest {
-            source: dir.path().join(source),
+            source: dir.join(source),
             target: target.to_owned(),
             create,
             ..BindRequest::default()
@@ -136,11 +144,11 @@ mod tests {
         let planned = plan(&[bind("socket", "/a/", true)], &mut BTreeSet::new()).unwrap();
         let socket = Socket {
             way: Way::Mount,
-            host: dir.path().join("socket"),
+            host: dir.join("socket"),
             container: "/a".to_owned(),
         };
         assert_eq!((planned.sockets, planned.binds), (vec![socket], vec![]));
-        rustix::fs::mkfifoat(rustix::fs::CWD, dir.path().join("fifo"), 0o600.into()).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, dir.join("fifo"), 0o600.into()).unwrap();
         check(
             &[bind("fifo", "/a", true)],
             Err("neither a folder nor a file nor a socket"),
@@ -160,5 +168,45 @@ mod tests {
             ..BindRequest::default()
         };
         check(&[relative], Err("not absolute"));
+    }
+
+    /// Oracle: `realpath`. `inspect` shows what the container has as `Source`, and as `Binds` what was asked for.
+    #[test]
+    fn links_are_followed_once() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path().canonicalize().unwrap();
+        std::fs::create_dir_all(dir.join("real/cache")).unwrap();
+        let _server = std::os::unix::net::UnixListener::bind(dir.join("real/socket")).unwrap();
+        std::os::unix::fs::symlink("real", dir.join("link")).unwrap();
+        std::os::unix::fs::symlink("cache", dir.join("real/again")).unwrap();
+        std::os::unix::fs::symlink("none", dir.join("dangling")).unwrap();
+        let plan = |source: &str| {
+            let bind = BindRequest {
+                source: dir.join(source),
+                target: "/a".to_owned(),
+                create: true,
+                bind: Some(format!("{source}:/a")),
+                ..BindRequest::default()
+            };
+            plan(&[bind], &mut BTreeSet::new())
+        };
+        for (source, real) in [
+            ("real/cache", "real/cache"),
+            ("link/again", "real/cache"),
+            ("link/made/deep", "real/made/deep"),
+        ] {
+            let Planned { binds, .. } = plan(source).unwrap();
+            let expect = BindMount {
+                source: dir.join(real),
+                target: "/a".to_owned(),
+                read_only: false,
+                bind: Some(format!("{source}:/a")),
+            };
+            assert_eq!(binds, [expect]);
+        }
+        let sockets = plan("link/socket").unwrap().sockets;
+        assert_eq!(sockets[0].host, dir.join("real/socket"));
+        let refused = plan("dangling").unwrap_err().to_string();
+        assert!(refused.contains("can't be made"), "{refused}");
     }
 }

@@ -17,6 +17,7 @@ mod observe;
 mod remove;
 mod request;
 mod rights;
+mod shutdown;
 mod size;
 mod sockets;
 
@@ -28,7 +29,7 @@ use store::container::{HealthStatus, Port};
 
 pub use attach::{AttachInput, AttachOutput, Attachment};
 pub use change::StartedOnBoot;
-pub use connections::{Networks, port_words};
+pub use connections::{Networks, port_numbers, port_words};
 pub(crate) use connections::{check_endpoint, check_networks, mac};
 pub(crate) use create::{new_id, platform};
 pub use files::{Change, ChangeKind, Files, PathStat, TarStream, UnpackOptions, Unpacking};
@@ -39,6 +40,7 @@ pub use remove::{ContainerFilter, Pruned};
 pub use request::{CreateRequest, ExecRequest, HealthRequest, UpdateRequest};
 pub use rights::capability;
 pub(crate) use rights::clean as clean_path;
+pub use shutdown::{ShutDown, Whose};
 pub use size::ContainerSize;
 pub use sockets::PublishedSocket;
 
@@ -205,4 +207,6 @@ pub struct ContainerSummary {
     pub networks: Vec<String>,
     /// Its volumes, each once.
     pub volumes: Vec<String>,
+    /// What is mounted in it: a volume's name or a path of the host, and where.
+    pub mounts: Vec<(String, String)>,
 }

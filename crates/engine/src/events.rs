@@ -46,22 +46,24 @@ pub struct EventFilter {
 }
 
 impl EventFilter {
+    /// What conditions can be about.
+    pub const KEYS: [&str; 7] = [
+        "container",
+        "event",
+        "image",
+        "label",
+        "network",
+        "type",
+        "volume",
+    ];
+
     /// One more condition, in Docker's words: `type=container`, `event=die`, `container=NAME`, `image=NAME`,
     /// `label=KEY[=VALUE]`, `volume=NAME`, `network=NAME`.
     ///
     /// # Errors
     /// No such key or type.
     pub fn add(&mut self, key: &str, value: &str) -> Result<(), InvalidFilter> {
-        let known = [
-            "container",
-            "event",
-            "image",
-            "label",
-            "network",
-            "type",
-            "volume",
-        ];
-        if !known.contains(&key) {
+        if !Self::KEYS.contains(&key) {
             return Err(InvalidFilter::Key(key.to_owned()));
         }
         if key == "type" && !["container", "image", "network", "volume"].contains(&value) {

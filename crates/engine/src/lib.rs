@@ -34,7 +34,8 @@ pub use container::{
     AttachInput, AttachOptions, AttachOutput, Attachment, Container, ContainerFilter,
     ContainerSize, ContainerSummary, CreateRequest, Event, ExecRequest, Exit, Follow,
     HealthRequest, Logs, LogsOptions, Networks, Phase, Pruned, PublishedSocket, Pull, Running,
-    StartMode, StartedOnBoot, Status, TerminalSize, UpdateRequest, capability, port_words,
+    ShutDown, StartMode, StartedOnBoot, Status, TerminalSize, UpdateRequest, Whose, capability,
+    port_numbers, port_words,
 };
 pub use container::{
     Change, ChangeKind, Files, PathStat, ProcessInfo, Stats, TarStream, UnpackOptions, Unpacking,

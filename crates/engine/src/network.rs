@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use store::network::{self, Network, Spec};
 
 use crate::container::mac;
-use crate::{Engine, Error, blocking, time};
+use crate::{ContainerFilter, Engine, Error, blocking, time};
 
 /// What to make a network of.
 #[derive(Debug, Clone, Default)]
@@ -219,11 +219,11 @@ impl Engine {
         }
     }
 
-    /// Removes the networks that no container is on, whether it runs or not; their names.
+    /// Removes the networks that no container is on, whether it runs or not, and that the filter lets through; their names.
     ///
     /// # Errors
     /// The networks or containers cannot be read.
-    pub fn prune_networks(&self) -> Result<Vec<String>, Error> {
+    pub fn prune_networks(&self, filter: &ContainerFilter) -> Result<Vec<String>, Error> {
         let mut wanted = std::collections::BTreeSet::new();
         for container in store::container::list(&self.root)? {
             // One that can't be read may be on any: nothing is removed then.
@@ -233,8 +233,10 @@ impl Engine {
         }
         let mut removed = Vec::new();
         for network in network::list(&self.root)? {
-            let name = network.spec().name.clone();
-            if name == network::DEFAULT || wanted.contains(&name) {
+            let spec = network.spec();
+            let name = spec.name.clone();
+            let meant = filter.lets_through(spec.created_ns, &spec.labels);
+            if !meant || name == network::DEFAULT || wanted.contains(&name) {
                 continue;
             }
             match network.remove(&self.root) {

@@ -1,4 +1,4 @@
-//! What needs `unsafe`: which descriptors a child inherits, its session; and a system call that nobody wraps.
+//! What needs `unsafe`: which descriptors a child inherits, and its session.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -65,22 +65,6 @@ pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open, and the same number, for as long as it lives; the `AsyncFd` owns it.
     let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
     registered.map_err(Into::into)
-}
-
-/// The version of Landlock that the kernel has; `None` when it has none or it is turned off.
-pub(crate) fn landlock_abi() -> Option<u32> {
-    /// linux/landlock.h: ask for the version instead of making a ruleset.
-    const CREATE_RULESET_VERSION: libc::c_uint = 1;
-    // SAFETY: without attributes (null, 0) and with this flag the call reads and makes nothing.
-    let version = unsafe {
-        libc::syscall(
-            libc::SYS_landlock_create_ruleset,
-            std::ptr::null::<libc::c_void>(),
-            0_usize,
-            CREATE_RULESET_VERSION,
-        )
-    };
-    u32::try_from(version).ok().filter(|version| *version > 0)
 }
 
 #[cfg(test)]

@@ -36,9 +36,9 @@ async fn what_makes_no_sense_is_refused() {
     };
     let invalid = ErrorKind::Invalid;
     check(
-        |r| r.memory = Some(64 << 20),
+        |r| r.memory = Some(4 << 20),
         invalid,
-        "at least 134217728 (128 MiB)",
+        "at least 6291456 (6 MiB)",
     )
     .await;
     check(|r| r.nano_cpus = Some(0), invalid, "not between 0.01 and").await;

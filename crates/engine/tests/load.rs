@@ -193,23 +193,32 @@ async fn strangers_archives_are_errors() {
 }
 
 #[tokio::test]
-async fn another_processors_image_names_both() {
+async fn another_processors_image_is_kept_as_it_is() {
     let setup = setup();
     let other = if cfg!(target_arch = "x86_64") {
         "arm64"
     } else {
         "amd64"
     };
-    let ours = oci::Platform::host().to_string();
-    let (path, _) = setup.archive(&image().architecture(other), "app");
-    let error = setup.load(&path).await.unwrap_err();
+    let (path, foreign) = setup.archive(&image().architecture(other), "app");
+    setup.load(&path).await.unwrap();
+    let here = setup.engine.images().unwrap();
+    assert_eq!(here[0].id, foreign.config.digest.to_string());
+    assert_eq!(here[0].platform, format!("linux/{other}"));
+    let request = engine::CreateRequest {
+        image: "app".to_owned(),
+        ..Default::default()
+    };
+    // It is no use here without its processor, and both are named.
+    let error = setup.engine.create(request, &|_| {}).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Platform);
     let text = text(&error);
+    let ours = oci::Platform::host().to_string();
     assert!(
         text.contains(&format!("linux/{other}")) && text.contains(&ours),
         "{text}"
     );
-    assert!(blobs(&setup).is_empty(), "nothing of it is kept");
+    setup.engine.image_remove("app", false).unwrap();
     // Beside one of ours, only ours is kept. Oracle: what the writer of the layout says that belongs to it.
     let mine = image().build().unwrap();
     let foreign = image()
@@ -233,6 +242,48 @@ async fn another_processors_image_names_both() {
     expect.sort();
     assert_eq!(blobs(&setup), expect);
     assert!(setup.engine.images().unwrap()[0].digests.is_empty());
+}
+
+/// What signs an image lies beside it as a manifest of another kind, as `cosign save` leaves it.
+#[tokio::test]
+async fn signatures_beside_an_image_are_passed_over() {
+    let setup = setup();
+    let built = image().build().unwrap();
+    let layout = setup.path("layout");
+    write_layout(&layout, &[("app", &built)]).unwrap();
+    let config = br#"{"kind":"signature"}"#;
+    let digest = oci::Digest::of(config);
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"mediaType": "application/vnd.dev.cosign.config.v1+json", "digest": digest, "size": config.len()},
+        "layers": [],
+    })
+    .to_string();
+    let signature = oci::Digest::of(manifest.as_bytes());
+    for (digest, bytes) in [(digest, &config[..]), (signature, manifest.as_bytes())] {
+        std::fs::write(layout.join("blobs/sha256").join(digest.hex()), bytes).unwrap();
+    }
+    let path = layout.join("index.json");
+    let mut index: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let entry = serde_json::json!({
+        "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": signature, "size": manifest.len(),
+    });
+    let alone = serde_json::json!({"schemaVersion": 2, "manifests": [entry]});
+    index["manifests"].as_array_mut().unwrap().insert(0, entry);
+    std::fs::write(&path, index.to_string()).unwrap();
+    let loaded = setup.engine.load_folder(&layout, &|_| {}).await.unwrap();
+    assert_eq!(loaded.len(), 1);
+    assert_eq!(loaded[0].id, built.config.digest.to_string());
+    // Alone, it is told what it is.
+    std::fs::write(&path, alone.to_string()).unwrap();
+    let error = setup
+        .engine
+        .load_folder(&layout, &|_| {})
+        .await
+        .unwrap_err();
+    assert!(text(&error).contains("cosign"), "{}", text(&error));
 }
 
 /// All blobs that are here.

@@ -3,12 +3,14 @@
 mod support;
 
 use std::cell::RefCell;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use engine::{CreateRequest, ErrorKind, Pull, PullEvent};
 use support::{Setup, cat, image, quiet, request, setup, text};
-use testkit::image::{Image, Layer};
-use testkit::registry::Registry;
+use testkit::image::{Entry, Image, Layer};
+use testkit::registry::{Faulty, Registry};
 
 fn push(setup: &Setup, registry: &Registry, name: &str) -> Image {
     let (path, image) = setup.archive(&image(), "latest");
@@ -274,4 +276,68 @@ async fn pulls_at_once_share_what_comes() {
 fn registry_again(setup: &Setup, registry: &Registry) {
     let source = format!("oci-archive:{}:latest", setup.path("image.tar").display());
     registry.push(&source, "team/other:1").unwrap();
+}
+
+/// Waits until the rootfs image that is being made has as many bytes on the disk.
+fn unpacked(rootfs: &Path, bytes: u64) -> bool {
+    let end = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < end {
+        let dirs = std::fs::read_dir(rootfs).into_iter().flatten().flatten();
+        let files = dirs.map(|dir| dir.path().join("rootfs.ext4.new"));
+        let most = files.filter_map(|file| Some(file.metadata().ok()?.blocks() * 512));
+        if most.max() >= Some(bytes) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
+}
+
+/// The registry has the upper layer for whoever has unpacked the lower one.
+#[tokio::test]
+async fn layers_are_unpacked_while_others_come() {
+    let setup = setup();
+    let long: Vec<u8> = (0..6_000_000_u32).map(|n| (n >> 3) as u8).collect();
+    let lower = Layer::new().file("long", &long);
+    let both = image()
+        .layer(lower)
+        .layer(Layer::new().file("late", b"late"));
+    let both = both.build().unwrap();
+    let late = both.layers.last().unwrap().digest.to_string();
+    let rootfs = setup.engine.root().join("rootfs");
+    let registry = Faulty::with_image(&both, move |request, reply| {
+        if request.path.ends_with(&late) && !unpacked(&rootfs, 5_000_000) {
+            return reply.cut(0);
+        }
+        reply.whole()
+    })
+    .unwrap();
+    let name = format!("{}/app:1", registry.addr);
+    let pulled = setup.engine.pull(&name, None, &quiet).await.unwrap();
+    assert_eq!(pulled.id, both.config.digest.to_string());
+    let inspected = setup.engine.image_inspect(&name).unwrap();
+    let rootfs = inspected["RootfsImage"].as_str().unwrap();
+    assert_eq!(cat(rootfs, "/late"), "late");
+}
+
+/// The upper layer never comes.
+#[tokio::test]
+async fn a_bad_layer_ends_the_pull_of_the_others() {
+    let setup = setup();
+    let bad = Layer::new().entry(Entry::hard_link("a", "nowhere"));
+    let both = image().layer(bad).layer(Layer::new().file("late", b"late"));
+    let both = both.build().unwrap();
+    let late = both.layers.last().unwrap().digest.to_string();
+    let registry = Faulty::with_image(&both, move |request, reply| {
+        match request.path.ends_with(&late) {
+            true => reply.cut(40).stall(),
+            false => reply.whole(),
+        }
+    })
+    .unwrap();
+    let name = format!("{}/app:1", registry.addr);
+    let error = setup.engine.pull(&name, None, &quiet).await.unwrap_err();
+    assert!(text(&error).contains("nowhere"), "{}", text(&error));
+    let left = std::fs::read_dir(setup.engine.root().join("rootfs")).unwrap();
+    assert_eq!(left.count(), 0);
 }

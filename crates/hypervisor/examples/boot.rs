@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use hypervisor::config::{BootLoader, Console, ConsoleDevice, ConsoleOutput};
+use hypervisor::config::{BootLoader, Console, ConsoleOutput};
 use hypervisor::{Programs, StartOptions, VmConfig, probe, validate};
 
 // One thread: the monitors die with the thread that starts them.
@@ -29,7 +29,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
         shares: Vec::new(),
         vsock: None,
         consoles: vec![Console {
-            device: ConsoleDevice::Serial,
             output: ConsoleOutput::Stream,
         }],
         entropy: true,

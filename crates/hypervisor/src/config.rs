@@ -78,7 +78,7 @@ pub struct VmConfig {
     /// The socket device between host and guest.
     #[serde(default)]
     pub vsock: Option<Vsock>,
-    /// Consoles, the first one is the guest's `ttyS0` or `hvc0`.
+    /// Serial ports (16550), the first one is the guest's `ttyS0`: they work from the kernel's first line on.
     #[serde(default)]
     pub consoles: Vec<Console>,
     /// A source of random numbers (virtio-rng), fed by the host's kernel.
@@ -199,24 +199,12 @@ impl Default for Vsock {
     }
 }
 
-/// A console.
+/// A serial port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Console {
-    /// Which device the guest sees.
-    pub device: ConsoleDevice,
     /// Where its bytes go.
     pub output: ConsoleOutput,
-}
-
-/// Which device a console is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ConsoleDevice {
-    /// A 16550, the guest's `ttyS0`: works from the kernel's first line on.
-    Serial,
-    /// virtio-console, the guest's `hvc0`: fast, but silent until the driver is up.
-    Virtio,
 }
 
 /// Where a console's bytes go.
@@ -225,7 +213,8 @@ pub enum ConsoleDevice {
 pub enum ConsoleOutput {
     /// Appended to a file, made with mode 0600 when it is missing. There is no input.
     Log(PathBuf),
-    /// A stream both ways, taken once with [`Vm::console`](crate::Vm::console). The guest waits while nobody reads.
+    /// A stream both ways, taken once with [`Vm::console`](crate::Vm::console). Read it: under the driver kvm what nobody has read
+    /// beyond some 64 KiB is lost, under QEMU the guest waits.
     Stream,
 }
 

@@ -37,6 +37,12 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A path that was resolved when the container was made has a link in it.
+    #[error("open {path}: {words}; {remedy}", words = crate::resolved::REPLACED, remedy = crate::resolved::REMEDY)]
+    Replaced {
+        /// The path.
+        path: PathBuf,
+    },
     /// A monitor could not be started.
     #[error("start {program}")]
     Spawn {

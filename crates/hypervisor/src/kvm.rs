@@ -179,7 +179,8 @@ impl Driver for Kvm {
         let mut keep: Vec<BorrowedFd<'_>> = handed.keep.iter().map(AsFd::as_fd).collect();
         keep.extend(options.held.iter().map(AsFd::as_fd));
         keep.push(their_control.as_fd());
-        let process = Process::spawn("gourd-vmm", command, &keep, None).map_err(|source| {
+        let around = crate::process::around_ours(config, config.memory);
+        let process = Process::spawn("gourd-vmm", command, &keep, around).map_err(|source| {
             let program = self.vmm.clone();
             Error::Spawn { program, source }
         })?;

@@ -17,6 +17,11 @@ pub mod kvm;
 pub mod probe;
 mod process;
 pub mod qemu;
+pub mod resolved;
+pub mod spawn {
+    //! For a process that is no monitor and goes on while its host goes down.
+    pub use vmm::spawn::hold_endings;
+}
 mod validate;
 mod vsock;
 

@@ -29,6 +29,33 @@ pub struct Report {
     pub kvm: Capability,
     /// Every driver that there is, best first.
     pub drivers: Vec<DriverReport>,
+    /// How far this host's kernel lets monitors be confined. Looked at by [`probe`] alone: to start a VM nobody needs it.
+    #[serde(default)]
+    pub confinement: Option<Confinement>,
+}
+
+/// What of a monitor's confinement the host's kernel has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// Landlock's ABI; 0 if the kernel has none, or it is turned off.
+    pub landlock_abi: u32,
+    /// System calls can be filtered.
+    pub seccomp: bool,
+    /// A process can be kept from gaining privileges.
+    pub no_new_privs: bool,
+    /// This user may make user namespaces.
+    pub user_namespaces: bool,
+}
+
+fn confinement() -> Confinement {
+    use vmm::confine;
+    let level = confine::available();
+    Confinement {
+        landlock_abi: level.landlock_abi,
+        seccomp: level.seccomp,
+        no_new_privs: confine::knows_no_new_privs(),
+        user_namespaces: confine::user_namespaces(),
+    }
 }
 
 /// Whether something works.
@@ -88,6 +115,13 @@ pub enum Acceleration {
 
 /// Finds out what works. `cache` is a file that only this function reads and writes; without one, nothing is kept.
 pub fn probe(programs: &Programs, cache: Option<&Path>) -> Report {
+    Report {
+        confinement: Some(confinement()),
+        ..probe_drivers(programs, cache)
+    }
+}
+
+fn probe_drivers(programs: &Programs, cache: Option<&Path>) -> Report {
     let search = std::env::var_os("PATH").unwrap_or_default();
     probe_in(programs, &search, Path::new("/dev/kvm"), cache)
 }
@@ -108,6 +142,7 @@ fn probe_in(programs: &Programs, search: &OsStr, device: &Path, cache: Option<&P
         kvm,
         // Those of this host's kind: vz is macOS's, and nobody misses it elsewhere.
         drivers: vec![ours, qemu],
+        confinement: None,
     }
 }
 
@@ -117,7 +152,7 @@ pub fn open(
     programs: &Programs,
     cache: Option<&Path>,
 ) -> Result<Box<dyn Driver>, Error> {
-    let report = probe(programs, cache);
+    let report = probe_drivers(programs, cache);
     let chosen = choose(&report, wanted)?;
     if chosen.driver == DriverKind::Kvm {
         tracing::debug!("driver kvm");
@@ -218,7 +253,7 @@ fn run_guest() -> Option<String> {
 mod tests {
     use super::*;
 
-    fn report(qemu: Capability) -> Report {
+    fn report(kvm: Capability, qemu: Capability) -> Report {
         let driver = |driver, capability| DriverReport {
             driver,
             program: Some("/q".into()),
@@ -227,16 +262,22 @@ mod tests {
             capability,
         };
         Report {
-            kvm: Capability::no("there is no /dev/kvm", None),
-            drivers: vec![
-                driver(DriverKind::Kvm, Capability::no("not built", None)),
-                driver(DriverKind::Qemu, qemu),
-            ],
+            kvm: kvm.clone(),
+            drivers: vec![driver(DriverKind::Kvm, kvm), driver(DriverKind::Qemu, qemu)],
+            confinement: None,
         }
     }
 
+    fn broken() -> Capability {
+        Capability::no("there is no /dev/kvm", None)
+    }
+
     fn check(qemu: Capability, wanted: Option<DriverKind>, expect: &str) {
-        let text = match choose(&report(qemu), wanted) {
+        check_both(broken(), qemu, wanted, expect);
+    }
+
+    fn check_both(kvm: Capability, qemu: Capability, wanted: Option<DriverKind>, expect: &str) {
+        let text = match choose(&report(kvm, qemu), wanted) {
             Ok(driver) => driver.driver.to_string(),
             Err(error) => error.to_string(),
         };
@@ -252,8 +293,12 @@ mod tests {
         check(
             fine(),
             Some(DriverKind::Kvm),
-            "the driver kvm does not work here: not built",
+            "the driver kvm does not work here: there is no /dev/kvm",
         );
+        // Our own monitor wherever it works, unless somebody wants the other.
+        check_both(fine(), fine(), None, "kvm");
+        check_both(fine(), missing(), None, "kvm");
+        check_both(fine(), fine(), Some(DriverKind::Qemu), "qemu");
         check(
             missing(),
             None,
@@ -268,11 +313,26 @@ mod tests {
 
     #[test]
     fn a_report_is_json_with_flat_drivers() {
-        let text = serde_json::to_string(&report(Capability::yes("7.2")).drivers[1]).unwrap();
+        let text =
+            serde_json::to_string(&report(broken(), Capability::yes("7.2")).drivers[1]).unwrap();
         assert_eq!(
             text,
             r#"{"driver":"qemu","program":"/q","version":null,"acceleration":"tcg","works":true,"detail":"7.2","remedy":null}"#
         );
+    }
+
+    /// Oracle: this process's own status, which has a line for each if the kernel knows it.
+    #[test]
+    fn what_the_kernel_has_for_confinement() {
+        let found = confinement();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let has = |word: &str| status.lines().any(|line| line.starts_with(word));
+        assert_eq!(found.no_new_privs, has("NoNewPrivs:"));
+        assert_eq!(found.seccomp, has("Seccomp_filters:"));
+        let most = std::fs::read_to_string("/proc/sys/user/max_user_namespaces");
+        if most.is_ok_and(|most| most.trim() == "0") {
+            assert!(!found.user_namespaces);
+        }
     }
 
     #[test]

@@ -13,9 +13,29 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
+use vmm::confine::Prepared;
+
+use crate::config::VmConfig;
 
 /// The most of a monitor's last words that is kept, in bytes.
 const LAST_WORDS: usize = 4096;
+
+/// What is put around `gourd-vmm` before it runs. `guest` is how much of the guest's memory is private to it, in bytes.
+///
+/// Shared folders need the host's users: whose a file is decides what the guest sees. Its own memory is bounded by what it
+/// keeps for the guest: at most 88 MiB of what 1,024 connections over vsock may have unread, some KiB for each
+/// device and 256 KiB of stack for each thread, of which there are some dozens; and for each share an entry for each of
+/// up to a million files that the guest knows.
+pub(crate) fn around_ours(config: &VmConfig, guest: u64) -> Prepared {
+    const OURS: u64 = 256 << 20;
+    const SHARE: u64 = 1 << 30;
+    let shares = config.shares.len() as u64 * SHARE;
+    let around = vmm::confine::for_ourselves().with_memory(guest.saturating_add(OURS + shares));
+    match config.shares.is_empty() {
+        true => around.in_namespaces(),
+        false => around,
+    }
+}
 
 /// A monitor process. Dropping it kills it.
 pub(crate) struct Process {
@@ -45,7 +65,7 @@ impl Process {
         name: &'static str,
         mut command: Command,
         keep: &[BorrowedFd<'_>],
-        confinement: Option<vmm::confine::Prepared>,
+        confinement: Prepared,
     ) -> io::Result<Process> {
         let (words, their_words) = std::io::pipe()?;
         let words = pipe::Receiver::from_owned_fd(words.into())?;
@@ -53,7 +73,7 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(their_words);
-        vmm::spawn::inherit(&mut command, keep, confinement);
+        vmm::spawn::inherit(&mut command, keep, Some(confinement));
         let child = command.spawn()?;
         // The command owns the pipe's writing end: it has to go, or the end of the words never comes.
         drop(command);
@@ -180,7 +200,8 @@ mod tests {
     async fn obituary(script: &str) -> String {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script]);
-        let mut process = Process::spawn("sh", command, &[], None).unwrap();
+        let mut process =
+            Process::spawn("sh", command, &[], vmm::confine::for_ourselves()).unwrap();
         let status = process.ended().await.unwrap();
         process.obituary(status).await
     }
@@ -202,7 +223,8 @@ mod tests {
     async fn a_killer_kills() {
         let mut command = Command::new("/bin/sleep");
         command.arg("1000");
-        let mut process = Process::spawn("sleep", command, &[], None).unwrap();
+        let mut process =
+            Process::spawn("sleep", command, &[], vmm::confine::for_ourselves()).unwrap();
         let killer = process.killer();
         killer.kill();
         let status = process.ended().await.unwrap();

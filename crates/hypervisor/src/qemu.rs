@@ -17,6 +17,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rustix::io::Errno;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -27,6 +28,7 @@ use crate::config::{BootLoader, ConsoleOutput, Disk, DriverKind, VmConfig};
 use crate::driver::{Driver, Error, ExitReason, Listener, StartOptions, Started, Vm, VmExit};
 use crate::probe::{Acceleration, host_nests};
 use crate::process::Process;
+use crate::resolved;
 use crate::validate::{ConfigError, ConfigErrors};
 use crate::vsock::Vsock;
 use arguments::Fds;
@@ -109,10 +111,11 @@ impl Qemu {
         command.arg(vsock.cid.to_string());
         let shared = Shared::open(config)?;
         command.args(&shared.words);
+        let around = crate::process::around_ours(config, 0);
         let mut keep = vec![ours.as_fd(), their_control.as_fd()];
         keep.extend(shared.keep.iter().map(AsFd::as_fd));
         let process =
-            Process::spawn("gourd-vmm", command, &keep, None).map_err(spawn_error(&self.vmm))?;
+            Process::spawn("gourd-vmm", command, &keep, around).map_err(spawn_error(&self.vmm))?;
         Ok(Some(Beside {
             process,
             socket: for_qemu,
@@ -267,6 +270,9 @@ impl Driver for Qemu {
             handed.fds.shares = beside.shares.iter().map(AsRawFd::as_raw_fd).collect();
         }
         let confinement = confine::for_spawn(&self.rules(config)).map_err(Error::Confine)?;
+        let confinement = confinement
+            .in_namespaces()
+            .with_memory(memory_limit(config));
         tracing::debug!(level = ?confinement.level(), "QEMU's confinement");
         let mut command = Command::new(&self.program);
         command.env_clear();
@@ -282,7 +288,7 @@ impl Driver for Qemu {
             keep.push(beside.socket.as_fd());
             keep.extend(beside.shares.iter().map(AsFd::as_fd));
         }
-        let qemu = Process::spawn("QEMU", command, &keep, Some(confinement))
+        let qemu = Process::spawn("QEMU", command, &keep, confinement)
             .map_err(spawn_error(&self.program))?;
         drop(keep);
         Ok(assemble(config, qemu, beside, handed))
@@ -451,6 +457,15 @@ impl Vm for QemuVm {
     }
 }
 
+/// The most private memory that QEMU may have, in bytes. The guest's is shared and does not count. What does: a gigabyte
+/// for translated code, a stack of 8 MiB for each processor and for each of the 64 threads that serve disks, and the
+/// devices' own, of which a guest makes little. So the limit is one that nothing right comes near to.
+fn memory_limit(config: &VmConfig) -> u64 {
+    const ALL_BUT_PROCESSORS: u64 = 4 << 30;
+    const PROCESSOR: u64 = 16 << 20;
+    ALL_BUT_PROCESSORS + u64::from(config.vcpus) * PROCESSOR
+}
+
 /// Where distributions put qboot, which starts a Linux kernel and does nothing else. SeaBIOS looks for disks to boot from first:
 /// 0.15 s under translation.
 const FIRMWARE: [&str; 2] = ["/usr/share/qemu/qboot.rom", "/usr/share/qboot/bios.bin"];
@@ -461,12 +476,15 @@ fn open(path: &Path, write: bool) -> Result<OwnedFd, Error> {
     file.map(OwnedFd::from).map_err(open_error(path))
 }
 
-/// Only named, not opened for anything: the one who serves it opens what is in it. Links are followed here, as the user wrote
-/// them, and nowhere after.
+/// Only named, not opened for anything: the one who serves it opens what is in it. Links were followed when the container was
+/// made; one that is there now may be a guest's.
 pub(crate) fn open_folder(path: &Path) -> Result<OwnedFd, Error> {
-    use rustix::fs::{Mode, OFlags, open};
-    open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| open_error(path)(errno.into()))
+    resolved::open(path).map_err(|errno| match errno {
+        Errno::LOOP => Error::Replaced {
+            path: path.to_owned(),
+        },
+        errno => open_error(path)(errno.into()),
+    })
 }
 
 fn open_error(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
@@ -493,6 +511,19 @@ fn spawn_error(program: &Path) -> impl FnOnce(std::io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_became_a_link_is_not_shared() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("cache");
+        std::fs::create_dir(&path).unwrap();
+        open_folder(&path).unwrap();
+        std::fs::remove_dir(&path).unwrap();
+        std::os::unix::fs::symlink("/", &path).unwrap();
+        let refused = open_folder(&path).unwrap_err();
+        assert!(matches!(refused, Error::Replaced { .. }), "{refused}");
+        assert!(refused.to_string().contains("was replaced by a link"));
+    }
 
     #[test]
     fn translated_processors_take_turns() {

@@ -6,9 +6,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
 use crate::config::{
-    BootLoader, Console, ConsoleDevice, ConsoleOutput, Disk, DriverKind, Network, Share, VmConfig,
+    BootLoader, Console, ConsoleOutput, Disk, DriverKind, Network, Share, VmConfig,
 };
+use crate::resolved;
 
 /// The most virtual processors: more need an interrupt remapping unit, which no driver offers.
 pub const MAX_VCPUS: u32 = 255;
@@ -277,28 +281,34 @@ impl Check {
                     self.wrong(format!("{field}.name"), problem, "use another name");
                 }
                 self.unique(&mut names, format!("{field}.name"), &folder.name);
-                match std::fs::metadata(&folder.path) {
-                    Ok(found) if found.is_dir() || found.is_file() => {}
-                    Ok(_) => self.wrong(
-                        format!("{field}.path"),
-                        format!("{} is neither a folder nor a file", folder.path.display()),
-                        "share the folder that holds it",
-                    ),
-                    Err(error) => self.absent(format!("{field}.path"), &folder.path, &error),
-                }
+                self.shared(format!("{field}.path"), &folder.path);
             }
         }
     }
 
+    /// A folder or file that is shared, seen as the driver will: without following a link.
+    fn shared(&mut self, field: String, path: &Path) {
+        let found = resolved::open(path).and_then(rustix::fs::fstat);
+        match found.map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+            Ok(FileType::Directory | FileType::RegularFile) => {}
+            Ok(_) => self.wrong(
+                field,
+                format!("{} is neither a folder nor a file", path.display()),
+                "share the folder that holds it",
+            ),
+            Err(Errno::LOOP) => {
+                let problem = format!("{}: {}", path.display(), resolved::REPLACED);
+                self.wrong(field, problem, resolved::REMEDY);
+            }
+            Err(errno) => self.absent(field, path, &errno.into()),
+        }
+    }
+
     fn consoles(&mut self, consoles: &[Console]) {
-        let mut serial = 0;
         for (index, console) in consoles.iter().enumerate() {
             let field = format!("consoles[{index}]");
-            if console.device == ConsoleDevice::Serial {
-                serial += 1;
-                if serial > 4 {
-                    self.wrong(&field, "a fifth serial port", "use at most four");
-                }
+            if index >= 4 {
+                self.wrong(&field, "a fifth serial port", "use at most four");
             }
             if let ConsoleOutput::Log(path) = &console.output {
                 let folder = match path.parent() {
@@ -335,11 +345,6 @@ impl Check {
                 "the driver qemu has shared folders from the process of the vsock device",
                 "add a vsock device",
             );
-        }
-        for (index, console) in config.consoles.iter().enumerate() {
-            if console.device == ConsoleDevice::Virtio {
-                self.lacks(format!("consoles[{index}].device"), "virtio console");
-            }
         }
         if config.graphics.is_some() {
             self.lacks("graphics", "display");

@@ -35,6 +35,8 @@ struct Shared {
     asked: HashMap<u32, oneshot::Sender<()>>,
     /// How the guest ended its machine, if `gourd-vmm` runs one.
     ended: Option<HowEnded>,
+    /// What the log has heard of devices' troubles: a bit for each slot's first, 32 bits on one for what came later.
+    troubled: u64,
     listeners: HashMap<u32, mpsc::Sender<(UnixStream, u32)>>,
     dials: HashMap<u32, oneshot::Sender<u32>>,
     next_dial: u32,
@@ -239,6 +241,30 @@ fn send(
     Ok(())
 }
 
+impl Shared {
+    /// Whether the log may hear of this slot: twice, whatever a monitor says that has fallen to its guest.
+    fn is_news(&mut self, slot: u16) -> bool {
+        let first = 1u64.checked_shl(slot.into()).filter(|_| slot < 32);
+        let bits = first.map_or([0; 2], |first| [first, first << 32]);
+        let news = bits.into_iter().find(|bit| bit & !self.troubled != 0);
+        self.troubled |= news.unwrap_or(0);
+        news.is_some()
+    }
+}
+
+/// A device's name by its number (virtio 1.2, section 5).
+fn device_name(id: u16) -> &'static str {
+    match id {
+        1 => "network",
+        2 => "block",
+        4 => "entropy",
+        5 => "balloon",
+        19 => "socket",
+        26 => "file system",
+        _ => "unknown",
+    }
+}
+
 /// Receives one message and hands it out.
 fn receive(control: &Control, shared: &Mutex<Shared>, ending: &Notify) -> Result<(), ControlError> {
     let (msg, fd) = control.recv()?;
@@ -264,6 +290,26 @@ fn receive(control: &Control, shared: &Mutex<Shared>, ending: &Notify) -> Result
             let asked = lock(shared).asked.remove(&id);
             if let Some(asked) = asked {
                 let _ = asked.send(());
+            }
+        }
+        (
+            Msg::Counters {
+                slot,
+                device,
+                violations,
+                failures,
+            },
+            None,
+        ) => {
+            if lock(shared).is_news(slot) {
+                let device = device_name(device);
+                tracing::warn!(
+                    device,
+                    slot,
+                    violations,
+                    failures,
+                    "the guest did what no sane driver does, or the host refused a device's requests"
+                );
             }
         }
         (Msg::Ended { how }, None) => {
@@ -344,6 +390,27 @@ mod tests {
         let mut again = vsock.listen(1).unwrap();
         drop(vmm);
         assert!(again.accept().await.is_none());
+    }
+
+    /// The log hears of a device's troubles twice; numbers that no slot has are no reason to fall over.
+    #[tokio::test]
+    async fn troubles_are_told_and_bounded() {
+        let (vsock, vmm) = pair();
+        for slot in [3, 3, 3, 40, u16::MAX, 0] {
+            let counters = Msg::Counters {
+                slot,
+                device: 5,
+                violations: 7,
+                failures: 0,
+            };
+            vmm.send(counters, None).unwrap();
+        }
+        let how = HowEnded::Reset;
+        vmm.send(Msg::Ended { how }, None).unwrap();
+        vsock.ending().await;
+        assert_eq!(vsock.ended(), Some(how));
+        let troubled = lock(&vsock.shared).troubled;
+        assert_eq!(troubled, 1 << 3 | 1 << 35 | 1);
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ mod queries;
 mod resolvers;
 mod server;
 mod streams;
+mod sys;
 
 use std::process::ExitCode;
 

@@ -7,16 +7,20 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use proto::network::{Protocol, Publish, Refused};
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, SocketType, sockopt};
+use rustix::net::{SendFlags, SocketFlags, SocketType, sockopt};
 
 use crate::poll::{Poll, Token};
 use crate::streams::socket;
+use crate::sys::{self, Local};
 
 /// Connections that may wait for us.
 const BACKLOG: i32 = 4096;
 
 /// Times that another free port is tried when the one of IPv4 is taken for IPv6.
 const TRIES: usize = 16;
+
+/// Addresses of the host's that are told apart; a client of a further one is answered from where the kernel likes.
+const LOCALS: usize = 4096;
 
 /// A socket of a published port.
 #[derive(Debug)]
@@ -34,6 +38,9 @@ pub struct Published {
 pub struct Ports {
     last: u64,
     all: HashMap<u64, Published>,
+    /// A socket for all addresses has a further number for each one that was sent to: an answer to it goes out from there.
+    by_local: HashMap<(u64, Local), u64>,
+    locals: HashMap<u64, (u64, Local)>,
 }
 
 impl Ports {
@@ -67,6 +74,37 @@ impl Ports {
     /// Takes a guest's ports away.
     pub fn withdraw(&mut self, member: u32) {
         self.all.retain(|_, published| published.member != member);
+        self.by_local.retain(|(id, _), _| self.all.contains_key(id));
+        self.locals.retain(|_, (id, _)| self.all.contains_key(id));
+    }
+
+    /// The number of a port for what was sent to this address.
+    pub fn at(&mut self, id: u64, local: Option<Local>) -> u64 {
+        let Some(local) = local else {
+            return id;
+        };
+        if let Some(known) = self.by_local.get(&(id, local)) {
+            return *known;
+        }
+        if self.locals.len() >= LOCALS {
+            return id;
+        }
+        self.last += 1;
+        self.by_local.insert((id, local), self.last);
+        self.locals.insert(self.last, (id, local));
+        self.last
+    }
+
+    /// Answers a client of the port with this number, or one of [`Ports::at`]. Lost when there is no room, as datagrams are.
+    pub fn answer(&self, id: u64, peer: SocketAddr, payload: &[u8]) {
+        let flags = SendFlags::NOSIGNAL;
+        if let Some((id, local)) = self.locals.get(&id) {
+            if let Some(published) = self.all.get(id) {
+                let _ = sys::send(&published.fd, payload, peer, *local);
+            }
+        } else if let Some(published) = self.all.get(&id) {
+            let _ = rustix::net::sendto(&published.fd, payload, flags, &peer);
+        }
     }
 
     /// The next connection to a port, and the client.
@@ -131,7 +169,13 @@ fn bind(wanted: &Publish, address: IpAddr, port: u16) -> io::Result<(Publish, Ow
             sockopt::set_socket_reuseaddr(&fd, true)?;
             fd
         }
-        Protocol::Udp => socket(address, SocketType::DGRAM)?,
+        Protocol::Udp => {
+            let fd = socket(address, SocketType::DGRAM)?;
+            if address.ip().is_unspecified() {
+                sys::tell_local(&fd, address.is_ipv6())?;
+            }
+            fd
+        }
     };
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&fd, true)?;

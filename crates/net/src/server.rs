@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use netstack::{Config, Event, FlowId, Note, Stack, Target};
 use proto::network::{Lookup, Reply};
-use rustix::net::SendFlags;
 use thiserror::Error;
 
 use crate::datagrams::{Datagrams, LARGEST};
@@ -267,13 +266,7 @@ impl Server {
                 published,
                 peer,
                 payload,
-            } => {
-                if let Some(published) = self.ports.get(published) {
-                    // Lost when there is no room, as datagrams are.
-                    let flags = SendFlags::NOSIGNAL;
-                    let _ = rustix::net::sendto(&published.fd, &payload, flags, &peer);
-                }
-            }
+            } => self.ports.answer(published, peer, &payload),
             Event::Echo {
                 flow,
                 to,

@@ -24,7 +24,7 @@ impl Stack {
             self.note_refused(id, protocol::UDP, ends, Unreachable::Port);
             return self.refuse(id, mac, packet, Unreachable::Port);
         }
-        let known = self.table.udp_by_ends.get(&ends).copied();
+        let known = self.table.udp_by_ends.get(&(id, ends)).copied();
         let flow = match known {
             Some(flow) => flow,
             None => match self.outside(id, ends.remote, now) {
@@ -39,7 +39,7 @@ impl Stack {
                 }
             },
         };
-        let Some(known) = self.table.udp.get_mut(&flow).filter(|flow| flow.port == id) else {
+        let Some(known) = self.table.udp.get_mut(&flow) else {
             return;
         };
         known.used = now;
@@ -73,7 +73,7 @@ impl Stack {
             guest: SocketAddr::new(packet.source, echo.identifier),
             remote: SocketAddr::new(packet.destination, 0),
         };
-        let flow = match self.table.udp_by_ends.get(&ends).copied() {
+        let flow = match self.table.udp_by_ends.get(&(id, ends)).copied() {
             Some(flow) => flow,
             None => match self.outside(id, ends.remote, now) {
                 Ok(to) => {
@@ -86,7 +86,7 @@ impl Stack {
                 }
             },
         };
-        let Some(known) = self.table.udp.get_mut(&flow).filter(|flow| flow.port == id) else {
+        let Some(known) = self.table.udp.get_mut(&flow) else {
             return;
         };
         known.used = now;
@@ -295,7 +295,14 @@ impl Stack {
                 let guest = SocketAddr::new(port.endpoint.address.into(), guest_port);
                 let mac = port.endpoint.mac;
                 let remote = self.client(peer, guest.ip());
-                let ends = Ends { guest, remote };
+                let mut ends = Ends { guest, remote };
+                // A client port of the gateway's may be in use still; and the guest may speak to the client's own already.
+                for _ in 0..=limit::UDP_FLOWS {
+                    if !self.table.udp_by_ends.contains_key(&(id, ends)) {
+                        break;
+                    }
+                    ends.remote = self.gateway_client(guest.ip());
+                }
                 self.note_flow(id, protocol::UDP, ends, Some(peer));
                 self.new_udp(id, mac, ends, side, now)
             }

@@ -4,6 +4,7 @@
 //! address. Relays and other servers are no concern of ours.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use crate::wire::{Mac, ipv4_at};
 
@@ -11,8 +12,8 @@ use crate::wire::{Mac, ipv4_at};
 const FIXED_LEN: usize = 240;
 const MAGIC: [u8; 4] = [99, 130, 83, 99];
 
-/// Seconds that a lease holds: nobody else gets the address while the guest is there, so that it may be long.
-const LEASE: u32 = 24 * 3600;
+/// How long a guest's own lease holds: nobody else gets the address while the guest is there, so that it may be long.
+pub const LEASE: Duration = Duration::from_secs(24 * 3600);
 
 /// Option codes.
 mod option {
@@ -120,6 +121,8 @@ pub struct Offer {
     pub mask: Ipv4Addr,
     /// Bytes of the largest packet.
     pub mtu: u16,
+    /// How long an address is kept.
+    pub lease: Duration,
 }
 
 /// The answer, and to whom it goes. `address` is the guest's, if it can have one.
@@ -163,9 +166,10 @@ pub fn answer(
     put(option::SERVER, &offer.gateway.octets());
     if kind != NAK {
         if message.kind != Kind::Inform {
-            put(option::LEASE_TIME, &LEASE.to_be_bytes());
-            put(option::RENEWAL, &(LEASE / 2).to_be_bytes());
-            put(option::REBINDING, &(LEASE / 8 * 7).to_be_bytes());
+            let lease = u32::try_from(offer.lease.as_secs()).unwrap_or(u32::MAX);
+            put(option::LEASE_TIME, &lease.to_be_bytes());
+            put(option::RENEWAL, &(lease / 2).to_be_bytes());
+            put(option::REBINDING, &(lease / 8 * 7).to_be_bytes());
         }
         put(option::SUBNET_MASK, &offer.mask.octets());
         put(option::ROUTER, &offer.gateway.octets());
@@ -197,6 +201,7 @@ mod tests {
         gateway: GATEWAY,
         mask: Ipv4Addr::new(255, 255, 0, 0),
         mtu: 65520,
+        lease: LEASE,
     };
 
     /// A client's message as smoltcp, our oracle, writes it.

@@ -21,17 +21,15 @@ impl Stack {
             guest: SocketAddr::new(packet.source, header.source),
             remote: SocketAddr::new(packet.destination, header.destination),
         };
-        if let Some(flow) = self.table.tcp_by_ends.get(&ends).copied() {
+        if let Some(flow) = self.table.tcp_by_ends.get(&(id, ends)).copied() {
             let known = self.table.tcp.get(&flow);
-            if known.is_some_and(|known| known.port == id && known.tcp.is_stale(&header)) {
+            if known.is_some_and(|known| known.tcp.is_stale(&header)) {
                 return self.no_connection(id, mac, ends, &header, payload.len());
             }
             let mut changed = false;
             let known = self.with(flow, |known| {
-                if known.port == id {
-                    changed = known.tcp.on_segment(&header, payload, now);
-                    known.say_preface(now);
-                }
+                changed = known.tcp.on_segment(&header, payload, now);
+                known.say_preface(now);
             });
             if known.is_some() {
                 self.after(flow, changed);
@@ -184,7 +182,7 @@ impl Stack {
         if known.tcp.is_open() {
             known.other = None;
         }
-        if known.tcp.is_dead() {
+        if known.tcp.is_dead() || known.tcp.is_ignored() && known.other.is_some() {
             if let Some(guest) = known.other.take() {
                 return self.dial_again(flow, guest);
             }
@@ -413,7 +411,7 @@ impl Stack {
         let at_v4 = SocketAddr::new(address.into(), guest_port);
         let twin = self.config.twin(address).filter(|_| client.is_ipv6());
         let guest = twin.map_or(at_v4, |twin| SocketAddr::new(twin.into(), guest_port));
-        let ends = self.inbound(guest, client);
+        let ends = self.inbound(id, guest, client);
         let initial = self.initial_sequence(ends.guest, ends.remote, now);
         let tcp = Tcp::dial(self.own_mss(guest.ip()), initial, now);
         let flow = self.insert(id, mac, ends, tcp);
@@ -433,12 +431,12 @@ impl Stack {
     }
 
     /// The ends of a client's connection that no other one has.
-    fn inbound(&mut self, guest: SocketAddr, client: SocketAddr) -> Ends {
+    fn inbound(&mut self, id: PortId, guest: SocketAddr, client: SocketAddr) -> Ends {
         let remote = self.client(client, guest.ip());
         let mut ends = Ends { guest, remote };
         // A client port of the gateway's may be in use still.
         for _ in 0..limit::TCP_FLOWS {
-            if !self.table.tcp_by_ends.contains_key(&ends) {
+            if !self.table.tcp_by_ends.contains_key(&(id, ends)) {
                 break;
             }
             ends.remote = self.gateway_client(guest.ip());
@@ -451,8 +449,8 @@ impl Stack {
         let Some(known) = self.table.tcp.get(&flow) else {
             return;
         };
-        let (now, client) = (known.tcp.heard(), known.ends.remote);
-        let ends = self.inbound(guest, client);
+        let (id, now, client) = (known.port, known.tcp.heard(), known.ends.remote);
+        let ends = self.inbound(id, guest, client);
         let initial = self.initial_sequence(ends.guest, ends.remote, now);
         let own_mss = self.own_mss(guest.ip());
         self.table.move_tcp(flow, ends);

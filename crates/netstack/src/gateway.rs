@@ -85,7 +85,8 @@ impl Stack {
         if self.config.internal {
             return Err(Unreachable::Prohibited);
         }
-        if !is_outside(to.ip()) || self.config.contains(to.ip()) {
+        let within = embedded(to.ip()).is_some_and(|address| self.config.contains(address.into()));
+        if !is_outside(to.ip()) || self.config.contains(to.ip()) || within {
             return Err(Unreachable::Host);
         }
         let mut rules = self.config.allow.iter();
@@ -247,7 +248,7 @@ impl Stack {
             return;
         };
         if udp.destination == service::DHCP_SERVER && packet.source.is_ipv4() {
-            return self.on_dhcp(id, frame.source, udp.payload);
+            return self.on_dhcp(id, frame.source, udp.payload, now);
         }
         if frame.destination != self.config.mac || !is_somebody(packet.source) {
             return;
@@ -269,13 +270,18 @@ impl Stack {
         }
     }
 
-    fn on_dhcp(&mut self, id: PortId, mac: Mac, payload: &[u8]) {
+    fn on_dhcp(&mut self, id: PortId, mac: Mac, payload: &[u8], now: Duration) {
         let Some(message) = dhcp::parse(payload).filter(|message| message.mac == mac) else {
             self.counters.malformed += 1;
             return;
         };
-        let address = self.address_of(id, mac, message.requested);
-        let Some((reply, to)) = dhcp::answer(&message, address, &self.offer()) else {
+        let own = self.ports.get(&id).map(|port| &port.endpoint);
+        let own = own.filter(|endpoint| endpoint.mac == mac);
+        let (address, lease) = match own.map(|endpoint| endpoint.address) {
+            Some(address) => (Some(address), dhcp::LEASE),
+            None => (self.lease(id, mac, message.kind, now), limit::LEASE),
+        };
+        let Some((reply, to)) = dhcp::answer(&message, address, &self.offer(lease)) else {
             return;
         };
         let destination = if to == Ipv4Addr::BROADCAST {
@@ -290,25 +296,52 @@ impl Stack {
         self.put_udp(id, destination, ends, &reply);
     }
 
-    /// The address of who is behind a port: it is the same each time.
-    fn address_of(&mut self, id: PortId, mac: Mac, wish: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
-        let mut leases = 0;
-        for (address, owner) in &self.owners {
-            if let (IpAddr::V4(address), (of, known)) = (address, owner)
-                && *of == id
+    /// The address of somebody behind a guest: the same each time, until it is not asked for any more. Nobody has a wish, because guests that join
+    /// later have theirs; and a guest that makes up others gets a few addresses, and none of the last quarter.
+    fn lease(&mut self, id: PortId, mac: Mac, kind: dhcp::Kind, now: Duration) -> Option<Ipv4Addr> {
+        let (mut known, mut count) = (None, 0);
+        for address in self.leases.keys() {
+            if let Some((owner, holder)) = self.owners.get(&IpAddr::from(*address))
+                && *owner == id
             {
-                if *known == mac {
-                    return Some(*address);
-                }
-                leases += 1;
+                count += 1;
+                known = known.or((*holder == mac).then_some(*address));
             }
         }
-        if leases >= limit::MACS {
+        if kind == dhcp::Kind::Release {
+            self.end_lease(known?);
             return None;
         }
-        let address = self.free_address(wish)?;
+        if known.is_none() && kind == dhcp::Kind::Discover && count < limit::LEASES {
+            let used = 1 + self.owners.keys().filter(|owned| owned.is_ipv4()).count();
+            let all = usize::try_from(!self.config.mask().to_bits()).unwrap_or(usize::MAX);
+            known = self
+                .unused_address()
+                .filter(|_| (used + 1) * 4 <= (all - 1) * 3);
+        }
+        let address = known?;
+        let held = match kind {
+            dhcp::Kind::Request => limit::LEASE,
+            _ => limit::OFFER,
+        };
         self.owners.insert(address.into(), (id, mac));
+        let until = self.leases.entry(address).or_default();
+        *until = (*until).max(now + held);
         Some(address)
+    }
+
+    fn end_lease(&mut self, address: Ipv4Addr) {
+        self.leases.remove(&address);
+        self.owners.remove(&address.into());
+    }
+
+    /// Forgets leases that nobody has asked for again.
+    pub(crate) fn sweep_leases(&mut self, now: Duration) {
+        let over = self.leases.iter().filter(|(_, until)| **until < now);
+        let over: Vec<Ipv4Addr> = over.map(|(address, _)| *address).collect();
+        for address in over {
+            self.end_lease(address);
+        }
     }
 }
 
@@ -325,10 +358,28 @@ pub(crate) fn is_outside(address: IpAddr) -> bool {
             let first = address.octets()[0];
             first != 0 && first != 127 && first < 224
         }
-        IpAddr::V6(address) => {
-            let segments = address.segments();
-            let low = segments[..5].iter().all(|segment| *segment == 0);
-            !low && !address.is_multicast() && segments[0] & 0xffc0 != 0xfe80
+        IpAddr::V6(inner) => {
+            let segments = inner.segments();
+            let closed = match segments {
+                // Mapped and compatible (RFC 4291, 2.5.5), those that SIIT translated (RFC 2765), and the unspecified one and the loopback.
+                [0, 0, 0, 0, 0, ..] | [0, 0, 0, 0, 0xffff, 0, ..] => true,
+                // A network's own translator, wherever in it the address stands (RFC 8215).
+                [0x64, 0xff9b, 1, ..] => true,
+                _ => inner.is_multicast() || segments[0] & 0xffc0 == 0xfe80,
+            };
+            !closed && embedded(address).is_none_or(|inner| is_outside(inner.into()))
         }
     }
+}
+
+/// The address of IPv4 that a packet to an address of IPv6 ends up at, behind the well-known translator (RFC 6052) or 6to4's relay (RFC 3056).
+fn embedded(address: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(address) = address else {
+        return None;
+    };
+    let (high, low) = match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => (high, low),
+        _ => return None,
+    };
+    Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
 }

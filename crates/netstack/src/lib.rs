@@ -48,12 +48,19 @@ pub mod limit {
     pub const OPEN_LEAST: Duration = Duration::from_secs(10);
     /// The longest, whatever the answer says.
     pub const OPEN_MOST: Duration = Duration::from_secs(24 * 3600);
-    /// Frames that wait for a port's link, TCP's left out (which are made when there is room). More are dropped.
-    pub const FRAMES: usize = 512;
+    /// Frames that wait for a port's link, TCP's left out (which are made when there is room). More are dropped, and another guest's when there
+    /// are half as many: the gateway's own have the rest.
+    pub const FRAMES: usize = 1024;
     /// Bytes of them.
-    pub const FRAME_BYTES: usize = 4 << 20;
+    pub const FRAME_BYTES: usize = 8 << 20;
     /// Bytes that a port's connections may take, or promise, before their windows stop to grow; new ones are small after half of it.
     pub const BUFFERED: usize = 64 << 20;
+    /// Addresses that are leased to others behind a port than its guest.
+    pub const LEASES: usize = 8;
+    /// How long each of them is kept when it is not asked for again.
+    pub const LEASE: Duration = Duration::from_secs(3600);
+    /// The same when it was offered, and not taken yet.
+    pub const OFFER: Duration = Duration::from_secs(60);
     /// Ethernet addresses behind a port.
     pub const MACS: usize = 64;
     /// A TCP connection on which nothing is said gives its buffers back.

@@ -84,7 +84,10 @@ impl Stack {
         let Some(known) = self.table.udp.get(&flow) else {
             return;
         };
-        let (port, payload) = (known.port, known.question.clone());
+        let (port, mut payload) = (known.port, known.question.clone());
+        // The guest's own number is one that it may have told others.
+        let number = self.question_number(flow);
+        payload[..number.len()].copy_from_slice(&number);
         let to = Target::Resolver;
         self.events.push_back(match known.stream {
             Some(_) => Event::Query {
@@ -252,6 +255,10 @@ impl Stack {
         let Some(known) = self.table.udp.get(&flow) else {
             return;
         };
+        let Some(rest) = payload.strip_prefix(&self.question_number(flow)) else {
+            return;
+        };
+        let payload = &[&known.question[..2], rest].concat()[..];
         if !dns::answers(payload, &known.question) {
             return;
         }

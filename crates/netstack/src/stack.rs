@@ -13,7 +13,7 @@ use crate::dns::Names;
 pub use crate::event::{Event, Note, Target};
 use crate::table::{FlowId, Table};
 use crate::wire::ipv6::{self, Neighbour};
-use crate::wire::{self, Ethernet, Mac, Partial, ether_type, protocol};
+use crate::wire::{self, Ethernet, Fragment, Mac, Partial, ether_type, protocol};
 use crate::{dhcp, limit};
 pub use output::Transmitted;
 
@@ -56,6 +56,8 @@ pub(crate) struct Port {
     pub endpoint: Endpoint,
     queue: VecDeque<(Vec<u8>, Option<Partial>)>,
     queued_bytes: usize,
+    /// A segment is next, if there is one: the last was a frame that had waited.
+    segment_next: bool,
     /// Connections that want to speak.
     pub speaking: VecDeque<FlowId>,
     pub tcp_flows: usize,
@@ -88,6 +90,8 @@ pub struct Stack {
     pub(crate) ports: BTreeMap<PortId, Port>,
     /// Who has which address of the subnets or of the link; those of guests that asked by DHCP, too.
     pub(crate) owners: HashMap<IpAddr, (PortId, Mac)>,
+    /// Those of them that are leased to somebody behind a guest, who is not the guest, and until when.
+    pub(crate) leases: HashMap<Ipv4Addr, Duration>,
     /// Behind which port an Ethernet address is.
     macs: HashMap<Mac, PortId>,
     pub(crate) names: Names,
@@ -132,6 +136,7 @@ impl Stack {
             config,
             ports: BTreeMap::new(),
             owners: HashMap::new(),
+            leases: HashMap::new(),
             macs: HashMap::new(),
             names,
             table: Table::default(),
@@ -152,31 +157,43 @@ impl Stack {
         &self.config
     }
 
-    /// Whether an address is free for a guest.
-    pub fn is_free(&self, address: Ipv4Addr) -> bool {
+    /// Whether an address is one that somebody of the subnet may have.
+    fn is_usable(&self, address: Ipv4Addr) -> bool {
         let network =
             Ipv4Addr::from_bits(self.config.gateway.to_bits() & self.config.mask().to_bits());
         self.config.contains(address.into())
             && address != network
             && address != self.config.broadcast()
             && address != self.config.gateway
-            && !self.owners.contains_key(&address.into())
     }
 
-    /// An address for a guest: `wish` if it is free, otherwise the lowest that is. `None`: there is none left.
+    /// Whether an address is free for a guest, which a lease of somebody behind another guest does not keep from it.
+    pub fn is_free(&self, address: Ipv4Addr) -> bool {
+        let leased = self.leases.contains_key(&address);
+        self.is_usable(address) && (leased || !self.owners.contains_key(&address.into()))
+    }
+
+    /// An address for a guest: `wish` if it is free, otherwise the lowest that nobody has at all, or has leased. `None`: there is none left.
     pub fn free_address(&self, wish: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
-        if let Some(wish) = wish.filter(|wish| self.is_free(*wish)) {
-            return Some(wish);
-        }
+        let wish = wish.filter(|wish| self.is_free(*wish));
+        wish.or_else(|| self.unused_address())
+            .or_else(|| self.leases.keys().min().copied())
+    }
+
+    /// The lowest address that nobody has.
+    pub(crate) fn unused_address(&self) -> Option<Ipv4Addr> {
         let first = (self.config.gateway.to_bits() & self.config.mask().to_bits()) + 1;
         let last = self.config.broadcast().to_bits();
         // As many as there are guests and one more are enough to look at; the gateway is one of them.
         let mut candidates = (first..last).map(Ipv4Addr::from_bits);
-        candidates.find(|address| self.is_free(*address))
+        candidates.find(|address| {
+            self.is_usable(*address) && !self.owners.contains_key(&IpAddr::from(*address))
+        })
     }
 
-    /// Plugs a guest in. Its address and Ethernet address must be nobody else's.
+    /// Plugs a guest in. Its Ethernet address must be nobody else's, and its address [free](Stack::is_free): who has leased it has it no more.
     pub fn attach(&mut self, id: PortId, endpoint: Endpoint) {
+        self.leases.remove(&endpoint.address);
         let twin = self.config.twin(endpoint.address).map(IpAddr::from);
         let addresses = [Some(endpoint.address.into()), twin];
         for address in addresses.into_iter().flatten() {
@@ -192,6 +209,7 @@ impl Stack {
             endpoint,
             queue: VecDeque::new(),
             queued_bytes: 0,
+            segment_next: false,
             speaking: VecDeque::new(),
             tcp_flows: 0,
             udp_flows: 0,
@@ -228,6 +246,9 @@ impl Stack {
             self.names.remove(twin.into());
         }
         self.owners.retain(|_, (owner, _)| *owner != id);
+        let owners = &self.owners;
+        self.leases
+            .retain(|address, _| owners.contains_key(&IpAddr::from(*address)));
         self.macs.retain(|_, owner| *owner != id);
         let of_port = self.table.tcp.iter().filter(|(_, flow)| flow.port == id);
         let ids: Vec<FlowId> = of_port.map(|(id, _)| *id).collect();
@@ -245,7 +266,7 @@ impl Stack {
 
     /// Whether a guest has few enough frames waiting for it that more datagrams are worth their while.
     pub fn has_room(&self, id: PortId) -> bool {
-        const ENOUGH: usize = limit::FRAMES / 8;
+        const ENOUGH: usize = limit::FRAMES / 16;
         let port = self.ports.get(&id);
         port.is_some_and(|port| port.queue.len() < ENOUGH)
     }
@@ -311,11 +332,23 @@ impl Stack {
             self.flood(id, bytes, partial);
             self.for_gateway(id, &frame, now);
         } else {
-            match self.macs.get(&frame.destination).copied() {
-                Some(to) if to == id => {}
-                Some(to) => self.forward(to, bytes, partial),
-                None => self.flood(id, bytes, partial),
-            }
+            self.pass(id, &frame, bytes, partial);
+        }
+    }
+
+    /// From one guest to another. Who had an address before it was anybody's may be in the sender's memory still: a packet goes to its address's
+    /// owner, or to nobody.
+    fn pass(&mut self, id: PortId, frame: &Ethernet<'_>, bytes: &[u8], partial: Option<Partial>) {
+        let address = wire::destination(frame);
+        let gateways = address.is_some_and(|address| self.config.is_gateway(address));
+        let owner = address.and_then(|address| self.owners.get(&address));
+        let owner = owner.map(|(owner, _)| *owner);
+        match (self.macs.get(&frame.destination).copied(), owner) {
+            (Some(to), _) | (None, Some(to)) if to == id => {}
+            _ if gateways => self.counters.spoofed += 1,
+            (Some(to), Some(owner)) if to != owner => self.counters.spoofed += 1,
+            (Some(to), _) | (None, Some(to)) => self.forward(to, bytes, partial),
+            (None, None) => self.flood(id, bytes, partial),
         }
     }
 
@@ -346,25 +379,32 @@ impl Stack {
     }
 
     /// Whether a frame says that it is from an address that is somebody else's, or what only the gateway says.
+    /// What can't be read might say anything to a guest that is laxer than we are.
     fn lies(&self, id: PortId, frame: &Ethernet<'_>) -> bool {
-        match frame.ether_type {
+        let Some((kind, payload)) = wire::behind_tags(frame) else {
+            return true;
+        };
+        match kind {
             ether_type::ARP => {
-                let arp = wire::parse_arp(frame.payload);
-                arp.is_some_and(|arp| self.is_others(id, arp.sender.into()))
+                wire::parse_arp(payload).is_none_or(|arp| self.is_others(id, arp.sender.into()))
             }
+            // Whose ports stand in the first fragment: none that comes later reaches back to them.
             ether_type::IPV4 => {
-                let source = wire::ipv4_at(frame.payload, 12);
-                source.is_some_and(|source| self.is_others(id, source.into()))
-                    || wire::parse_ipv4(frame.payload).is_some_and(|packet| is_servers(&packet))
+                wire::parse_ipv4_fragment(payload).is_none_or(|(packet, fragment)| {
+                    self.is_others(id, packet.source)
+                        || fragment != Fragment::Later && is_servers(&packet)
+                })
             }
-            // One that can't be read might say anything behind the headers that we gave up on.
-            ether_type::IPV6 => wire::parse_ipv6(frame.payload).is_none_or(|packet| {
+            // A fragment's headers may go on in the next one.
+            ether_type::IPV6 => wire::parse_ipv6(payload).is_none_or(|packet| {
                 let lies = match ipv6::parse_neighbour(&packet) {
                     Some(Neighbour::RouterAdvertisement | Neighbour::Redirect) => true,
                     Some(Neighbour::Advertisement(target)) => self.is_others(id, target.into()),
                     _ => false,
                 };
-                lies || self.is_others(id, packet.source) || is_servers(&packet)
+                lies || packet.protocol == protocol::FRAGMENT
+                    || self.is_others(id, packet.source)
+                    || is_servers(&packet)
             }),
             _ => false,
         }
@@ -391,7 +431,7 @@ impl Stack {
     fn forward(&mut self, id: PortId, bytes: &[u8], partial: Option<Partial>) {
         let mut buffer = self.buffer();
         buffer.extend_from_slice(bytes);
-        self.enqueue_partial(id, buffer, partial);
+        self.enqueue_from(false, id, buffer, partial);
     }
 
     /// A sequence number to begin with (RFC 6528).
@@ -405,6 +445,13 @@ impl Stack {
         (self.config.seed, guest, remote).hash(&mut hasher);
         let ticks = (now.as_micros() / 4) as u32;
         (hasher.finish() as u32).wrapping_add(ticks)
+    }
+
+    /// The number of a question as resolvers see it: who can't see the question can't know it (RFC 5452, 9.2).
+    pub(crate) fn question_number(&self, flow: FlowId) -> [u8; 2] {
+        let mut hasher = DefaultHasher::new();
+        (self.config.seed, "question", flow).hash(&mut hasher);
+        (hasher.finish() as u16).to_be_bytes()
     }
 
     /// A port of the gateway's for a client that the guest can't know by its own address.
@@ -435,6 +482,7 @@ impl Stack {
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP;
             self.sweep(now);
+            self.sweep_leases(now);
         }
         if now >= self.next_advertisement {
             self.next_advertisement = now + ADVERTISEMENT;
@@ -443,8 +491,9 @@ impl Stack {
     }
 
     /// What DHCP says about the network.
-    pub(crate) fn offer(&self) -> dhcp::Offer {
+    pub(crate) fn offer(&self, lease: Duration) -> dhcp::Offer {
         dhcp::Offer {
+            lease,
             gateway: self.config.gateway,
             mask: self.config.mask(),
             mtu: self.config.mtu,
@@ -452,9 +501,9 @@ impl Stack {
     }
 }
 
-/// Whether a packet is what DHCP's servers send, of either version: no guest is one.
+/// Whether a datagram is what DHCP's servers send, of either version: no guest is one. A client takes it from any port.
 fn is_servers(packet: &wire::Packet<'_>) -> bool {
-    packet.protocol == protocol::UDP
-        && wire::parse_udp(packet.payload)
-            .is_some_and(|udp| matches!((udp.source, udp.destination), (67, 68) | (547, 546)))
+    const CLIENTS: [u16; 2] = [68, 546];
+    let port = wire::be16(packet.payload, 2);
+    packet.protocol == protocol::UDP && port.is_none_or(|port| CLIENTS.contains(&port))
 }

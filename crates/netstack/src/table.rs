@@ -70,7 +70,7 @@ pub(crate) struct UdpFlow {
     pub ends: Ends,
     pub side: Side,
     pub used: Duration,
-    /// The question, whose answer must fit.
+    /// The question, whose answer must fit but for its number ([`crate::Stack::question_number`]).
     pub question: Vec<u8>,
     /// It came over this connection, and so does its answer.
     pub stream: Option<FlowId>,
@@ -81,9 +81,10 @@ pub(crate) struct UdpFlow {
 pub(crate) struct Table {
     last: u64,
     pub tcp: HashMap<FlowId, TcpFlow>,
-    pub tcp_by_ends: HashMap<Ends, FlowId>,
+    /// By guest, too: what another one did with an address before it was this one's is nothing to it.
+    pub tcp_by_ends: HashMap<(PortId, Ends), FlowId>,
     pub udp: HashMap<FlowId, UdpFlow>,
-    pub udp_by_ends: HashMap<Ends, FlowId>,
+    pub udp_by_ends: HashMap<(PortId, Ends), FlowId>,
     pub udp_by_peer: HashMap<(u64, SocketAddr), FlowId>,
 }
 
@@ -95,23 +96,23 @@ impl Table {
 
     pub fn insert_tcp(&mut self, flow: TcpFlow) -> FlowId {
         let id = self.id();
-        self.tcp_by_ends.insert(flow.ends, id);
+        self.tcp_by_ends.insert((flow.port, flow.ends), id);
         self.tcp.insert(id, flow);
         id
     }
 
     pub fn remove_tcp(&mut self, id: FlowId) -> Option<TcpFlow> {
         let flow = self.tcp.remove(&id)?;
-        self.tcp_by_ends.remove(&flow.ends);
+        self.tcp_by_ends.remove(&(flow.port, flow.ends));
         Some(flow)
     }
 
     /// A connection has other ends from now on.
     pub fn move_tcp(&mut self, id: FlowId, ends: Ends) {
         if let Some(flow) = self.tcp.get_mut(&id) {
-            self.tcp_by_ends.remove(&flow.ends);
+            self.tcp_by_ends.remove(&(flow.port, flow.ends));
             flow.ends = ends;
-            self.tcp_by_ends.insert(ends, id);
+            self.tcp_by_ends.insert((flow.port, ends), id);
         }
     }
 
@@ -119,7 +120,7 @@ impl Table {
         let id = self.id();
         // Questions have a flow each: a program may ask several from one port.
         if flow.side != Side::Question {
-            self.udp_by_ends.insert(flow.ends, id);
+            self.udp_by_ends.insert((flow.port, flow.ends), id);
         }
         if let Side::In { published, peer } = flow.side {
             self.udp_by_peer.insert((published, peer), id);
@@ -130,8 +131,9 @@ impl Table {
 
     pub fn remove_udp(&mut self, id: FlowId) -> Option<UdpFlow> {
         let flow = self.udp.remove(&id)?;
-        if self.udp_by_ends.get(&flow.ends) == Some(&id) {
-            self.udp_by_ends.remove(&flow.ends);
+        let key = (flow.port, flow.ends);
+        if self.udp_by_ends.get(&key) == Some(&id) {
+            self.udp_by_ends.remove(&key);
         }
         if let Side::In { published, peer } = flow.side {
             self.udp_by_peer.remove(&(published, peer));

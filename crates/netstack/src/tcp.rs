@@ -57,11 +57,15 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// as long as a program of the host's takes to answer, and too short to be felt by a guest that waits for it (Nagle).
 const ACKNOWLEDGEMENT_DELAY: Duration = Duration::from_millis(2);
 
-/// Retransmissions in a row after which the peer is taken for dead.
-const MOST_RETRIES: u32 = 12;
+/// Retransmissions in a row after which the peer is taken for dead: 15 minutes, as Linux has them (`tcp_retries2`). A guest that was paused
+/// for less has its connections still.
+const MOST_RETRIES: u32 = 21;
 
-/// The same for a SYN: 19 s.
-const MOST_GREETINGS: u32 = 5;
+/// The same for a SYN: more than the three minutes that it has to be (RFC 9293, 3.8.3, MUST-23).
+const MOST_GREETINGS: u32 = 9;
+
+/// The same where there is another address that the guest may answer at: 19 s.
+const MOST_GREETINGS_OF_TWO: u32 = 5;
 
 /// `a` comes before `b` on the circle of sequence numbers.
 fn before(a: u32, b: u32) -> bool {
@@ -255,6 +259,11 @@ impl Tcp {
     /// It was reset by the guest, or the guest has not answered for long.
     pub fn is_dead(&self) -> bool {
         self.state == State::Dead
+    }
+
+    /// It has not been answered for so long that another address should be tried.
+    pub fn is_ignored(&self) -> bool {
+        self.state == State::SynSent && self.retries > MOST_GREETINGS_OF_TWO
     }
 
     /// One of both halves has ended.

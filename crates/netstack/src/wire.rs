@@ -29,6 +29,12 @@ pub mod ether_type {
     pub const ARP: u16 = 0x0806;
     /// IPv6.
     pub const IPV6: u16 = 0x86dd;
+    /// A VLAN's tag (IEEE 802.1Q): four bytes, and the EtherType of what follows at their end.
+    pub const VLAN: u16 = 0x8100;
+    /// A provider's (802.1ad).
+    pub const PROVIDER_VLAN: u16 = 0x88a8;
+    /// The same before there was a standard.
+    pub const OLD_PROVIDER_VLAN: u16 = 0x9100;
 }
 
 /// IP protocol numbers.
@@ -39,6 +45,8 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// A fragment of IPv6's, whatever it is a part of.
+    pub const FRAGMENT: u8 = 44;
     /// ICMPv6.
     pub const ICMPV6: u8 = 58;
 }
@@ -115,6 +123,26 @@ pub fn parse_ethernet(frame: &[u8]) -> Option<Ethernet<'_>> {
     })
 }
 
+/// The EtherType and the payload behind a frame's priority tags: those of VLAN 0, which is none, so that kernels take them off. A tag of
+/// another VLAN is left: who has no device for that VLAN drops it, and who has one is asked for. `None`: there are more tags than anybody
+/// needs, or half of one.
+pub fn behind_tags<'a>(frame: &Ethernet<'a>) -> Option<(u16, &'a [u8])> {
+    const TAGS: usize = 4;
+    const VLAN_ID: u16 = 0x0fff;
+    let (mut kind, mut payload) = (frame.ether_type, frame.payload);
+    for _ in 0..=TAGS {
+        match kind {
+            ether_type::VLAN | ether_type::PROVIDER_VLAN | ether_type::OLD_PROVIDER_VLAN => {}
+            _ => return Some((kind, payload)),
+        }
+        if be16(payload, 0)? & VLAN_ID != 0 {
+            return Some((kind, payload));
+        }
+        (kind, payload) = (be16(payload, 2)?, payload.get(4..)?);
+    }
+    None
+}
+
 /// Writes a frame's header.
 pub fn put_ethernet(buffer: &mut Vec<u8>, destination: Mac, source: Mac, ether_type: u16) {
     buffer.extend_from_slice(&destination.0);
@@ -169,7 +197,7 @@ pub fn put_arp(buffer: &mut Vec<u8>, arp: &Arp) {
     buffer.extend_from_slice(&arp.target.octets());
 }
 
-/// A packet of IPv4 or IPv6 that is no fragment.
+/// A packet of IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet<'a> {
     /// From whom.
@@ -184,26 +212,58 @@ pub struct Packet<'a> {
     pub packet: &'a [u8],
 }
 
-/// Reads a packet. Fragments are refused: our links carry the largest packets whole, so that nobody needs them.
+/// Reads a packet. Fragments are refused: a link carries packets of its MTU whole, and the few datagrams that are longer than the largest
+/// MTU, or a guest that lowers its own, are not worth a queue that hostile guests could fill.
 pub fn parse_ipv4(packet: &[u8]) -> Option<Packet<'_>> {
-    const MORE_OR_OFFSET: u16 = 0x3fff;
+    let (packet, fragment) = parse_ipv4_fragment(packet)?;
+    (fragment == Fragment::No).then_some(packet)
+}
+
+/// What part of a packet a fragment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// It is none.
+    No,
+    /// The first: the payload begins with the header of what the packet is about, or with as much of it as its sender liked.
+    First,
+    /// Another one: its payload begins eight bytes behind that or later.
+    Later,
+}
+
+/// Reads a packet, or a fragment of one.
+pub fn parse_ipv4_fragment(packet: &[u8]) -> Option<(Packet<'_>, Fragment)> {
+    const MORE: u16 = 0x2000;
+    const OFFSET: u16 = 0x1fff;
     let first = *packet.first()?;
     let header = usize::from(first & 0x0f) * 4;
     let total = usize::from(be16(packet, 2)?);
     if first >> 4 != 4 || header < IPV4_LEN || total < header {
         return None;
     }
-    if be16(packet, 6)? & MORE_OR_OFFSET != 0 {
-        return None;
-    }
+    let place = be16(packet, 6)?;
+    let fragment = match (place & OFFSET, place & MORE) {
+        (0, 0) => Fragment::No,
+        (0, _) => Fragment::First,
+        _ => Fragment::Later,
+    };
     let packet = packet.get(..total)?;
-    Some(Packet {
+    let read = Packet {
         source: ipv4_at(packet, 12)?.into(),
         destination: ipv4_at(packet, 16)?.into(),
         protocol: packet[9],
         payload: packet.get(header..)?,
         packet,
-    })
+    };
+    Some((read, fragment))
+}
+
+/// Where a frame's packet goes, if it is one of IPv4 or IPv6; nothing else of it is looked at.
+pub fn destination(frame: &Ethernet<'_>) -> Option<IpAddr> {
+    match frame.ether_type {
+        ether_type::IPV4 => ipv4_at(frame.payload, 16).map(IpAddr::from),
+        ether_type::IPV6 => ipv6::ipv6_at(frame.payload, 24).map(IpAddr::from),
+        _ => None,
+    }
 }
 
 /// Writes the header of a packet whose payload has `len` bytes. The payload must fit: 65,515 bytes at most.

@@ -51,8 +51,8 @@ fn answer(question: &[u8], seconds: u32, addresses: &[IpAddr]) -> Vec<u8> {
     message
 }
 
-/// The first guest asks the gateway about a name: the flow of the question that is passed on, or the code of the answer.
-fn ask(world: &mut World, message: &[u8]) -> Result<FlowId, u8> {
+/// The first guest asks the gateway about a name: the question that is passed on with its flow, or the code of the answer.
+fn ask(world: &mut World, message: &[u8]) -> Result<(FlowId, Vec<u8>), u8> {
     let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 4096]);
     let mut socket = udp::Socket::new(buffer(), buffer());
     socket.bind(5353).unwrap();
@@ -61,9 +61,12 @@ fn ask(world: &mut World, message: &[u8]) -> Result<FlowId, u8> {
     let handle = world.guests[0].sockets.add(socket);
     let outcome = loop {
         world.turn();
-        if let Some(Event::Datagram { flow, to, .. }) = world.events.pop_front() {
+        if let Some(Event::Datagram {
+            flow, to, payload, ..
+        }) = world.events.pop_front()
+        {
             assert_eq!(to, Target::Resolver);
-            break Ok(flow);
+            break Ok((flow, payload));
         }
         let socket = world.guests[0].sockets.get_mut::<udp::Socket<'_>>(handle);
         if let Ok((bytes, _)) = socket.recv() {
@@ -104,7 +107,7 @@ fn a_name_opens_its_addresses_for_as_long_as_its_answer_holds() {
             if *remote == SocketAddr::from((SERVER, 80))
     ));
     let message = question("WWW.example.org");
-    let flow = ask(&mut world, &message).unwrap();
+    let (flow, message) = ask(&mut world, &message).unwrap();
     // An answer to something else opens nothing.
     let other = answer(&question("evil.example.org"), 60, &[NEIGHBOUR.into()]);
     world.stack.udp_answer(flow, &other, world.now);
@@ -130,6 +133,35 @@ fn a_name_opens_its_addresses_for_as_long_as_its_answer_holds() {
     assert!(!reaches(&mut world, SERVER, 80));
 }
 
+/// RFC 5452, 9.2: who has seen the guest's question, or made it ask, does not know the resolver's.
+#[test]
+fn resolvers_see_a_number_of_ours() {
+    let mut world = world(&[rule(What::Name("www.example.org".into()), None)]);
+    let message = question("www.example.org");
+    let mut numbers = std::collections::BTreeSet::new();
+    for _ in 0..16 {
+        let (flow, asked) = ask(&mut world, &message).unwrap();
+        assert_eq!(asked[2..], message[2..]);
+        numbers.insert(asked[..2].to_vec());
+        let sent = |world: &mut World| {
+            let mut frame = Vec::new();
+            world
+                .stack
+                .transmit(1, &mut frame, world.now)
+                .then_some(frame)
+        };
+        let forged = answer(&message, 60, &[NEIGHBOUR.into()]);
+        world.stack.udp_answer(flow, &forged, world.now);
+        world.stack.udp_answer(flow, &[], world.now);
+        assert_eq!(sent(&mut world), None);
+        let reply = answer(&asked, 60, &[SERVER.into()]);
+        world.stack.udp_answer(flow, &reply, world.now);
+        let frame = sent(&mut world).expect("an answer");
+        assert_eq!(frame[14 + 28..], answer(&message, 60, &[SERVER.into()]));
+    }
+    assert!(numbers.len() > 14, "{numbers:?}");
+}
+
 #[test]
 fn other_names_are_not_asked_for() {
     let mut world = world(&[rule(What::Below("example.org".into()), None)]);
@@ -140,7 +172,7 @@ fn other_names_are_not_asked_for() {
     // Names of ours are nobody else's.
     assert_eq!(ask(&mut world, &question("guest2")), Err(0));
     let message = question("a.example.org");
-    let flow = ask(&mut world, &message).unwrap();
+    let (flow, message) = ask(&mut world, &message).unwrap();
     // Zero seconds are enough for a guest to come from the answer to its connection.
     world
         .stack

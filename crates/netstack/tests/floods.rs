@@ -288,10 +288,48 @@ fn datagrams_and_broadcasts_are_counted() {
     assert!(stack.counters.malformed >= 5000, "{:?}", stack.counters);
     assert_eq!(stack.flows(1).0, 0);
     assert!(stack.flows(1).1 <= limit::UDP_FLOWS + limit::QUESTIONS);
-    // Everybody's frames for the other guest, which takes none.
+    // Everybody's frames for the other guest, which takes none: the gateway's own have room still.
+    let flow = stack.tcp_dial(2, "192.0.2.1:9".parse().unwrap(), 80, now);
+    assert!(flow.is_some());
+    let client = "192.0.2.1:9".parse().unwrap();
+    stack.udp_inbound(2, 7, client, 53, b"a question", now);
     let mut frame = Vec::new();
-    let waiting = (0..)
-        .take_while(|_| stack.transmit(2, &mut frame, now))
-        .count();
-    assert_eq!(waiting, limit::FRAMES);
+    let mut kinds = Vec::new();
+    while stack.transmit(2, &mut frame, now) {
+        let packet = wire::parse_ipv4(&frame[wire::ETHERNET_LEN..]);
+        kinds.push(packet.map(|packet| packet.protocol));
+    }
+    let count = |kind| kinds.iter().filter(|known| **known == kind).count();
+    assert_eq!(count(None), limit::FRAMES / 2);
+    assert_eq!(count(Some(protocol::UDP)), 1);
+    // And a connection's segments don't wait for them: each second one is theirs.
+    assert_eq!(kinds[1], Some(protocol::TCP));
+}
+
+/// A guest that sends another one more than it takes: half of that one's link is for its connections.
+#[test]
+fn a_flooded_guest_has_its_connections() {
+    let mut stack = stack();
+    let now = Duration::ZERO;
+    let (flow, _) = open(&mut stack, 1, 9000, now).unwrap();
+    stack.tcp_write(flow, &[7; 1 << 20], now);
+    let mut flood = Vec::new();
+    wire::put_ethernet(&mut flood, HOSTILE, OTHER, 0x88b5);
+    flood.extend([0; 1000]);
+    let (mut frames, mut bytes) = (0, 0);
+    let mut frame = Vec::new();
+    for _ in 0..2 * limit::FRAMES {
+        stack.receive(2, &flood, now);
+    }
+    for _ in 0..20 {
+        // What the link takes comes again at once.
+        (0..4).for_each(|_| stack.receive(2, &flood, now));
+        assert!(stack.transmit(1, &mut frame, now));
+        match wire::parse_ipv4(&frame[wire::ETHERNET_LEN..]) {
+            Some(packet) => bytes += packet.payload.len(),
+            None => frames += 1,
+        }
+    }
+    assert_eq!(frames, 10);
+    assert!(bytes > 9 * 60_000, "{bytes}");
 }

@@ -159,6 +159,91 @@ fn a_clock_that_jumps_ends_nothing_that_stands() {
     }
 }
 
+/// A day of silence ends a connection, two hours of it one whose half has ended; a guest's keep-alives are no silence.
+#[test]
+fn silence_ends_a_connection_in_time() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    for (half, alive, silence) in [
+        (false, false, 24 * HOUR),
+        (true, false, 2 * HOUR),
+        (false, true, 24 * HOUR),
+    ] {
+        let mut world = World::new(Faults::default());
+        let handle = world.guests[0].tcp(4096);
+        world.guests[0].dial(handle, (SERVER, 80), 40000);
+        let (flow, _) = world.dialled();
+        world.stack.tcp_connected(flow);
+        while !world.guests[0].socket(handle).may_send() {
+            world.turn();
+        }
+        if half {
+            world.guests[0].socket(handle).close();
+        }
+        if alive {
+            let every = smoltcp::time::Duration::from_secs(3600);
+            world.guests[0].socket(handle).set_keep_alive(Some(every));
+        }
+        for _ in 0..100 {
+            world.turn();
+        }
+        let begun = world.now;
+        let passed = |world: &World| world.now - begun;
+        world.events.clear();
+        // An hour at a time, up to a minute before the end.
+        while passed(&world) + HOUR < silence {
+            world.now += HOUR;
+            (0..20).for_each(|_| world.turn());
+        }
+        world.now = begun + silence - Duration::from_secs(60);
+        (0..20).for_each(|_| world.turn());
+        assert!(
+            !world.events.contains(&Event::Reset(flow)),
+            "{half} {alive}"
+        );
+        world.now = begun + silence + Duration::from_secs(60);
+        (0..20).for_each(|_| world.turn());
+        let over = world.events.contains(&Event::Reset(flow));
+        assert_eq!(over, !alive, "{half} {alive}");
+    }
+}
+
+/// Clients that the guest sees as the gateway, one port after the other around the circle; and one to whose own address it speaks already.
+#[test]
+fn clients_of_datagrams_are_told_apart() {
+    const PORTS: u16 = 32768;
+    let mut world = World::new(Faults::default());
+    let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 4096]);
+    let mut socket = udp::Socket::new(buffer(), buffer());
+    socket.bind(53).unwrap();
+    let handle = world.guests[0].sockets.add(socket);
+    let outside = SocketAddr::from((SERVER, 7));
+    let socket = world.guests[0].sockets.get_mut::<udp::Socket<'_>>(handle);
+    let to = IpEndpoint::new(IpAddress::Ipv4(SERVER), 7);
+    socket.send_slice(b"hello", to).unwrap();
+    assert!(matches!(world.event(), Event::Datagram { .. }));
+    let mut now = world.now;
+    let mut from = |peer: SocketAddr| {
+        now += Duration::from_millis(1);
+        while world.stack.event().is_some() {}
+        world.stack.udp_inbound(1, 1, peer, 53, b"?", now);
+        let mut frame = Vec::new();
+        assert!(world.stack.transmit(1, &mut frame, now));
+        let packet = netstack::wire::parse_ipv4(&frame[14..]).unwrap();
+        let udp = netstack::wire::parse_udp(packet.payload).unwrap();
+        SocketAddr::new(packet.source, udp.source)
+    };
+    let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    let first = from(local(1));
+    assert_ne!(from(outside), outside);
+    // Others come and go, each at the next port, until the first's has its turn again.
+    for port in 2..=PORTS + 2 {
+        assert_ne!(from(local(port)), first, "{port}");
+        if port % 500 == 0 {
+            assert_eq!(from(local(1)), first);
+        }
+    }
+}
+
 #[test]
 fn nobody_there_is_a_reset() {
     let mut world = World::new(Faults::default());

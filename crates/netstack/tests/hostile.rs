@@ -43,6 +43,14 @@ fn seeds() -> Vec<(&'static str, Vec<Input>)> {
         wire::put_arp(&mut bytes, &arp);
         ethernet(Mac::BROADCAST, ether_type::ARP, &bytes)
     };
+    // A priority's tag, as a kernel's that asks for a class of service.
+    let with_priority = |input: Input| match input {
+        Input::Frame(mut frame) => {
+            frame.splice(12..12, [0x81, 0, 0xe0, 0]);
+            Input::Frame(frame)
+        }
+        other => other,
+    };
     let mut syn = vec![
         0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x80, 2, 0xff, 0xff, 0, 0, 0, 0,
     ];
@@ -66,6 +74,14 @@ fn seeds() -> Vec<(&'static str, Vec<Input>)> {
     dhcp.extend([
         99, 130, 83, 99, 53, 1, 3, 50, 4, 10, 88, 0, 2, 54, 4, 10, 88, 0, 1, 255,
     ]);
+    // Somebody behind the guest: is there an address? Thank you.
+    let behind = |kind: u8, wish: u8| {
+        let mut message = dhcp.clone();
+        (message[33], message[242], message[248]) = (0x77, kind, wish);
+        let frame = play::datagram(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, 67, &message);
+        Input::Frame([&frame[..11], &[0x77], &frame[12..]].concat())
+    };
+    let lease = vec![behind(1, 9), behind(3, 4)];
     let echo = wire::Echo {
         request: true,
         identifier: 9,
@@ -95,6 +111,8 @@ fn seeds() -> Vec<(&'static str, Vec<Input>)> {
     let with_options = [&[icmp6, 0, 1, 4, 0, 0, 0, 0][..], &ping6].concat();
     vec![
         ("arp", vec![arp(GATEWAY), arp(OTHER)]),
+        ("priority", vec![with_priority(arp(OTHER))]),
+        ("lease", lease),
         (
             "tcp",
             vec![

@@ -75,9 +75,16 @@ impl Platform {
     /// not at all.
     ///
     /// A missing variant means the baseline: `v1` of `amd64`, `v8` of `arm64`, `v7` of `arm`. An
-    /// offer above what is wanted would meet missing instructions, so it does not match.
+    /// offer above what is wanted would meet missing instructions, so it does not match. Programs
+    /// of `386` run on `amd64`, and are taken where there are no others, as containerd has it.
     fn suitability(&self, offered: &Platform) -> Option<u32> {
-        if self.os != offered.os || self.architecture != offered.architecture {
+        if self.os != offered.os {
+            return None;
+        }
+        if self.architecture == "amd64" && offered.architecture == "386" {
+            return Some(0);
+        }
+        if self.architecture != offered.architecture {
             return None;
         }
         let wanted = self.variant_number();
@@ -239,6 +246,11 @@ mod tests {
         );
         check(&["linux/arm64/v8"], "linux/arm64", Some("linux/arm64/v8"));
         check(&["windows/amd64", ""], "linux/amd64", Some(""));
+        let both = ["linux/386", "linux/amd64"];
+        check(&both, "linux/amd64", Some("linux/amd64"));
+        check(&both[..1], "linux/amd64", Some("linux/386"));
+        check(&both[1..], "linux/386", None);
+        check(&["windows/386"], "linux/amd64", None);
         check(&["linux/s390x"], "linux/s390x", Some("linux/s390x"));
     }
 

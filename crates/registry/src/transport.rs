@@ -27,6 +27,9 @@ use crate::tls::Tls;
 const MAX_REDIRECTS: usize = 5;
 /// As much of an error's body as is read.
 const MAX_ERROR_BODY: usize = 16 << 10;
+/// A document has this many times the time for which a transfer may stand still, in all: whoever sends a byte now and then would
+/// otherwise never be done. 4 MiB in five minutes are 14 KB/s.
+const WHOLE: u32 = 5;
 const AGENT: &str = concat!("gourd/", env!("CARGO_PKG_VERSION"));
 
 type Http = legacy::Client<HttpsConnector<Connector>, Body>;
@@ -343,38 +346,22 @@ impl Answer {
     }
 
     /// The body, if it has at most `limit` bytes; otherwise `None`.
+    ///
+    /// # Errors
+    /// `Broken`; `Stalled` when nothing comes for too long, `Timeout` when the whole takes too long.
     pub(crate) async fn body(
         self,
         limit: usize,
         timeouts: &Timeouts,
     ) -> Result<Option<Bytes>, Error> {
-        let mut body = self.response.into_body();
-        let mut bytes = Vec::new();
-        loop {
-            let frame = tokio::time::timeout(timeouts.stall, body.frame()).await;
-            let frame = match frame {
-                Ok(Some(Ok(frame))) => frame,
-                Ok(Some(Err(e))) => {
-                    return Err(Error::Broken {
-                        host: self.host,
-                        source: Box::new(e),
-                    });
-                }
-                Ok(None) => return Ok(Some(bytes.into())),
-                Err(_) => {
-                    let secs = timeouts.stall.as_secs();
-                    return Err(Error::Stalled {
-                        host: self.host,
-                        secs,
-                    });
-                }
-            };
-            if let Ok(data) = frame.into_data() {
-                if bytes.len() + data.len() > limit {
-                    return Ok(None);
-                }
-                bytes.extend_from_slice(&data);
-            }
+        let (whole, host) = (timeouts.stall * WHOLE, self.host);
+        let read = read(self.response.into_body(), limit, &host, timeouts.stall);
+        match tokio::time::timeout(whole, read).await {
+            Ok(read) => read,
+            Err(_) => Err(Error::Timeout {
+                host,
+                secs: whole.as_secs(),
+            }),
         }
     }
 
@@ -404,5 +391,40 @@ impl Answer {
                 message => message.to_owned(),
             });
         text.chars().filter(|c| !c.is_control()).take(200).collect()
+    }
+}
+
+/// Reads a body that is not too large, each piece in time.
+async fn read(
+    mut body: Incoming,
+    limit: usize,
+    host: &str,
+    stall: Duration,
+) -> Result<Option<Bytes>, Error> {
+    let host = || host.to_owned();
+    let mut bytes = Vec::new();
+    loop {
+        let frame = match tokio::time::timeout(stall, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(e))) => {
+                return Err(Error::Broken {
+                    host: host(),
+                    source: Box::new(e),
+                });
+            }
+            Ok(None) => return Ok(Some(bytes.into())),
+            Err(_) => {
+                return Err(Error::Stalled {
+                    host: host(),
+                    secs: stall.as_secs(),
+                });
+            }
+        };
+        if let Ok(data) = frame.into_data() {
+            if bytes.len() + data.len() > limit {
+                return Ok(None);
+            }
+            bytes.extend_from_slice(&data);
+        }
     }
 }

@@ -462,6 +462,26 @@ async fn whoever_sends_next_to_nothing_is_given_up() {
     }
 }
 
+/// A manifest that comes by the byte is not waited for to its end, though it never stands still.
+#[tokio::test]
+async fn a_document_has_a_time_for_the_whole_of_it() {
+    let mut quick = options(None);
+    quick.stall_timeout = Duration::from_millis(200);
+    quick.retry.attempts = 1;
+    let server = Faulty::start(|_| {
+        let mut bytes = reply(200, &[], &content());
+        bytes.truncate(bytes.len() - content().len());
+        Answer::from(bytes).trickle(Duration::from_millis(20))
+    })
+    .unwrap();
+    let r = reference(&format!("{}/a", server.addr));
+    let client = Client::new(quick);
+    let platform = amd64();
+    let resolved = tokio::time::timeout(Duration::from_secs(20), client.resolve(&r, &platform));
+    let error = resolved.await.expect("an end").unwrap_err();
+    assert!(matches!(error, Error::Timeout { secs: 1, .. }), "{error:?}");
+}
+
 #[tokio::test]
 async fn a_silent_server_times_out() {
     let mut quick = options(None);

@@ -8,8 +8,9 @@
 //!            (side by side)
 //! ```
 //!
-//! The drawings at the top of `assemble` and `stream` say which threads there are.
+//! A pull starts it before its layers are here ([`Arrivals`]). The drawings at the top of `assemble` and `stream` say which threads there are.
 
+mod arrivals;
 mod assemble;
 mod behind;
 mod gzip;
@@ -22,6 +23,7 @@ mod waiting;
 
 use std::path::{Path, PathBuf};
 
+pub use arrivals::Arrivals;
 use oci::{Descriptor, Digest, MergeError};
 pub use packing::{compression, decompress};
 
@@ -75,6 +77,9 @@ pub enum Error {
     /// A layer is not here.
     #[error(transparent)]
     Content(#[from] content::Error),
+    /// A layer that was to come does not.
+    #[error("layer {0} is not coming")]
+    NotComing(Digest),
     /// A layer cannot be decompressed.
     #[error("layer {layer} cannot be decompressed")]
     Decompress {
@@ -215,11 +220,26 @@ fn packed(layers: &[Layer]) -> u64 {
 /// # Errors
 /// As [`Error`] says; there is no rootfs image then.
 pub fn build(root: &Root, layers: &[Layer]) -> Result<PathBuf, Error> {
-    let options = Options {
+    make(root, layers, &options(root), None)
+}
+
+/// As [`build`], while layers still come: each is read when it is here.
+///
+/// # Errors
+/// As [`Error`] says, [`Error::NotComing`] with it; there is no rootfs image then.
+pub fn build_as_they_come(
+    root: &Root,
+    layers: &[Layer],
+    arrivals: &Arrivals,
+) -> Result<PathBuf, Error> {
+    make(root, layers, &options(root), Some(arrivals))
+}
+
+fn options(root: &Root) -> Options {
+    Options {
         max_unpacked: root.max_unpacked(),
         ..Options::default()
-    };
-    build_with(root, layers, &options)
+    }
 }
 
 /// As [`build`], with options.
@@ -227,6 +247,15 @@ pub fn build(root: &Root, layers: &[Layer]) -> Result<PathBuf, Error> {
 /// # Errors
 /// As [`Error`] says; there is no rootfs image then.
 pub fn build_with(root: &Root, layers: &[Layer], options: &Options) -> Result<PathBuf, Error> {
+    make(root, layers, options, None)
+}
+
+fn make(
+    root: &Root,
+    layers: &[Layer],
+    options: &Options,
+    arrivals: Option<&Arrivals>,
+) -> Result<PathBuf, Error> {
     let diff_ids: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
     let key = key(&diff_ids);
     let path = path(root, &key);
@@ -248,7 +277,7 @@ pub fn build_with(root: &Root, layers: &[Layer], options: &Options) -> Result<Pa
     // Ours alone under the lock; a crash leaves it to the next one.
     let temporary = dir.join("rootfs.ext4.new");
     file::remove(&temporary)?;
-    let written = write(root, &key, layers, options, &temporary)
+    let written = write(root, &key, layers, (options, arrivals), &temporary)
         .and_then(|file| Ok(file::publish(&file, &temporary, &path, Durability::Synced)?));
     match written {
         Ok(()) => Ok(path),
@@ -264,7 +293,7 @@ fn write(
     root: &Root,
     key: &str,
     layers: &[Layer],
-    options: &Options,
+    how: (&Options, Option<&Arrivals>),
     temporary: &Path,
 ) -> Result<std::fs::File, Error> {
     let file = disk::create_sparse(temporary, 0)?;
@@ -275,7 +304,7 @@ fn write(
         uuid,
         ..ext4::WriterOptions::default()
     };
-    let summary = assemble::write(root, layers, options, ext4_options, (&file, temporary))?;
+    let summary = assemble::write(root, layers, how, ext4_options, (&file, temporary))?;
     tracing::debug!(
         key,
         inodes = summary.inodes,

@@ -235,8 +235,7 @@ impl Volume {
         Ok(reader.superblock().needs_recovery())
     }
 
-    /// Writes down that somebody has it for writing. For the exclusive lease's holder. It is not synced: who forgets it
-    /// looks once more.
+    /// Writes down that somebody has it for writing. For a lease's holder.
     ///
     /// # Errors
     /// The system call that failed.
@@ -244,8 +243,20 @@ impl Volume {
         if self.spec.used {
             return Ok(());
         }
+        self.read_again()?;
         self.spec.used = true;
-        self.write_spec(Durability::Unsynced)
+        // Once in its life. Unsynced, there are file systems on which the spec would be empty after a power cut.
+        self.write_spec(Durability::Synced)
+    }
+
+    /// What the spec says now: it may have been opened before the lease was had. The disk is as long as its file is, also when
+    /// whoever let it grow died before writing that down.
+    fn read_again(&mut self) -> Result<(), Error> {
+        let path = self.disk();
+        let disk = std::fs::metadata(&path).map_err(file::Error::at("stat", &path))?;
+        self.spec = Self::from_dir(self.dir.clone())?.spec;
+        self.spec.size = self.spec.size.max(disk.len());
+        Ok(())
     }
 
     /// Lets it grow to `size` bytes; its file system follows when a guest mounts it next. For the exclusive lease's holder.
@@ -254,6 +265,7 @@ impl Volume {
     /// [`Error::Size`], [`Error::Shrink`], or the system call that failed.
     pub fn resize(&mut self, size: u64) -> Result<(), Error> {
         check_size(size)?;
+        self.read_again()?;
         if size < self.spec.size {
             return Err(Error::Shrink {
                 name: self.spec.name.clone(),

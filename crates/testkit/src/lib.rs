@@ -2,4 +2,5 @@
 
 pub mod attack;
 pub mod image;
+pub mod puppet;
 pub mod registry;

@@ -1,8 +1,9 @@
 //! From a container's spec to the VM's bill of materials; [`requests`]: to what its guest is told.
 
+use std::ops::RangeInclusive;
+
 use hypervisor::config::{
-    Balloon, BootLoader, Console, ConsoleDevice, ConsoleOutput, Disk, Folder, Network, Share,
-    VmConfig, Vsock,
+    Balloon, BootLoader, Console, ConsoleOutput, Disk, Folder, Network, Share, VmConfig, Vsock,
 };
 use proto::agent::{Mount, mount};
 use proto::supervisor::Failure;
@@ -22,8 +23,8 @@ const MIB: u64 = 1024 * 1024;
 /// Guest memory that is not the container's: the kernel, its page tables and buffers, init and agent.
 const RESERVE: u64 = 96 * MIB;
 
-/// Bytes for the caches of a maintenance VM.
-const MAINTENANCE_MEMORY: u64 = 512 * MIB;
+/// Bytes for the caches of a maintenance VM: no more than the container has, but for the smallest.
+const MAINTENANCE_MEMORY: RangeInclusive<u64> = 128 * MIB..=512 * MIB;
 
 /// The serial of the image's disk.
 const IMAGE_DISK: &str = "rootfs";
@@ -82,7 +83,6 @@ pub fn vm_config(
         shares: shares(spec),
         vsock: Some(Vsock::default()),
         consoles: vec![Console {
-            device: ConsoleDevice::Serial,
             output: ConsoleOutput::Log(container.console_log()),
         }],
         entropy: true,
@@ -112,10 +112,14 @@ pub fn maintenance_config(
         vcpus: 1,
         networks: Vec::new(),
         shares: Vec::new(),
-        memory: memory(container.spec().vm.memory.min(MAINTENANCE_MEMORY)),
+        memory: maintenance_memory(container.spec().vm.memory),
         virtualization: false,
         ..vm_config(container, volumes, programs, 1)?
     })
+}
+
+fn maintenance_memory(own: u64) -> u64 {
+    memory(own.clamp(*MAINTENANCE_MEMORY.start(), *MAINTENANCE_MEMORY.end()))
 }
 
 /// One part in 64 pays for the kernel's struct page of each page.

@@ -32,6 +32,17 @@ pub fn lost(message: impl Into<String>) -> Failure {
     }
 }
 
+/// How many characters of what the guest says in one field are kept.
+const KEPT: usize = 4096;
+
+/// What the guest says is not ours: it goes into the state, the log and the events, and from there to terminals.
+fn clean(text: &str) -> String {
+    let obeyed =
+        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let kept = text.chars().take(KEPT);
+    kept.map(|c| if obeyed(c) { '?' } else { c }).collect()
+}
+
 /// What the guest reported.
 pub fn from_guest(failure: agent::Failure) -> Failure {
     let kind = match failure.kind() {
@@ -42,10 +53,10 @@ pub fn from_guest(failure: agent::Failure) -> Failure {
     };
     Failure {
         kind: kind.into(),
-        step: failure.step,
-        object: failure.object,
+        step: clean(&failure.step),
+        object: clean(&failure.object),
         errno: failure.errno,
-        message: failure.message,
+        message: clean(&failure.message),
         remedy: String::new(),
     }
 }
@@ -89,4 +100,20 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_words_are_cleaned_and_cut() {
+        let failure = from_guest(agent::Failure {
+            object: "x\u{1b}]52;c;\u{7}\u{9b}\u{202e}".to_owned(),
+            message: "é".repeat(KEPT + 1),
+            ..agent::Failure::default()
+        });
+        assert_eq!(failure.object, "x?]52;c;???");
+        assert_eq!(failure.message, "é".repeat(KEPT));
+    }
 }

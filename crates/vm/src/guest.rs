@@ -188,16 +188,26 @@ fn call_failed(step: &str, status: &Status) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::UnixStream;
+
     use super::*;
+
+    impl Guest {
+        /// One whose agent takes every call and answers none, and the agent's end.
+        pub fn silent() -> (Guest, UnixStream) {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let guest = Guest {
+                client: AgentClient(Client::new(ours, MESSAGE_LIMIT)),
+                container: "it".into(),
+            };
+            (guest, theirs)
+        }
+    }
 
     /// As the guest of `testkit::attack` would, should it halt.
     #[tokio::test]
     async fn an_agent_that_dials_and_says_nothing_is_not_waited_for() {
-        let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
-        let guest = Guest {
-            client: AgentClient(Client::new(ours, MESSAGE_LIMIT)),
-            container: "it".into(),
-        };
+        let (guest, _agent) = Guest::silent();
         let failure = guest.greet(Instant::now()).await.unwrap_err();
         assert!(failure.message.contains("dialled"), "{failure:?}");
     }

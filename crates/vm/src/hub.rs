@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use proto::supervisor::{Output, output};
 use store::container::Container;
 use store::logs::{self, Stream};
@@ -127,26 +128,34 @@ impl Hub {
             .filter(|client| wants(client))
             .map(|client| client.sender.clone())
             .collect();
-        for sender in senders {
+        // Side by side: one that does not read keeps nobody else from what there is.
+        let sent = senders.into_iter().map(|sender| {
             let message = Output {
                 output: Some(message.clone()),
             };
-            let sent = tokio::select! {
-                biased;
-                sent = sender.send(Ok(message)) => sent.is_ok(),
-                () = self.patience() => false,
-            };
-            if !sent {
-                self.clients()
-                    .retain(|client| !client.sender.same_channel(&sender));
+            async move {
+                let sent = tokio::select! {
+                    biased;
+                    sent = sender.send(Ok(message)) => sent.is_ok(),
+                    () = self.patience() => false,
+                };
+                if !sent {
+                    self.clients()
+                        .retain(|client| !client.sender.same_channel(&sender));
+                }
             }
-        }
+        });
+        join_all(sent).await;
     }
 
-    /// Ends some time after [`Hub::hurry`].
-    async fn patience(&self) {
+    /// Returns once [`Hub::hurry`] was called.
+    pub async fn is_hurried(&self) {
         // The sender lives as long as this.
         let _ = self.hurried.subscribe().wait_for(|hurried| *hurried).await;
+    }
+
+    async fn patience(&self) {
+        self.is_hurried().await;
         tokio::time::sleep(PATIENCE).await;
     }
 

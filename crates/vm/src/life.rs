@@ -3,7 +3,7 @@
 //! ```text
 //!  booting ──► running ──► drained ──► written ──► unmounted ──► off
 //!     │           │                       ▲                       ▲
-//!     │           └── the VM is lost ─────┴───────────────────────┤
+//!     │           └── the VM is lost/cut ─┴───────────────────────┤
 //!     └── the process can't start ────────┘                       │
 //!     └── the VM can't start ─────────────────────────────────────┘
 //! ```
@@ -47,6 +47,10 @@ pub const MAIN: &str = "main";
 /// How long the primary client may take to attach: it connected before the supervisor was started, so that only one that died
 /// in between takes this long.
 const ATTACH: Duration = Duration::from_secs(20);
+
+/// How long a guest may take beyond the time that its process has to end. Then its VM is cut off: a guest that hangs, or that
+/// means ill, keeps no container from ending.
+pub const GRACE: Duration = Duration::from_secs(10);
 
 /// What one run of a container has.
 pub struct Life<'a> {
@@ -97,15 +101,18 @@ impl Life<'_> {
                     .await?;
                 self.shared.guest.send_replace(Some(guest));
                 self.shared.started.send_replace(Some(Ok(())));
-                tokio::select! {
-                    () = self.supervision.is_closed() => {}
-                    () = self.supervision.is_dismissed() => {}
-                }
+                self.is_unneeded().await;
                 Ok(())
+            };
+            // Before its files are there a guest may be silent for ever, with nobody left to wait for it.
+            let overdue = async {
+                self.is_unneeded().await;
+                tokio::time::sleep(GRACE).await;
             };
             let result = tokio::select! {
                 result = open => result,
                 exit = vm.wait() => Err(failure::lost(self.epitaph(&exit))),
+                () = overdue => Err(failure::lost("the guest did not boot in time")),
             };
             if result.is_err() {
                 self.shared.guest.send_replace(None);
@@ -133,10 +140,18 @@ impl Life<'_> {
         }
     }
 
+    /// Waits until no client has any use for a VM that is there for its files.
+    async fn is_unneeded(&self) {
+        tokio::select! {
+            () = self.supervision.is_closed() => {}
+            () = self.supervision.is_dismissed() => {}
+        }
+    }
+
     /// The VM, what of it lasts, its networks, and its sockets.
     async fn start(&self) -> Result<(Started, Lasting, Arc<Networks>, Sockets), Failure> {
         let spec = &self.shared.spec;
-        let sockets = Sockets::open(spec);
+        let sockets = Sockets::open(spec, &self.supervision.ssh_agent);
         let files = sockets.as_ref().map(Sockets::files);
         self.supervision
             .write_begin(spec, files.unwrap_or_default())?;
@@ -239,6 +254,7 @@ impl Life<'_> {
             outcome = self.converse(agent, networks, &mut sockets) => outcome,
             failure = networks.first_failure() => Ok(never_ran(failure)),
             exit = vm.wait() => Err(failure::lost(exit.to_string())),
+            () = self.shared.is_cut() => Ok(self.cut_off(&*vm).await),
         };
         let outcome = match outcome {
             Ok(outcome) => outcome,
@@ -294,8 +310,15 @@ impl Life<'_> {
         if self.attached {
             // The sender lives in `shared`: this ends with a client, or with the time-out.
             let mut primary = shared.primary.subscribe();
-            let there = primary.wait_for(|there| *there);
-            if tokio::time::timeout(ATTACH, there).await.is_err() {
+            let there = async {
+                tokio::select! {
+                    biased;
+                    _ = primary.wait_for(|there| *there) => true,
+                    // The client gave up, and ends what it began.
+                    () = self.supervision.is_dismissed() => false,
+                }
+            };
+            if !matches!(tokio::time::timeout(ATTACH, there).await, Ok(true)) {
                 return Ok(never_ran(failure::own(
                     "wait for the client",
                     "",

@@ -39,7 +39,7 @@ use std::sync::Arc;
 use proto::supervisor::StopRequest;
 use store::container::Container;
 use store::{Root, fault};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::args::{Command, Run};
@@ -132,47 +132,57 @@ async fn supervise(run: Run) -> Result<(), Error> {
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
         )
         .init();
+    // Before there is anything that would have to be ended.
+    let endings = Endings::catch()?;
     let container = Container::from_dir(&root()?, &run.dir)?;
     let supervision = Supervision::new(&container, timeline, run.maintenance, run.volumes)?;
     let supervision = Arc::new(supervision);
     let (over, is_over) = watch::channel(false);
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let server = tokio::spawn(serve::serve(listener, supervision.clone(), is_over));
-    tokio::spawn(end_on_signal(supervision.clone()));
+    tokio::spawn(end_on_signal(supervision.clone(), endings));
     let End { mut exited, shared } = supervision.clone().lead(leases, run.attached).await;
     exited.phases = shared.timeline.phases();
     fault::point("vm.tell");
     supervision.ended.send_replace(Some(exited.clone()));
-    let farewell = async {
-        if shared.hub.finish(life::last_message(exited)).await {
-            supervision.told.send_replace(true);
-        }
-        // A life that was over before its client's first call still has something to say to it.
-        if !run.maintenance {
-            let _ = supervision.told.subscribe().wait_for(|told| *told).await;
-        }
-        over.send_replace(true);
-        let _ = server.await;
-    };
-    if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
-        tracing::debug!("nobody asked how it went");
-    }
+    let hub = &shared.hub;
+    let leave = supervision.take_leave(hub, exited, over, server, FAREWELL);
+    leave.await;
     fault::point("vm.told");
     Ok(())
 }
 
-/// The host's session ends, or a person kills the supervisor politely: the container is stopped as `gourd stop` would.
-async fn end_on_signal(supervision: Arc<Supervision>) {
-    let (Ok(mut term), Ok(mut interrupt)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        return;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = interrupt.recv() => {}
+/// Signals that ask the supervisor to end.
+struct Endings {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Endings {
+    /// Catches them, from now on. A hang-up is caught, too, and not heeded: a supervisor is in a session of its own, without a
+    /// terminal, so that nobody who hangs up means it. Under logind, which sends it to all of a session that ends, TERM comes first.
+    fn catch() -> std::io::Result<Endings> {
+        // Once caught, a signal stays so.
+        drop(signal(SignalKind::hangup())?);
+        Ok(Endings {
+            term: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// The host's session ends, or a person kills the supervisor politely: the container is stopped as `gourd stop` would. Its monitors
+/// and networks get the same signal, if it was for everybody, and wait for us: see `hypervisor::spawn::hold_endings`.
+async fn end_on_signal(supervision: Arc<Supervision>, mut endings: Endings) {
+    endings.next().await;
     tracing::info!("told to end: stopping the container");
+    supervision.hastened.send_replace(true);
     service::stop(&supervision, Dismissal::Host, &StopRequest::default()).await;
 }

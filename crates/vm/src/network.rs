@@ -48,7 +48,10 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const SHORT_LIFE: Duration = Duration::from_secs(10);
 
 /// The longest that is waited before it is started once more.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const LONGEST_WAIT: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 5000 });
+
+/// The step of joining that is about ports, as `gourd-net` calls it.
+const PUBLISH: &str = "publish";
 
 /// Commands to a membership that may wait; more are lost.
 const COMMANDS: usize = 64;
@@ -132,6 +135,7 @@ impl Membership {
             directory: seat.directory.clone(),
             join: translate::join(spec, endpoint, seat),
             own: commands.downgrade(),
+            missing: Vec::new(),
         };
         let task = tokio::spawn(keep(plan, link, told, orders, leaving));
         Membership {
@@ -223,6 +227,8 @@ struct Plan {
     directory: Arc<Directory>,
     /// Where this membership's own commands go.
     own: mpsc::WeakSender<Command>,
+    /// Ports that it had and could not have again, which are asked for now and then.
+    missing: Vec<network::Publish>,
 }
 
 /// Joins, and again whenever `gourd-net` dies, until it is told to leave.
@@ -243,12 +249,27 @@ async fn keep(
                 tries += 1;
                 continue;
             }
-            Ok(None) => {
-                let failure =
-                    failure::own("join the network", &plan.network, "it ends again and again");
-                return give_up(&told, failure);
+            failed => {
+                let again_and_again =
+                    || failure::own("join the network", &plan.network, "it ends again and again");
+                let failure = failed.err().unwrap_or_else(again_and_again);
+                // Until it has been there, whoever starts it is told. Later nobody is, and what is in the way goes by.
+                if told.borrow().is_none() {
+                    return give_up(&told, failure);
+                }
+                tries = 0;
+                let words = failure::describe(&failure);
+                if failure.step == PUBLISH && !plan.join.publish.is_empty() {
+                    tracing::error!(failure = %words, network = %plan.network, "the container has no ports until it can have all of them again");
+                    plan.missing = std::mem::take(&mut plan.join.publish);
+                    continue;
+                }
+                tracing::error!(failure = %words, network = %plan.network, "the container is not on its network; it tries again");
+                if !talk::wait(LONGEST_WAIT, &mut plan, &mut orders, &mut leaving).await {
+                    return;
+                }
+                continue;
             }
-            Err(failure) => return give_up(&told, failure),
         };
         tries = 0;
         let since = Instant::now();
@@ -266,7 +287,9 @@ async fn keep(
             talk::Ended::Died => {
                 tracing::warn!(network = %plan.network, "the network's process died: its connections are reset");
                 // The first time nobody waits.
-                tokio::time::sleep(wait).await;
+                if !talk::wait(wait, &mut plan, &mut orders, &mut leaving).await {
+                    return;
+                }
                 wait = match since.elapsed() < SHORT_LIFE {
                     true => (wait * 2).clamp(Duration::from_millis(100), LONGEST_WAIT),
                     false => Duration::ZERO,
@@ -379,7 +402,7 @@ fn refusal(refused: network::Refused) -> Failure {
 
 fn remedy(refused: &network::Refused) -> String {
     let words = match io::Error::from_raw_os_error(refused.errno).kind() {
-        _ if refused.step != "publish" => "",
+        _ if refused.step != PUBLISH => "",
         io::ErrorKind::AddrInUse => {
             "choose another port of the host, or stop what has this one (`ss -lntup` names it)"
         }
@@ -395,6 +418,112 @@ fn remedy(refused: &network::Refused) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A network's process lives until its listener is dropped; each connection is one life.
+    fn next(listener: &OwnedFd) -> (OwnedFd, Join) {
+        let socket = rustix::net::accept(listener).unwrap();
+        match network::expect::<Request>(&socket).unwrap().0 {
+            Request::Join(join) => (socket, join),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn say(socket: &OwnedFd, reply: &Reply) {
+        network::send(socket.as_fd(), reply, None).unwrap();
+    }
+
+    fn refuse(step: &str) -> Reply {
+        Reply::Refused(network::Refused {
+            step: step.to_owned(),
+            object: String::new(),
+            errno: 98,
+            message: "taken".to_owned(),
+        })
+    }
+
+    /// What was in the way when the network's process died once is gone a while later: so is the container's loss.
+    #[tokio::test]
+    async fn a_place_that_was_lost_is_taken_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let request = store::network::Request {
+            name: "mine".to_owned(),
+            ..Default::default()
+        };
+        let network = store::network::create(&root, request).unwrap();
+        let (_dir, path) = network.socket().unwrap();
+        let listener = process::listen(&network.dir().join("sock"), &path).unwrap();
+        let port = network::Publish {
+            protocol: network::Protocol::Tcp,
+            address: Some(Ipv4Addr::LOCALHOST.into()),
+            host_port: 8080,
+            guest_port: 80,
+            proxy: None,
+        };
+        let joined = Joined {
+            address: Ipv4Addr::new(10, 219, 0, 5),
+            prefix: 16,
+            gateway: Ipv4Addr::new(10, 219, 0, 1),
+            mtu: MTU,
+            ipv6: None,
+            published: vec![port],
+        };
+        let bare = Joined {
+            published: Vec::new(),
+            ..joined.clone()
+        };
+        let (commands, orders) = mpsc::channel(COMMANDS);
+        let plan = Plan {
+            root,
+            network: "mine".to_owned(),
+            join: Join {
+                protocol: network::PROTOCOL,
+                container: "box".to_owned(),
+                names: Vec::new(),
+                mac: mac("00", 0),
+                wish: None,
+                insists: false,
+                host: false,
+                resolvers: Vec::new(),
+                publish: vec![port],
+                elsewhere: false,
+                framing: network::Framing::Plain,
+            },
+            directory: Arc::default(),
+            own: commands.downgrade(),
+            missing: Vec::new(),
+        };
+        let (told, _joined) = watch::channel(None);
+        let (_leave, leaving) = oneshot::channel();
+        let (_guest, theirs) = link().unwrap();
+        let kept = tokio::spawn(keep(plan, theirs, told, orders, leaving));
+        let process = tokio::task::spawn_blocking(move || {
+            let (life, _) = next(&listener);
+            say(&life, &Reply::Joined(joined));
+            drop(life);
+            for step in ["address", PUBLISH] {
+                let (life, join) = next(&listener);
+                assert_eq!(join.publish, [port]);
+                say(&life, &refuse(step));
+            }
+            let (life, join) = next(&listener);
+            assert!(join.publish.is_empty() && join.insists);
+            say(&life, &Reply::Joined(bare));
+            // The port is asked for until it is there.
+            for reply in [refuse(PUBLISH), Reply::Published(vec![port])] {
+                let asked = network::expect::<Request>(&life).unwrap().0;
+                assert_eq!(asked, Request::Publish(vec![port]));
+                say(&life, &reply);
+            }
+            drop(life);
+            let (_life, join) = next(&listener);
+            assert_eq!(join.publish, [port]);
+        });
+        tokio::select! {
+            done = process => done.unwrap(),
+            _ = kept => panic!("it gave up"),
+        }
+    }
 
     #[test]
     fn addresses_come_from_ids() {

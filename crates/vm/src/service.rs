@@ -5,6 +5,7 @@
 
 mod attach;
 mod control;
+mod end;
 mod exec;
 mod networks;
 mod transfer;
@@ -30,7 +31,7 @@ use crate::life::Shared;
 use crate::presence::Client;
 use crate::supervision::{Now, Supervision};
 
-pub use control::stop;
+pub use end::stop;
 
 /// Answers one client.
 #[derive(Clone)]
@@ -175,6 +176,7 @@ impl Supervisor for Service {
         &self,
         request: Request<Streaming<Input>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
+        self.client.reads();
         let outputs = self.attach_to(request.into_inner()).await?;
         Ok(Response::new(Box::pin(outputs)))
     }
@@ -185,6 +187,7 @@ impl Supervisor for Service {
         &self,
         request: Request<Streaming<Input>>,
     ) -> Result<Response<Self::ExecStream>, Status> {
+        self.client.reads();
         let outputs = self.execute(request.into_inner()).await?;
         Ok(Response::new(Box::pin(outputs)))
     }
@@ -292,6 +295,7 @@ impl Supervisor for Service {
         &self,
         request: Request<ReadRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
+        self.client.reads();
         let outputs = self.read_files(request.into_inner());
         Ok(Response::new(Box::pin(outputs)))
     }

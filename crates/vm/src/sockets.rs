@@ -9,16 +9,17 @@
 //! whoever repairs it removes them after a crash. Who connects before the process runs waits in the backlog.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use hypervisor::resolved;
 use proto::supervisor::Failure;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode};
+use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 use rustix::process::Resource;
 use store::container::{HostSocket, SSH_AUTH_SOCK, Spec, Way, sockets};
@@ -67,11 +68,12 @@ struct Mounted {
 }
 
 impl Sockets {
-    /// Makes the host's sockets, and looks whether those are there that lead to it.
+    /// Makes the host's sockets, and looks whether those are there that lead to it. `ssh_agent`: see
+    /// [`Supervision::ssh_agent`](crate::supervision::Supervision::ssh_agent).
     ///
     /// # Errors
-    /// A path that is taken, or leads to nothing; no SSH agent.
-    pub fn open(spec: &Spec) -> Result<Sockets, Failure> {
+    /// A path that is taken, leads to nothing, or through a link; no SSH agent.
+    pub fn open(spec: &Spec, ssh_agent: &OnceLock<PathBuf>) -> Result<Sockets, Failure> {
         let mut all = Sockets::default();
         for socket in &spec.sockets {
             match socket.way {
@@ -90,20 +92,13 @@ impl Sockets {
             }
         }
         if spec.ssh {
-            let step = "forward the SSH agent";
-            let remedy =
-                "start one where you start the container: eval \"$(ssh-agent)\" && ssh-add";
-            let Some(host) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) else {
-                return Err(Failure {
-                    remedy: remedy.to_owned(),
-                    ..failure::own(step, "", format!("{VARIABLE} is not set"))
-                });
-            };
-            check(step, Path::new(&host)).map_err(|failure| Failure {
-                remedy: remedy.to_owned(),
+            let named = || std::env::var_os(VARIABLE).map(PathBuf::from);
+            let host = agent(ssh_agent, named).map_err(|failure| Failure {
+                remedy: "start one where you start the container: eval \"$(ssh-agent)\" && ssh-add"
+                    .to_owned(),
                 ..failure
             })?;
-            all.mount(SSH_AUTH_SOCK, host.into());
+            all.mount(SSH_AUTH_SOCK, host);
         }
         Ok(all)
     }
@@ -199,13 +194,20 @@ impl Drop for Sockets {
 
 /// A socket of the host's where nothing is.
 fn listen(path: &Path) -> Result<(StdListener, HostSocket), Failure> {
-    let bind = || -> io::Result<OwnedFd> {
+    let bind = || -> io::Result<(StdListener, HostSocket)> {
         let socket = proto::unix::socket()?;
+        // By its folder's descriptor: what a path leads to may change.
+        let folder = resolved::open(path.parent().unwrap_or(path))?;
+        let place = place(&folder).join(path.file_name().unwrap_or_default());
         // The file gets the socket's mode: at no moment can anybody else connect (`unix_bind_bsd` in net/unix/af_unix.c).
         rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-        rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(&place)?)?;
+        let file = HostSocket {
+            path: path.to_owned(),
+            ..sockets::identify(&place)?
+        };
         rustix::net::listen(&socket, BACKLOG)?;
-        Ok(socket)
+        Ok((socket.into(), file))
     };
     let failed = |error: io::Error| {
         let (message, remedy) = match error.kind() {
@@ -221,6 +223,9 @@ fn listen(path: &Path) -> Result<(StdListener, HostSocket), Failure> {
                 "its folder does not exist".to_owned(),
                 "make the folder, or choose another path",
             ),
+            _ if Errno::from_io_error(&error) == Some(Errno::LOOP) => {
+                (resolved::REPLACED.to_owned(), resolved::REMEDY)
+            }
             _ => (error.to_string(), ""),
         };
         Failure {
@@ -229,21 +234,58 @@ fn listen(path: &Path) -> Result<(StdListener, HostSocket), Failure> {
             ..failure::own("publish the socket", path.display().to_string(), message)
         }
     };
-    let socket = bind().map_err(failed)?;
-    let file = sockets::identify(path).map_err(failed)?;
-    Ok((socket.into(), file))
+    bind().map_err(failed)
+}
+
+/// A path to what an open descriptor names: nobody can put another thing there, and it fits into an address.
+fn place(file: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 /// Whether a socket that is to be reached is there.
 fn check(step: &str, path: &Path) -> Result<(), Failure> {
-    let message = match std::fs::metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => "it is no socket".to_owned(),
-        Ok(_) if sockets::is_dead(path) => "nobody listens on it".to_owned(),
+    let found = resolved::open(path).and_then(|file| Ok((rustix::fs::fstat(&file)?, file)));
+    let (message, remedy) = match found {
+        Ok((stat, _)) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
+            ("it is no socket".to_owned(), "")
+        }
+        Ok((_, file)) if sockets::is_dead(&place(&file)) => ("nobody listens on it".to_owned(), ""),
         Ok(_) => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => "it does not exist".to_owned(),
-        Err(error) => error.to_string(),
+        Err(Errno::LOOP) => (resolved::REPLACED.to_owned(), resolved::REMEDY),
+        Err(errno) => (missing(&errno.into()), ""),
     };
-    Err(failure::own(step, path.display().to_string(), message))
+    Err(Failure {
+        remedy: remedy.to_owned(),
+        ..failure::own(step, path.display().to_string(), message)
+    })
+}
+
+fn missing(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "it does not exist".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Where the SSH agent is, if somebody listens there. The links of the path that is `named` are followed the first time.
+fn agent(
+    known: &OnceLock<PathBuf>,
+    named: impl Fn() -> Option<PathBuf>,
+) -> Result<PathBuf, Failure> {
+    let step = "forward the SSH agent";
+    let host = match known.get() {
+        Some(known) => known.clone(),
+        None => {
+            let named = named().filter(|path| !path.as_os_str().is_empty());
+            let named =
+                named.ok_or_else(|| failure::own(step, "", format!("{VARIABLE} is not set")))?;
+            named
+                .canonicalize()
+                .map_err(|error| failure::own(step, named.display().to_string(), missing(&error)))?
+        }
+    };
+    check(step, &host)?;
+    Ok(known.get_or_init(|| host).clone())
 }
 
 /// Both ways, to the end of both, or to the first failure; either side sees it.
@@ -355,8 +397,10 @@ impl Outward {
     }
 }
 
+/// Looked up for each connection, because a server that starts anew makes its socket anew; without following a link, because a
+/// guest may write its folder.
 async fn reach(path: &Path) -> io::Result<UnixStream> {
-    let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let file = resolved::open(path).map_err(resolved::explain)?;
     let socket = proto::unix::connect(file).await?;
     UnixStream::from_std(StdStream::from(socket))
 }
@@ -377,8 +421,12 @@ mod tests {
         }
     }
 
+    fn open(spec: &Spec) -> Result<Sockets, Failure> {
+        Sockets::open(spec, &OnceLock::new())
+    }
+
     fn refused(way: Way, host: &Path) -> String {
-        let failure = Sockets::open(&spec(way, host)).err().expect("refused");
+        let failure = open(&spec(way, host)).err().expect("refused");
         assert_eq!(failure.object, host.display().to_string());
         failure.message
     }
@@ -389,13 +437,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sock");
         assert_eq!(refused(Way::Mount, &path), "it does not exist");
-        let open = Sockets::open(&spec(Way::Publish, &path)).unwrap();
+        let opened = open(&spec(Way::Publish, &path)).unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(open.files(), [sockets::identify(&path).unwrap()]);
+        assert_eq!(opened.files(), [sockets::identify(&path).unwrap()]);
         assert_eq!(refused(Way::Publish, &path), "it exists already");
-        assert!(Sockets::open(&spec(Way::Mount, &path)).is_ok());
-        drop(open);
+        assert!(open(&spec(Way::Mount, &path)).is_ok());
+        drop(opened);
         assert!(!path.exists());
         drop(StdListener::bind(&path).unwrap());
         assert_eq!(refused(Way::Mount, &path), "nobody listens on it");
@@ -408,5 +456,77 @@ mod tests {
         assert_eq!(refused(Way::Publish, &path), "it exists already");
         let missing = dir.path().join("none/a.sock");
         assert_eq!(refused(Way::Publish, &missing), "its folder does not exist");
+    }
+
+    /// A folder that a guest can write, with a link in it to where its user has other sockets.
+    fn with_a_link() -> (tempfile::TempDir, PathBuf) {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path().canonicalize().unwrap();
+        for name in ["bus", "work"] {
+            std::fs::create_dir(dir.join(name)).unwrap();
+        }
+        std::os::unix::fs::symlink("../bus", dir.join("work/link")).unwrap();
+        (temporary, dir)
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_reached_again_and_no_link_is() {
+        let (_temporary, dir) = with_a_link();
+        let (bus, path) = (dir.join("bus/a.sock"), dir.join("work/a.sock"));
+        let bus_server = StdListener::bind(&bus).unwrap();
+        bus_server.set_nonblocking(true).unwrap();
+        let server = StdListener::bind(&path).unwrap();
+        assert!(open(&spec(Way::Mount, &path)).is_ok());
+        reach(&path).await.unwrap();
+        drop(server);
+        let refused = reach(&path).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        // Its server starts anew.
+        std::fs::remove_file(&path).unwrap();
+        let server = StdListener::bind(&path).unwrap();
+        reach(&path).await.unwrap();
+        // The guest puts a link there, and in place of a folder.
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&bus, &path).unwrap();
+        for path in [path, dir.join("work/link/a.sock")] {
+            let refused = reach(&path).await.unwrap_err().to_string();
+            assert_eq!(refused, resolved::REPLACED);
+            let mounted = super::tests::refused(Way::Mount, &path);
+            assert_eq!(mounted, resolved::REPLACED);
+        }
+        let heard = bus_server.accept().map(drop).unwrap_err();
+        assert_eq!(heard.kind(), io::ErrorKind::WouldBlock);
+        drop(server);
+    }
+
+    #[test]
+    fn nothing_is_published_behind_a_link() {
+        let (_temporary, dir) = with_a_link();
+        let path = dir.join("work/link/a.sock");
+        assert_eq!(refused(Way::Publish, &path), resolved::REPLACED);
+        assert_eq!(std::fs::read_dir(dir.join("bus")).unwrap().count(), 0);
+        // At the end of its path a link is in the way, wherever it leads.
+        std::os::unix::fs::symlink("none", dir.join("work/a.sock")).unwrap();
+        let taken = refused(Way::Publish, &dir.join("work/a.sock"));
+        assert_eq!(taken, "it exists already");
+    }
+
+    #[test]
+    fn the_ssh_agent_is_where_it_was_at_the_first_run() {
+        let (_temporary, dir) = with_a_link();
+        let (known, path) = (OnceLock::new(), dir.join("work/named"));
+        let find = || agent(&known, || Some(path.clone()));
+        let failure = agent(&known, || Some(PathBuf::new())).unwrap_err();
+        assert_eq!(failure.message, "SSH_AUTH_SOCK is not set");
+        assert_eq!(find().unwrap_err().message, "it does not exist");
+        let real = dir.join("bus/agent.sock");
+        std::os::unix::fs::symlink(&real, &path).unwrap();
+        let _server = StdListener::bind(&real).unwrap();
+        assert_eq!(find().unwrap(), real);
+        let other = dir.join("bus/other.sock");
+        let _other = StdListener::bind(&other).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        assert_eq!(find().unwrap(), real);
     }
 }

@@ -10,12 +10,15 @@
 //! was started again. One task leads; the service's calls look at [`Supervision::now`] and ask for the end by
 //! [`Supervision::dismiss`].
 
+mod farewell;
 mod lead;
 
-pub use lead::{End, FAREWELL};
+pub use farewell::FAREWELL;
+pub use lead::End;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use proto::supervisor::{Exited, Failure};
@@ -75,8 +78,12 @@ pub struct Supervision {
     pub told: watch::Sender<bool>,
     /// Who is connected.
     pub presence: Presence,
+    /// Where the SSH agent was at the first run that forwards it, without links: those that are there later may be a guest's.
+    pub ssh_agent: OnceLock<PathBuf>,
     /// No client is let in any more (maintenance).
     pub closed: watch::Sender<bool>,
+    /// The supervisor itself is told to end: the host goes down, perhaps.
+    pub hastened: watch::Sender<bool>,
     /// As its files were when it was last started.
     container: Mutex<Container>,
     log: Arc<Log>,
@@ -114,7 +121,9 @@ impl Supervision {
             ended: watch::Sender::default(),
             told,
             presence: Presence::default(),
+            ssh_agent: OnceLock::new(),
             closed: watch::Sender::default(),
+            hastened: watch::Sender::default(),
             container: Mutex::new(container.clone()),
             log,
             now: watch::Sender::new(Now::Run(Arc::new(first))),
@@ -327,6 +336,26 @@ fn before(container: &Container) -> State {
         networks,
         ..State::created()
     }
+}
+
+/// What tests begin with: the supervision of a container that is about to run, and that run. The root goes with the folder.
+#[cfg(test)]
+pub fn fresh() -> (tempfile::TempDir, Arc<Supervision>, Arc<Shared>) {
+    let dir = tempfile::tempdir().unwrap();
+    let root = store::Root::open(dir.path()).unwrap();
+    let spec = Spec {
+        id: "c".repeat(64),
+        name: "box".to_owned(),
+        ..Spec::default()
+    };
+    let (container, _lock) = store::container::create(&root, &spec).unwrap();
+    let timeline = Timeline::default();
+    let supervision = Supervision::new(&container, timeline, false, vec![]);
+    let supervision = Arc::new(supervision.unwrap());
+    let Now::Run(run) = supervision.now() else {
+        panic!("it begins with a run");
+    };
+    (dir, supervision, run)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

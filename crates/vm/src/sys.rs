@@ -49,13 +49,17 @@ pub fn give_memory_back() {
     }
 }
 
-/// Starts `command` confined. Unlike a monitor it does not die with us.
+/// Starts `command` confined. Unlike a monitor it does not die with us; like one it does not hear a host that goes down.
 ///
 /// # Errors
 /// The system's.
 pub fn spawn_confined(mut command: Command, confinement: Prepared) -> io::Result<Child> {
-    // SAFETY: `apply` makes system calls only, and does not allocate.
-    unsafe { command.pre_exec(move || confinement.apply()) };
+    let step = move || {
+        hypervisor::spawn::hold_endings()?;
+        confinement.apply()
+    };
+    // SAFETY: both make system calls only, and do not allocate.
+    unsafe { command.pre_exec(step) };
     command.spawn()
 }
 

@@ -20,6 +20,7 @@
 //!     |  PowerButton, Balloon{mib}  -->  |
 //!     |  Pause{id}, Resume{id}  ------>  |
 //!     |  <--------------------  Done{id} |   all processors stand still, or run again
+//!     |  <--------------  Counters{slot} |   a device met what makes no sense, for the first time; and before the end
 //!     |  <-----------------  Ended{how}  |   the machine's end; the process ends soon after
 //! ```
 //!
@@ -34,7 +35,7 @@ mod linux;
 pub use linux::{Control, ControlError};
 
 /// Version of this protocol, sent in [`Msg::Ready`].
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Bytes of every message.
 pub const WIRE_LEN: usize = 16;
@@ -51,6 +52,7 @@ const KIND_DIALLED: u32 = 0x102;
 const KIND_CONNECTED: u32 = 0x103;
 const KIND_DONE: u32 = 0x104;
 const KIND_ENDED: u32 = 0x105;
+const KIND_COUNTERS: u32 = 0x106;
 
 /// One message. Those before [`Msg::Ready`] go to `gourd-vmm`, the others come from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +121,17 @@ pub enum Msg {
         /// As in [`Msg::Pause`] or [`Msg::Resume`].
         id: u32,
     },
+    /// What went wrong with a device so far. Numbers that are too large to be said are the largest.
+    Counters {
+        /// The device's place in the machine.
+        slot: u16,
+        /// Its number (virtio 1.2, section 5).
+        device: u16,
+        /// What the guest did that no sane driver does.
+        violations: u32,
+        /// What the host's system refused.
+        failures: u32,
+    },
     /// The guest ended the machine.
     Ended {
         /// How.
@@ -181,6 +194,15 @@ impl Msg {
             Msg::Dialled { port, guest_port } => [KIND_DIALLED, port, guest_port, 0],
             Msg::Connected { id, errno } => [KIND_CONNECTED, id, errno, 0],
             Msg::Done { id } => [KIND_DONE, id, 0, 0],
+            Msg::Counters {
+                slot,
+                device,
+                violations,
+                failures,
+            } => {
+                let who = u32::from(slot) | u32::from(device) << 16;
+                [KIND_COUNTERS, who, violations, failures]
+            }
             Msg::Ended { how } => [KIND_ENDED, how as u32, 0, 0],
         };
         let mut bytes = [0; WIRE_LEN];
@@ -209,6 +231,15 @@ impl Msg {
             KIND_RESUME => (Msg::Resume { id: a }, 2),
             KIND_BALLOON => (Msg::Balloon { mib: a }, 2),
             KIND_DONE => (Msg::Done { id: a }, 2),
+            KIND_COUNTERS => {
+                let counters = Msg::Counters {
+                    slot: a as u16,
+                    device: (a >> 16) as u16,
+                    violations: b,
+                    failures: c,
+                };
+                (counters, 4)
+            }
             KIND_ENDED => {
                 let how = match a {
                     1 => HowEnded::PoweredOff,
@@ -265,11 +296,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_msg() -> impl Strategy<Value = Msg> {
-        let two = (any::<u32>(), any::<u32>());
+        let two = || (any::<u32>(), any::<u32>());
         prop_oneof![
             any::<u32>().prop_map(|port| Msg::Listen { port }),
             any::<u32>().prop_map(|port| Msg::Unlisten { port }),
-            two.prop_map(|(id, port)| Msg::Connect { id, port }),
+            two().prop_map(|(id, port)| Msg::Connect { id, port }),
             (any::<u32>(), any::<u32>(), any::<bool>()).prop_map(
                 |(version, landlock_abi, seccomp)| Msg::Ready {
                     version,
@@ -277,13 +308,21 @@ mod tests {
                     seccomp
                 }
             ),
-            two.prop_map(|(port, guest_port)| Msg::Dialled { port, guest_port }),
-            two.prop_map(|(id, errno)| Msg::Connected { id, errno }),
+            two().prop_map(|(port, guest_port)| Msg::Dialled { port, guest_port }),
+            two().prop_map(|(id, errno)| Msg::Connected { id, errno }),
             Just(Msg::PowerButton),
             any::<u32>().prop_map(|id| Msg::Pause { id }),
             any::<u32>().prop_map(|id| Msg::Resume { id }),
             any::<u32>().prop_map(|mib| Msg::Balloon { mib }),
             any::<u32>().prop_map(|id| Msg::Done { id }),
+            (any::<u16>(), any::<u16>(), two()).prop_map(
+                |(slot, device, (violations, failures))| Msg::Counters {
+                    slot,
+                    device,
+                    violations,
+                    failures
+                }
+            ),
             Just(Msg::Ended {
                 how: HowEnded::PoweredOff
             }),
@@ -323,7 +362,7 @@ mod tests {
         }
 
         #[test]
-        fn random_words(kind in prop_oneof![0u32..5, 0x100u32..0x105], a: u32, b in 0u32..3, c in 0u32..3) {
+        fn random_words(kind in prop_oneof![0u32..5, 0x100u32..0x108], a: u32, b in 0u32..3, c in 0u32..3) {
             let bytes: Vec<u8> = [kind, a, b, c].iter().flat_map(|word| word.to_le_bytes()).collect();
             if let Ok(msg) = Msg::parse(&bytes) {
                 prop_assert_eq!(&msg.to_bytes()[..], &bytes[..]);

@@ -115,7 +115,7 @@ pub struct Folder {
 pub enum Console {
     /// A file that is appended to, and starts anew when it holds 4 MiB.
     Log(Fd),
-    /// A connected stream socket, both ways. The guest waits while nobody reads.
+    /// A connected stream socket, both ways. What nobody reads is lost beyond some 64 KiB; the guest never waits.
     Stream(Fd),
 }
 

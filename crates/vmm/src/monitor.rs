@@ -20,7 +20,7 @@ mod bus;
 mod cpuid;
 mod events;
 mod memory;
-mod serial;
+pub mod serial;
 mod shares;
 mod vcpu;
 
@@ -102,8 +102,7 @@ struct Devices {
     entropy: Option<Arc<Slot<Entropy>>>,
     balloon: Option<Arc<Slot<Balloon>>>,
     power_button: Option<EventFd>,
-    /// Ports with a stream, and the stream.
-    streams: Vec<(Arc<Port>, File)>,
+    streams: Streams,
 }
 
 /// A machine that is ready to run.
@@ -433,7 +432,10 @@ fn build(
     Ok((bus, disks, shares, devices))
 }
 
-type Serials = (Vec<Arc<Port>>, Vec<(Arc<Port>, File)>);
+/// Ports with a stream, and the stream, to be watched for input and for room.
+type Streams = Vec<(Arc<Port>, File, File)>;
+
+type Serials = (Vec<Arc<Port>>, Streams);
 
 fn build_serials(
     machine: &Machine,
@@ -455,9 +457,10 @@ fn build_serials(
             }
             Console::Stream(fd) => {
                 let stream = taken.file(fd)?;
-                let input = stream.try_clone().map_err(system("console stream"))?;
-                let port = Port::new(line, Output::Stream(stream)).map_err(system("eventfd"))?;
-                streams.push((port.clone(), input));
+                let watched = || stream.try_clone().map_err(system("console stream"));
+                let (input, output) = (watched()?, watched()?);
+                let port = Port::new(line, Output::stream(stream)).map_err(system("eventfd"))?;
+                streams.push((port.clone(), input, output));
                 serials.push(port);
             }
         }
@@ -485,7 +488,11 @@ fn put_tables(
     };
     let tables = acpi::tables(&hardware);
     let tables = tables.ok_or_else(|| MonitorError::Wrong("too much for ACPI's tables".into()))?;
+    let mut generation = [0; 16];
+    rustix::rand::getrandom(&mut generation, rustix::rand::GetRandomFlags::empty())
+        .map_err(system("random numbers"))?;
     mem.write_slice(&tables, GuestAddress(memory::ACPI))
+        .and_then(|()| mem.write_slice(&generation, GuestAddress(memory::GENERATION)))
         .map_err(|error| MonitorError::System("write ACPI's tables", io::Error::other(error)))
 }
 

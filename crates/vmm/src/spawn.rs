@@ -2,6 +2,10 @@
 //!
 //! Used by the supervisor's drivers. The child trusts its parent's choice of descriptors; nothing else of the parent's
 //! table survives the exec, whatever other threads opened without close-on-exec.
+//!
+//! A host that goes down tells all processes of a session at once to end (systemd.kill(5): `KillMode=control-group`). A monitor that
+//! did would take the guest's processes with it before its supervisor could stop them. So monitors don't hear of it: the supervisor
+//! does, and ends them, or dies, and they with it.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -63,7 +67,30 @@ fn prepare(keep: &[RawFd], parent: libc::pid_t) -> io::Result<()> {
     if unsafe { libc::getppid() } != parent {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
-    Ok(())
+    hold_endings()
+}
+
+/// Blocks the signals that ask to end: TERM, INT, HUP. The mask survives an exec, and threads inherit it.
+///
+/// For a child between fork and exec: a system call only, no allocation, no locks.
+///
+/// # Errors
+/// The system's.
+pub fn hold_endings() -> io::Result<()> {
+    // SAFETY: a set of signals is plain numbers; these calls fill it in and take signals' numbers that exist.
+    let set = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        set
+    };
+    // SAFETY: reads a set that lives for the call, and writes nothing.
+    match unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 #[cfg(test)]
@@ -89,16 +116,38 @@ mod tests {
         assert!(!fds.contains(&other.as_raw_fd()), "{fds:?}");
     }
 
-    /// The signal that the kernel will send, as the child's status says.
     #[test]
-    fn a_child_dies_with_the_thread_that_spawned_it() {
+    fn a_child_is_not_told_to_end() {
+        use std::io::{Read, Write};
+        let mut command = Command::new("/bin/cat");
+        command.stdin(std::process::Stdio::piped());
+        command.stdout(std::process::Stdio::piped());
+        inherit(&mut command, &[], None);
+        let mut child = command.spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        use rustix::process::Signal;
+        for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+            rustix::process::kill_process(pid, signal).unwrap();
+        }
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(b"still here").unwrap();
+        drop(input);
+        let mut echoed = String::new();
+        let mut output = child.stdout.take().unwrap();
+        output.read_to_string(&mut echoed).unwrap();
+        assert_eq!(echoed, "still here");
+        assert!(child.wait().unwrap().success());
+    }
+
+    /// The signal that the kernel will send, as the child's status says.
+    fn dies_with_its_thread(confinement: Option<confine::Prepared>) {
         use std::io::Read;
         let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let mut command = Command::new("/bin/cat");
             command.stdin(std::process::Stdio::piped());
             command.stdout(std::process::Stdio::piped());
-            inherit(&mut command, &[], None);
+            inherit(&mut command, &[], confinement);
             sender.send(command.spawn().unwrap()).unwrap();
         });
         let mut child = receiver.recv().unwrap();
@@ -107,5 +156,12 @@ mod tests {
         child.stdout.take().unwrap().read_to_end(&mut rest).unwrap();
         use std::os::unix::process::ExitStatusExt;
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+    }
+
+    #[test]
+    fn a_child_dies_with_the_thread_that_spawned_it() {
+        dies_with_its_thread(None);
+        // New credentials can take the signal away (prctl(2)): those of a namespace that it made itself do not.
+        dies_with_its_thread(Some(confine::for_ourselves().in_namespaces()));
     }
 }

@@ -85,6 +85,12 @@ pub trait Device: Send {
     /// Takes in what comes from the host's side while no driver runs the device.
     fn idle(&mut self) {}
 
+    /// What has happened to it so far.
+    fn counters(&self) -> Counters;
+
+    /// Takes over what the driver and the host had written to the configuration space of one before it.
+    fn restore(&mut self, _config: &[u8]) {}
+
     /// Serves what is in the queues. One that is not ready is left alone.
     fn run(&mut self, mem: &Memory, queues: &mut [Queue]) -> Work;
 }
@@ -106,6 +112,12 @@ impl From<u32> for Done {
     }
 }
 
+/// Whether a ring says that it has more chains than it can have.
+fn is_nonsense(mem: &Memory, queue: &Queue) -> bool {
+    let index = queue.avail_idx(mem, std::sync::atomic::Ordering::Relaxed);
+    index.is_ok_and(|index| index.0.wrapping_sub(queue.next_avail()) > queue.size())
+}
+
 /// Takes chains from a queue until it is empty or had its turn, asking for kicks again at the end.
 fn drain<'m, D: Into<Done>>(
     mem: &'m Memory,
@@ -117,6 +129,7 @@ fn drain<'m, D: Into<Done>>(
     const BUDGET: usize = 256;
     let mut taken = 0;
     let mut again = false;
+    let mut in_vain = false;
     if !queue.ready() {
         return Work::default();
     }
@@ -141,9 +154,14 @@ fn drain<'m, D: Into<Done>>(
         if again {
             break;
         }
-        // A ring whose index is nonsense always has "more" and never a chain.
         let more = queue.enable_notification(mem).unwrap_or(false);
-        if !more || taken == before {
+        if !more {
+            break;
+        }
+        // The guest may have offered one while it was asked not to kick; a ring whose index is nonsense always has "more" and never
+        // a chain.
+        if taken == before && std::mem::replace(&mut in_vain, true) {
+            counters.violations += 1;
             break;
         }
     }

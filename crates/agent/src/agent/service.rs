@@ -214,8 +214,7 @@ impl<D: Dial> Agent for Service<D> {
             .container(&request.container)
             .and_then(Container::thaw)
             .map_err(|failed| Status::new(Code::Internal, failed))?;
-        let patience = Duration::from_millis(request.timeout_ms);
-        let killed = tokio::time::timeout(patience, exit.wait()).await.is_err();
+        let killed = !ends_within(request.timeout_ms, exit.wait()).await;
         if killed {
             process
                 .signal(KILL)
@@ -344,5 +343,18 @@ impl<D: Dial> Agent for Service<D> {
         let (_, failure) = failure(self.end().await);
         self.shut_down.notify_one();
         Ok(ShutdownReply { failure })
+    }
+}
+
+/// Whether it ends in that many milliseconds. [`u64::MAX`]: no timer runs.
+pub(super) async fn ends_within(ms: u64, end: impl Future) -> bool {
+    match ms {
+        u64::MAX => {
+            end.await;
+            true
+        }
+        ms => tokio::time::timeout(Duration::from_millis(ms), end)
+            .await
+            .is_ok(),
     }
 }

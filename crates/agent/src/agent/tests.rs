@@ -5,11 +5,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags};
 
 use super::process::{Process, everybody_else_first};
+use super::service::ends_within;
 use super::stdio::{Direction, Ends, copy_in, copy_out};
 use super::stream::Stream;
 use crate::cgroup::Cgroup;
@@ -153,5 +155,18 @@ fn every_waiter_hears_the_same_and_nothing_is_left_open() {
         let pid = rustix::process::Pid::from_raw(process.pid as i32).unwrap();
         let gone = rustix::process::test_kill_process(pid);
         assert_eq!(gone, Err(rustix::io::Errno::SRCH));
+    });
+}
+
+/// Of `stop -t 0` and `stop -t -1`.
+#[test]
+fn time_that_a_process_has_to_end() {
+    run(async {
+        assert!(!ends_within(0, std::future::pending::<()>()).await);
+        assert!(ends_within(u64::MAX, std::future::ready(())).await);
+        let mut end = std::pin::pin!(ends_within(u64::MAX, std::future::pending::<()>()));
+        let waits =
+            std::future::poll_fn(|context| Poll::Ready(end.as_mut().poll(context).is_pending()));
+        assert!(waits.await);
     });
 }

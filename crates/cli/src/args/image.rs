@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use engine::ImageFilter;
 
 use super::moment::moment;
+use super::value;
 
 /// Where a person says how registries are reached.
 const REGISTRIES: &str = "Credentials are Docker's (~/.docker/config.json, `gourd login`). ~/.config/gourd/registries.json has \
@@ -127,7 +128,7 @@ pub struct Import {
 /// `gourd images`.
 #[derive(Debug, Args)]
 pub struct List {
-    /// All: those without a tag are listed anyhow
+    /// Docker's, which shows the images of a build's steps, too: none are made here, and those without a tag are listed anyhow
     #[arg(short, long)]
     pub all: bool,
     /// Show digests
@@ -155,7 +156,7 @@ pub struct List {
 pub struct History {
     /// Sizes and times for people; --human=false: bytes and whole times
     #[arg(short = 'H', long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true",
-        default_missing_value = "true", action = clap::ArgAction::Set)]
+        default_missing_value = "true", value_parser = value::Truth, action = clap::ArgAction::Set)]
     pub human: bool,
     /// Whole ids and commands
     #[arg(long)]

@@ -12,6 +12,8 @@ pub mod lines;
 pub mod login;
 pub mod moment;
 pub mod network;
+#[cfg(test)]
+mod readme;
 pub mod signal;
 pub mod system;
 pub mod value;
@@ -28,7 +30,9 @@ use clap::{Args, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(
     name = "gourd",
+    version,
     disable_version_flag = true,
+    args_override_self = true,
     subcommand_required = true,
     arg_required_else_help = true,
     max_term_width = 110
@@ -42,9 +46,9 @@ pub struct Gourd {
     #[arg(long, value_name = "SIZE", value_parser = value::size)]
     pub max_unpacked: Option<u64>,
 
-    /// Print the version (alone on the line)
-    #[arg(short = 'v', long = "version", action = clap::ArgAction::SetTrue)]
-    pub print_version: bool,
+    /// Print the version
+    #[arg(short = 'v', long = "version", action = clap::ArgAction::Version)]
+    pub print_version: Option<bool>,
 
     /// What to do.
     #[command(subcommand)]
@@ -84,7 +88,11 @@ pub enum Verb {
     Rmi(image::Remove),
 
     /// Manage containers
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        mut_subcommand("ps", |ps| ps.visible_alias("list")),
+        mut_subcommand("rm", |rm| rm.visible_alias("remove"))
+    )]
     Container(container::Group),
     /// Manage images
     #[command(subcommand)]
@@ -134,6 +142,8 @@ pub enum ObjectKind {
     Image,
     /// A volume.
     Volume,
+    /// A network.
+    Network,
 }
 
 #[cfg(test)]
@@ -209,7 +219,6 @@ mod tests {
             &["run"][..],
             &["run", "--nope", "img"],
             &["run", "-m", "lots", "img"],
-            &["run", "--cpus", "0", "img"],
             &["run", "--pull", "perhaps", "img"],
             &["run", "-d", "--timings", "img"],
             &["run", "-l", "=x", "img"],
@@ -219,6 +228,9 @@ mod tests {
             &["kill", "-s", "WAT", "box"],
             &["rm"],
             &["nope"],
+            // In the group only, as with Docker.
+            &["list"],
+            &["remove", "box"],
         ] {
             assert!(parse(line).is_err(), "{line:?}");
         }
@@ -231,6 +243,13 @@ mod tests {
             &["ls", "-aq"],
             &["container", "ls", "-aq"],
             &["container", "ps", "--no-trunc", "--filter", "status=exited"],
+            &["container", "list", "-aq"],
+            &["container", "remove", "-f", "box"],
+            &["stop", "-t", "-1", "box"],
+            &["restart", "--time=-1", "box"],
+            &["run", "--stop-timeout", "-1", "img"],
+            &["logs", "--tail", "-1", "box"],
+            &["logs", "-n-1", "box"],
             &["exec", "-it", "box", "sh", "-c", "ls -l"],
             &["container", "exec", "box", "ls", "-l"],
             &["logs", "-f", "-n", "5", "-t", "box"],

@@ -57,7 +57,7 @@ pub struct Create {
 /// `gourd network ls`.
 #[derive(Debug, Args)]
 pub struct List {
-    /// Print names only
+    /// Print ids only
     #[arg(short, long)]
     pub quiet: bool,
     /// Whole ids
@@ -147,4 +147,7 @@ pub struct Prune {
     /// Ask nothing
     #[arg(short, long)]
     pub force: bool,
+    /// Only those: until=, label=, label!=
+    #[arg(long, value_name = "KEY=VALUE", value_parser = value::prune_filter)]
+    pub filter: Vec<(String, String)>,
 }

@@ -23,6 +23,8 @@ pub enum Group {
     Disable(Unit),
     /// Start now the containers that are to run whenever the host does: policies always, and unless-stopped
     Boot(Boot),
+    /// Stop all containers, as when the host goes down: those that are to run whenever it does start with the next boot
+    Shutdown(Shutdown),
     /// Manage kernels
     #[command(subcommand)]
     Kernel(Kernel),
@@ -65,7 +67,7 @@ pub struct Prune {
     #[arg(short, long)]
     pub force: bool,
     /// Only those: until=MOMENT, label=KEY[=VALUE], label!=KEY[=VALUE]
-    #[arg(long, value_name = "KEY=VALUE", value_parser = super::image::prune_filter)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = super::value::prune_filter)]
     pub filter: Vec<(String, String)>,
 }
 
@@ -84,6 +86,14 @@ pub struct Unit {}
 /// `gourd system boot`.
 #[derive(Debug, Args)]
 pub struct Boot {}
+
+/// `gourd system shutdown`.
+#[derive(Debug, Args)]
+pub struct Shutdown {
+    /// Only those of this command's own control group: of a systemd unit, those that the unit started
+    #[arg(long)]
+    pub cgroup: bool,
+}
 
 /// `gourd system kernel …`.
 #[derive(Debug, Subcommand)]

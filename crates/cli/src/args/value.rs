@@ -1,6 +1,9 @@
-//! Values of flags: sizes, durations, variables, labels, filters. Pure, but for `-e KEY`, which reads the environment.
+//! Values of flags: sizes, durations, truths, variables, labels, filters. Pure, but for `-e KEY`, which reads the environment.
 
+use std::ffi::OsStr;
 use std::time::Duration;
+
+use clap::builder::{BoolValueParser, PossibleValue, TypedValueParser};
 
 use super::moment::moment;
 
@@ -57,7 +60,43 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(wrong)
 }
 
-/// `KEY=VALUE`, or `KEY` to pass on one's own. An unset one comes out without a `=`, for [`pass_on`] to drop.
+/// A [`duration`], or a negative number of seconds: all the time there is, [`Duration::MAX`].
+pub fn patience(text: &str) -> Result<Duration, String> {
+    match text.strip_prefix('-').map(str::parse::<u64>) {
+        Some(Ok(1..)) => Ok(Duration::MAX),
+        _ => duration(text),
+    }
+}
+
+/// Yes or no, in the words of Go's strconv.ParseBool, which are those of Docker's flags. `true` and `false` are the ones that
+/// are shown.
+#[derive(Debug, Clone, Copy)]
+pub struct Truth;
+
+impl TypedValueParser for Truth {
+    type Value = bool;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<bool, clap::Error> {
+        match value.to_str() {
+            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+            _ => BoolValueParser::new().parse_ref(command, arg, value),
+        }
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(
+            ["true", "false"].into_iter().map(PossibleValue::new),
+        ))
+    }
+}
+
+/// `KEY=VALUE`, or `KEY` to pass on one's own, which [`pass_on`] looks up.
 pub fn environment(text: &str) -> Result<String, String> {
     if text.is_empty() || text.starts_with('=') {
         return Err(format!("{text:?} names no variable: write KEY=VALUE"));
@@ -65,16 +104,14 @@ pub fn environment(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Gives the variables without a value the ones that `look_up` knows, and leaves out those that it doesn't, as Docker.
+/// Gives the variables without a value the ones that `look_up` knows. Those that it doesn't stay bare: as with Docker, they are
+/// taken out of what the process would have.
 pub fn pass_on(variables: &[String], look_up: impl Fn(&str) -> Option<String>) -> Vec<String> {
     variables
         .iter()
-        .filter_map(|text| {
-            if text.contains('=') {
-                Some(text.clone())
-            } else {
-                look_up(text).map(|value| format!("{text}={value}"))
-            }
+        .map(|text| match text.contains('=') {
+            true => text.clone(),
+            false => look_up(text).map_or_else(|| text.clone(), |value| format!("{text}={value}")),
         })
         .collect()
 }
@@ -89,8 +126,9 @@ pub fn label(text: &str) -> Result<(String, String), String> {
 }
 
 /// What `ps --filter` knows.
-const FILTERS: [&str; 10] = [
-    "ancestor", "before", "exited", "health", "id", "label", "name", "since", "status", "volume",
+pub const FILTERS: [&str; 13] = [
+    "ancestor", "before", "exited", "expose", "health", "id", "label", "name", "network",
+    "publish", "since", "status", "volume",
 ];
 const STATUSES: [&str; 6] = [
     "created",
@@ -114,6 +152,9 @@ pub fn filter(text: &str) -> Result<(String, String), String> {
     };
     match key {
         "exited" if value.parse::<u32>().is_err() => Err(format!("{value:?} is no exit code")),
+        "expose" | "publish" if engine::port_numbers(value).is_none() => Err(format!(
+            "{value:?} is neither PORT[/PROTOCOL] nor FIRST-LAST[/PROTOCOL]"
+        )),
         "status" => among("status", &STATUSES),
         "health" => among("health", &HEALTHS),
         "name" => match regex_lite::Regex::new(value) {
@@ -160,14 +201,15 @@ pub struct Tail(
     pub Option<usize>,
 );
 
-/// A number, or `all`.
+/// A number, or `all`; a negative one is all, too.
 pub fn tail(text: &str) -> Result<Tail, String> {
-    if text == "all" {
+    let negative = text.strip_prefix('-').map(str::parse::<u64>);
+    if text == "all" || matches!(negative, Some(Ok(1..))) {
         return Ok(Tail(None));
     }
     text.parse()
         .map(|lines| Tail(Some(lines)))
-        .map_err(|_| format!("{text:?} is no number of lines"))
+        .map_err(|_| format!("{text:?} is no number of lines: write one, or all"))
 }
 
 #[cfg(test)]
@@ -222,11 +264,42 @@ mod tests {
         check("18446744073709551615h", None);
     }
 
+    /// Oracle: docker-run(1): "-1: no timeout is applied", as any negative number.
+    #[test]
+    fn waiting_without_end() {
+        let check = |text: &str, expect: Option<Duration>| {
+            assert_eq!(patience(text).ok(), expect, "{text:?}");
+        };
+        check("-1", Some(Duration::MAX));
+        check("-30", Some(Duration::MAX));
+        check("0", Some(Duration::ZERO));
+        check("2m", Some(Duration::from_secs(120)));
+        for text in ["", "-", "--1", "-0", "-1s", "-soon"] {
+            check(text, None);
+        }
+    }
+
+    /// Oracle: docker-container-logs(1): "a negative number … is invalid and the value is set to all".
+    #[test]
+    fn last_lines() {
+        let check =
+            |text: &str, expect: Option<Tail>| assert_eq!(tail(text).ok(), expect, "{text:?}");
+        check("0", Some(Tail(Some(0))));
+        check("5", Some(Tail(Some(5))));
+        for text in ["all", "-1", "-100"] {
+            check(text, Some(Tail(None)));
+        }
+        for text in ["", "-", "-0", "some", "--1", "1.5"] {
+            check(text, None);
+        }
+    }
+
+    /// Oracle: docker-run(1): "that variable is unset in the container".
     #[test]
     fn variables_without_a_value_are_passed_on() {
         let given = ["A=1", "B", "C", "D=x=y", "E="].map(str::to_owned);
         let passed = pass_on(&given, |key| (key == "B").then(|| "two".to_owned()));
-        assert_eq!(passed, ["A=1", "B=two", "D=x=y", "E="]);
+        assert_eq!(passed, ["A=1", "B=two", "C", "D=x=y", "E="]);
     }
 
     #[test]

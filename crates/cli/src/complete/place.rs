@@ -83,6 +83,10 @@ impl<'c> Place<'c> {
     /// `-itm`: the rest after one that takes a value is the value.
     fn shorts(&mut self, letters: &str) {
         for (at, letter) in letters.char_indices() {
+            if letter == '=' {
+                // The value of a flag that needs none: `-d=false`.
+                return;
+            }
             let known = self.command.get_arguments();
             let arg = known
                 .into_iter()

@@ -1,5 +1,7 @@
 //! Tables of what is offered where. Names of containers and images are the end-to-end tests' affair.
 
+use clap::Parser as _;
+
 use super::*;
 
 fn answer(line: &str) -> Answer {
@@ -43,6 +45,11 @@ fn commands_flags_and_values() {
     check("run --restart a", &["always"]);
     check("inspect --type c", &["container"]);
     check("images --filter d", &["dangling="]);
+    check("run --rm=", &["--rm=true", "--rm=false"]);
+    check("run --sig-proxy=f", &["--sig-proxy=false"]);
+    // No value waits: -e is a letter of "false".
+    check("run -d=false --pull ", &["always"]);
+    check("run -d=true --pul", &["--pull"]);
     check("completion ", &["bash", "fish", "zsh"]);
     // The program's own.
     check("run -it img --", &[]);
@@ -77,6 +84,10 @@ fn files_where_files_are_meant() {
     check("run ", Files::No);
     check("cp ", Files::Any);
     assert!(answer("cp ").nospace);
+    check("run -v ./", Files::Any);
+    check("run -v da", Files::No);
+    check("run -v ./a:/", Files::No);
+    assert!(answer("run -v da").nospace && answer("run -v ./").nospace);
 }
 
 #[test]
@@ -90,6 +101,47 @@ fn the_last_line_is_for_the_shell() {
     check("cp ", ": files nospace");
     let text = text(&answer("image pru"));
     assert_eq!(text, "prune\tRemove images that nobody uses\n:\n");
+}
+
+/// Every filter that is offered is taken, and those of `ps` are all that it takes.
+#[test]
+fn filters_are_those_that_there_are() {
+    for verb in [
+        "ps",
+        "container list",
+        "images",
+        "image ls",
+        "volume ls",
+        "volume prune",
+        "container prune",
+        "image prune",
+        "system prune",
+        "events",
+        "system events",
+    ] {
+        let offered = answer(&format!("{verb} --filter ")).candidates;
+        assert!(!offered.is_empty(), "{verb}");
+        for (key, _) in &offered {
+            let value = match key.as_str() {
+                "all=" | "dangling=" => "true",
+                "exited=" => "0",
+                "expose=" | "publish=" => "80",
+                "health=" => "none",
+                "status=" => "running",
+                "type=" => "container",
+                "until=" => "1h",
+                _ => "x",
+            };
+            let filter = format!("{key}{value}");
+            let words = ["gourd"].into_iter().chain(verb.split(' '));
+            let line = words.chain(["--filter", filter.as_str()]);
+            let read = Gourd::try_parse_from(line);
+            assert!(read.is_ok(), "{verb} --filter {filter}");
+        }
+    }
+    let of = |line: &str| answer(line).candidates.len();
+    assert_eq!(of("ps --filter "), crate::args::value::FILTERS.len());
+    assert_eq!(of("events --filter net"), 1);
 }
 
 /// Whoever types may have typed anything.

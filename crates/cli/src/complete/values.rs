@@ -2,15 +2,63 @@
 
 use std::path::PathBuf;
 
-use clap::{Arg, ValueHint};
+use clap::{Arg, ArgAction, ValueHint};
 use engine::{ContainerName, Engine, OpenOptions};
 
 use super::{Answer, Files};
+use crate::args::value;
 use crate::render::human;
 
 /// As signal(7), those that are sent to containers.
 const SIGNALS: [&str; 10] = [
     "HUP", "INT", "QUIT", "KILL", "TERM", "STOP", "CONT", "USR1", "USR2", "WINCH",
+];
+
+/// What a value is, by its name in the help.
+#[derive(Clone, Copy)]
+enum Kind {
+    Container,
+    Image,
+    /// Of a copy.
+    Side,
+    /// `-v`
+    Mount,
+    Volume,
+    Network,
+    /// Of `--kernel`.
+    Kernel,
+    /// Of whatever the verb is for.
+    Name,
+    /// `KEY=VALUE`
+    Pair,
+    /// One of these.
+    Words(&'static [&'static str]),
+}
+
+/// The names as far as the first white space: `IMAGE [PROGRAM [ARG]...]` is an image.
+const KINDS: [(&str, Kind); 19] = [
+    ("CONTAINER", Kind::Container),
+    ("IMAGE", Kind::Image),
+    ("SOURCE_IMAGE", Kind::Image),
+    ("TARGET_IMAGE", Kind::Image),
+    ("NAME[:TAG]", Kind::Image),
+    ("REPOSITORY[:TAG]", Kind::Image),
+    ("SOURCE", Kind::Side),
+    ("DESTINATION", Kind::Side),
+    ("[SOURCE:]PATH[:OPTIONS]", Kind::Mount),
+    ("VOLUME", Kind::Volume),
+    ("NETWORK", Kind::Network),
+    ("NAME|PATH", Kind::Kernel),
+    ("NAME", Kind::Name),
+    ("KEY=VALUE", Kind::Pair),
+    ("SIGNAL", Kind::Words(&SIGNALS)),
+    ("DRIVER", Kind::Words(&["auto", "kvm", "qemu"])),
+    ("OS/ARCH", Kind::Words(&["linux/amd64", "linux/arm64"])),
+    (
+        "POLICY",
+        Kind::Words(&["no", "always", "on-failure", "unless-stopped"]),
+    ),
+    ("FORMAT", Kind::Words(&["json", "table"])),
 ];
 
 /// Where names come from.
@@ -49,6 +97,9 @@ impl Known {
 
     /// The values of an argument of the verb at `path`. `given` are the arguments without names that came before.
     pub fn values(&self, path: &[&str], arg: &Arg, current: &str, given: &[String]) -> Answer {
+        if matches!(arg.get_action(), ArgAction::SetTrue) {
+            return plain(words(&["true", "false"]));
+        }
         let fixed: Candidates = arg
             .get_possible_values()
             .iter()
@@ -61,53 +112,36 @@ impl Known {
         if !fixed.is_empty() {
             return plain(fixed);
         }
-        let name = arg
-            .get_value_names()
-            .and_then(|names| names.first())
-            .map_or("", |name| name.as_str());
-        // `IMAGE [PROGRAM [ARG]...]`
-        let name = name.split_whitespace().next().unwrap_or_default();
-        let mut answer = match name {
-            "CONTAINER" => plain(self.containers(which(path), current)),
-            "IMAGE" | "SOURCE_IMAGE" | "TARGET_IMAGE" | "NAME[:TAG]" | "REPOSITORY[:TAG]" => {
-                plain(self.images())
-            }
-            "SOURCE" | "DESTINATION" => self.sides(current),
-            "[NAME:]PATH[:OPTIONS]" => Answer {
+        let name = name(arg);
+        let kind = KINDS.iter().find(|(known, _)| *known == name);
+        let mut answer = match kind.map(|(_, kind)| *kind) {
+            Some(Kind::Container) => plain(self.containers(which(path), current)),
+            Some(Kind::Image) => plain(self.images()),
+            Some(Kind::Side) => self.sides(current),
+            Some(Kind::Mount) => self.mounts(current),
+            Some(Kind::Volume) => plain(self.volumes()),
+            Some(Kind::Network) => plain(self.networks()),
+            Some(Kind::Words(known)) => plain(words(known)),
+            Some(Kind::Pair) if arg.get_id() == "filter" => Answer {
                 nospace: true,
-                ..plain(
-                    self.volumes()
-                        .into_iter()
-                        .map(|(name, help)| (name + ":", help))
-                        .collect(),
-                )
+                ..plain(filters(path))
             },
-            "VOLUME" => plain(self.volumes()),
-            "SIGNAL" => plain(words(&SIGNALS)),
-            "DRIVER" => plain(words(&["auto", "kvm", "qemu"])),
-            "OS/ARCH" => plain(words(&["linux/amd64", "linux/arm64"])),
-            "POLICY" => plain(words(&["no", "always", "on-failure", "unless-stopped"])),
-            "FORMAT" => plain(words(&["json", "table"])),
-            "KEY=VALUE" if arg.get_id() == "filter" => Answer {
-                nospace: true,
-                ..plain(words(filters(path)))
-            },
-            "NETWORK" => plain(self.networks()),
-            "NAME|PATH" => Answer {
+            Some(Kind::Kernel) => Answer {
                 files: Files::Any,
                 ..plain(self.kernels())
             },
-            "NAME" => plain(match (path, arg.get_id().as_str()) {
+            Some(Kind::Name) => plain(match (path, arg.get_id().as_str()) {
                 (["inspect"], "names") => {
                     let mut names = self.containers(Which::All, current);
                     names.extend(self.images());
                     names.extend(self.volumes());
+                    names.extend(self.networks());
                     names
                 }
                 (["system", "kernel", "rm"], _) => self.kernels(),
                 _ => Vec::new(),
             }),
-            _ => Answer {
+            Some(Kind::Pair) | None => Answer {
                 files: files(arg, name),
                 ..Answer::default()
             },
@@ -167,6 +201,21 @@ impl Known {
         names.unwrap_or_default().into_iter().map(name).collect()
     }
 
+    /// `VOLUME:` or a path here and a colon; what follows is a path there, which is not looked into.
+    fn mounts(&self, current: &str) -> Answer {
+        if current.contains(':') {
+            return Answer::default();
+        }
+        let here = current.starts_with(['/', '.']);
+        let mut names = self.volumes();
+        names.iter_mut().for_each(|(name, _)| name.push(':'));
+        Answer {
+            candidates: if here { Vec::new() } else { names },
+            files: if here { Files::Any } else { Files::No },
+            nospace: true,
+        }
+    }
+
     /// A path here, or `CONTAINER:` and a path there, which is not looked into.
     fn sides(&self, current: &str) -> Answer {
         if current.contains(['/', ':']) {
@@ -200,6 +249,13 @@ fn words(words: &[&str]) -> Candidates {
     words.iter().map(word).collect()
 }
 
+/// The name of an argument's value in the help.
+fn name(arg: &Arg) -> &str {
+    let names = arg.get_value_names().and_then(|names| names.first());
+    let name = names.map_or("", |name| name.as_str());
+    name.split_whitespace().next().unwrap_or_default()
+}
+
 fn which(path: &[&str]) -> Which {
     match path.last().copied().unwrap_or_default() {
         "stop" | "kill" | "exec" | "attach" | "pause" | "top" | "stats" | "wait" | "port" => {
@@ -211,29 +267,20 @@ fn which(path: &[&str]) -> Which {
     }
 }
 
-fn filters(path: &[&str]) -> &'static [&'static str] {
-    match path {
-        ["images"] | ["image", "ls"] => &[
-            "before=",
-            "dangling=",
-            "label=",
-            "reference=",
-            "since=",
-            "until=",
-        ],
-        ["volume", "ls"] => &["dangling=", "driver=", "label=", "name="],
-        ["volume", "prune"] => &["all=", "label!=", "label="],
-        [.., "prune"] => &["label!=", "label=", "until="],
-        [.., "events"] => &[
-            "container=",
-            "event=",
-            "image=",
-            "label=",
-            "type=",
-            "volume=",
-        ],
-        _ => &["exited=", "id=", "label=", "name=", "status="],
-    }
+fn filters(path: &[&str]) -> Candidates {
+    let keys: &[&str] = match path {
+        ["ps"] | ["container", "ps"] => &value::FILTERS,
+        ["images"] | ["image", "ls"] => {
+            &["before", "dangling", "label", "reference", "since", "until"]
+        }
+        ["volume", "ls"] => &["dangling", "driver", "label", "name"],
+        ["volume", "prune"] => &["all", "label!", "label"],
+        [.., "prune"] => &["label!", "label", "until"],
+        [.., "events"] => &engine::EventFilter::KEYS,
+        _ => &[],
+    };
+    let key = |key: &&str| (format!("{key}="), String::new());
+    keys.iter().map(key).collect()
 }
 
 fn files(arg: &Arg, name: &str) -> Files {
@@ -246,5 +293,32 @@ fn files(arg: &Arg, name: &str) -> Files {
         ValueHint::AnyPath | ValueHint::FilePath | ValueHint::ExecutablePath => Files::Any,
         _ if is_file => Files::Any,
         _ => Files::No,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use clap::{Command, CommandFactory as _};
+
+    use super::*;
+    use crate::args::Gourd;
+
+    fn collect(command: &Command, names: &mut HashSet<String>) {
+        names.extend(command.get_arguments().map(|arg| name(arg).to_owned()));
+        command
+            .get_subcommands()
+            .for_each(|verb| collect(verb, names));
+    }
+
+    /// A name that the help has no more would never be met, and its values never offered.
+    #[test]
+    fn every_kind_is_somebodys() {
+        let mut names = HashSet::new();
+        collect(&Gourd::command(), &mut names);
+        for (name, _) in KINDS {
+            assert!(names.contains(name), "{name} is in no help");
+        }
     }
 }

@@ -2,12 +2,16 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::time::Duration;
 
 use engine::{PullEvent, PushEvent};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{human, out};
 use crate::terminal;
+
+/// How often a spinner turns while nothing else is to be told.
+const SPIN: Duration = Duration::from_millis(100);
 
 /// Shows the events of a pull. `show` takes `&self`: the engine calls it from a closure.
 pub struct Progress {
@@ -196,7 +200,7 @@ impl Bars {
                     .spinner
                     .get_or_insert_with(|| self.all.add(ProgressBar::new_spinner()));
                 bar.set_message(line(event).unwrap_or_default());
-                bar.tick();
+                bar.enable_steady_tick(SPIN);
             }
             PullEvent::Resolved { .. } => {
                 // A terminal that is gone shows nothing; the pull goes on.

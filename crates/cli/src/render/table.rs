@@ -93,9 +93,15 @@ fn cut(cell: &str, columns: usize) -> String {
     text
 }
 
-fn plain(cell: &str) -> String {
-    cell.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
+/// Whether a terminal would obey it: a control character (C0, DEL or C1), or what turns the direction of writing around.
+pub fn is_obeyed(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Text from elsewhere, with a `?` for each character that a terminal would obey.
+pub fn plain(text: &str) -> String {
+    text.chars()
+        .map(|c| if is_obeyed(c) { '?' } else { c })
         .collect()
 }
 

@@ -126,6 +126,7 @@ pub async fn join_heeding(
     received.written?;
     gone?;
     if let Some(trouble) = exit.error {
+        let trouble = crate::render::table::plain(&trouble.to_string());
         out::stderr(&format!("gourd: {}: {trouble}\n", plan.container))?;
     }
     Ok(Ending {

@@ -25,7 +25,7 @@ pub async fn prune(app: &App, args: &Prune) -> Result<u8, Failure> {
 }
 
 /// Checked filters, as the engine takes them.
-fn chosen(filters: &[(String, String)]) -> ContainerFilter {
+pub(super) fn chosen(filters: &[(String, String)]) -> ContainerFilter {
     let mut chosen = ContainerFilter::default();
     for (key, value) in filters {
         let label = || match value.split_once('=') {

@@ -168,8 +168,9 @@ fn request(args: Process) -> Result<CreateRequest, Failure> {
         init: args.init,
         hostname: args.hostname,
         labels,
-        memory: limits.memory,
-        nano_cpus: limits.nano_cpus,
+        // 0 is Docker's word for no limit of one's own.
+        memory: limits.memory.filter(|bytes| *bytes != 0),
+        nano_cpus: limits.nano_cpus.filter(|nano| *nano != 0),
         pids_limit: limits.pids_limit,
         ulimits: limits.ulimits,
         oom_score_adj: limits.oom_score_adj.unwrap_or(0),
@@ -309,6 +310,30 @@ mod tests {
         assert_eq!((request.pids_limit, request.oom_score_adj), (Some(0), -5));
         assert_eq!(request.kernel_args, ["-x"]);
         assert_eq!(request.args, ["sh"]);
+    }
+
+    /// Oracle: what Docker makes of a 0.
+    #[test]
+    fn no_limit_of_its_own() {
+        let request = made(&["-m", "0", "--cpus", "0"]);
+        assert_eq!((request.memory, request.nano_cpus), (None, None));
+        let request = made(&["-m", "6m", "--cpus", "0.5", "--stop-timeout", "-1"]);
+        assert_eq!(
+            (request.memory, request.nano_cpus),
+            (Some(6 << 20), Some(500_000_000))
+        );
+        assert_eq!(request.stop_timeout, Some(std::time::Duration::MAX));
+    }
+
+    /// Oracle: docker-run(1).
+    #[test]
+    fn a_variable_that_is_not_set_here_is_unset_there() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("env");
+        std::fs::write(&path, "GOURD_NOT_SET\nA=1\n").expect("a file");
+        let flag = format!("--env-file={}", path.display());
+        let request = made(&[&flag, "-e", "GOURD_NOT_SET_EITHER", "-e", "B="]);
+        assert_eq!(request.env, ["A=1", "GOURD_NOT_SET_EITHER", "B="]);
     }
 
     /// Oracle: what Docker 28's CLI sends.

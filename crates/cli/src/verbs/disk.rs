@@ -45,6 +45,7 @@ async fn convert(args: &Convert) -> Result<u8, Failure> {
     };
     let mut interrupt = signal(SignalKind::interrupt()).map_err(set_up)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(set_up)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(set_up)?;
     let options = args.options();
     let mut work = std::pin::pin!(engine::convert_disk(
         &args.input,
@@ -61,6 +62,7 @@ async fn convert(args: &Convert) -> Result<u8, Failure> {
         }
         _ = interrupt.recv() => 2,
         _ = terminate.recv() => 15,
+        _ = hang_up.recv() => 1,
     };
     stop.store(true, Ordering::Relaxed);
     let finished = work.await;

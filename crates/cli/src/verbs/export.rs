@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use engine::TarStream;
 
-use super::save::Target;
+use super::target::Target;
 use crate::app::App;
 use crate::args::container::Export;
 use crate::failure::Failure;
@@ -21,14 +21,17 @@ pub async fn export(app: &App, args: &Export) -> Result<u8, Failure> {
         write_to(archive, io::stdout(), Failure::stdout).await?;
         return Ok(0);
     };
-    let target = Target::create(path)?;
+    let mut target = Target::create(path)?;
     let file = target.file()?;
-    let archive = engine.export(&args.container).await?;
     let failed = |source| Failure::Create {
         path: path.clone(),
         source,
     };
-    write_to(archive, file, failed).await?;
+    let write = async {
+        let archive = engine.export(&args.container).await?;
+        write_to(archive, file, failed).await
+    };
+    target.filled(write).await?;
     target.finish()?;
     Ok(0)
 }

@@ -7,10 +7,8 @@ use crate::app::App;
 use crate::args::login::{Login, Logout};
 use crate::failure::{Failure, report};
 use crate::render::out;
+use crate::session::Signals;
 use crate::terminal;
-
-/// signal(7)
-const SIGINT: u32 = 2;
 
 /// Checks a user and a password against a registry and keeps them.
 pub async fn login(app: &App, args: &Login) -> Result<u8, Failure> {
@@ -42,18 +40,23 @@ pub async fn login(app: &App, args: &Login) -> Result<u8, Failure> {
     if (args.user.is_none() || password.is_none()) && !terminal::stdin_is_terminal() {
         return Err(Failure::NoPassword);
     }
+    // From here on, for all that follows: once they are caught they end nothing by themselves.
+    let mut signals = Signals::catch()?;
     let user = match &args.user {
         Some(user) => user.clone(),
-        None => ask("Username: ", true).await?,
+        None => ask("Username: ", true, &mut signals).await?,
     };
     let password = match password {
         Some(password) => password,
-        None => ask("Password: ", false).await?,
+        None => ask("Password: ", false, &mut signals).await?,
     };
     if user.is_empty() || password.is_empty() {
         return Err(Failure::NoPassword);
     }
-    let kept = engine.login(server, &user, &password).await?;
+    let kept = tokio::select! {
+        kept = engine.login(server, &user, &password) => kept?,
+        number = signals.end() => return Err(Failure::Signal { number }),
+    };
     if let Some(file) = &kept.file {
         out::stderr(&unencrypted(file))?;
     }
@@ -80,8 +83,8 @@ fn from_stdin() -> Result<String, Failure> {
     Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
 }
 
-/// A line that somebody types, with or without being shown. An interrupt leaves the terminal as it was.
-async fn ask(prompt: &str, shown: bool) -> Result<String, Failure> {
+/// A line that somebody types, with or without being shown. A signal leaves the terminal as it was.
+async fn ask(prompt: &str, shown: bool, signals: &mut Signals) -> Result<String, Failure> {
     out::stderr(prompt)?;
     let _silence = match shown {
         true => None,
@@ -94,9 +97,9 @@ async fn ask(prompt: &str, shown: bool) -> Result<String, Failure> {
     });
     let line = tokio::select! {
         line = read => line,
-        _ = tokio::signal::ctrl_c() => {
+        number = signals.end() => {
             out::stderr("\n")?;
-            return Err(Failure::Signal { number: SIGINT });
+            return Err(Failure::Signal { number });
         }
     };
     if !shown {

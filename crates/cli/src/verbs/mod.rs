@@ -44,6 +44,7 @@ pub mod stats;
 pub mod stop;
 pub mod system_prune;
 pub mod tag;
+mod target;
 pub mod top;
 pub mod unit;
 pub mod update;

@@ -14,7 +14,7 @@ use crate::confirm::confirm;
 use crate::failure::{Failure, Tally};
 use crate::render::listing::Columns;
 use crate::render::{human, out};
-use crate::verbs::inspect::show;
+use crate::verbs::{container_prune, inspect::show};
 
 /// Docker's, and the subnet, which people want to see.
 const COLUMNS: Columns = Columns {
@@ -52,8 +52,11 @@ fn create(app: &App, args: &Create) -> Result<u8, Failure> {
 fn list(app: &App, args: &List) -> Result<u8, Failure> {
     let networks = app.engine()?.networks()?;
     if args.quiet {
-        let names = networks.iter().map(|network| format!("{}\n", network.name));
-        out::print(&names.collect::<String>())?;
+        let id = |network: &NetworkSummary| match args.no_trunc {
+            true => format!("{}\n", network.id),
+            false => format!("{}\n", human::short_id(&network.id)),
+        };
+        out::print(&networks.iter().map(id).collect::<String>())?;
         return Ok(0);
     }
     let rows: Vec<Value> = networks
@@ -164,10 +167,16 @@ fn prune(app: &App, args: &Prune) -> Result<u8, Failure> {
     if !args.force && !confirm(warning)? {
         return Ok(0);
     }
-    let removed = app.engine()?.prune_networks()?;
-    if !removed.is_empty() {
-        let names: String = removed.iter().map(|name| format!("{name}\n")).collect();
-        out::print(&format!("Deleted Networks:\n{names}\n"))?;
-    }
+    let filter = container_prune::chosen(&args.filter);
+    out::print(&text(&app.engine()?.prune_networks(&filter)?))?;
     Ok(0)
+}
+
+/// Docker's words for networks that were removed.
+pub(super) fn text(removed: &[String]) -> String {
+    if removed.is_empty() {
+        return String::new();
+    }
+    let names: String = removed.iter().map(|name| format!("{name}\n")).collect();
+    format!("Deleted Networks:\n{names}\n")
 }

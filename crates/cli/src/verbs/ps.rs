@@ -2,6 +2,8 @@
 
 mod filter;
 
+use std::collections::BTreeSet;
+
 use engine::{ContainerSize, ContainerSummary, Engine, HealthStatus, Status};
 use serde_json::{Value, json};
 
@@ -146,9 +148,9 @@ pub fn row(container: &ContainerSummary, now_ns: u64, whole: bool) -> Value {
     } else {
         human::short_id(&container.id)
     };
-    let mounts: Vec<String> = container
-        .volumes
-        .iter()
+    let names: BTreeSet<&String> = container.mounts.iter().map(|(name, _)| name).collect();
+    let mounts: Vec<String> = names
+        .into_iter()
         .map(|name| match name.char_indices().nth(MOUNT) {
             Some((end, _)) if !whole => format!("{}…", &name[..end]),
             _ => name.clone(),
@@ -253,6 +255,7 @@ mod tests {
             },
             networks: vec!["default".to_owned()],
             volumes: Vec::new(),
+            mounts: Vec::new(),
         }
     }
 

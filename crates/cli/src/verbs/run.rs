@@ -74,7 +74,11 @@ pub async fn run(app: &App, args: Run) -> Result<u8, Failure> {
         return Ok(0);
     }
     plan.container = container.name;
-    let running = start(&engine, &container.id, &plan, attach).await;
+    let running = tokio::select! {
+        biased;
+        running = start(&engine, &container.id, &plan, attach) => running,
+        number = signals.end() => Err(Failure::Signal { number }),
+    };
     if running.is_err() {
         clear(&engine, &container.id, remove).await;
     }

@@ -6,17 +6,17 @@ use crate::confirm::confirm;
 use crate::failure::Failure;
 use crate::render::{human, out};
 
-use super::{container_prune, image_prune, volume};
+use super::{container_prune, image_prune, network, volume};
 
 /// Removes everything that nobody uses, after asking.
 pub async fn prune(app: &App, args: &Prune) -> Result<u8, Failure> {
     if !args.force && !confirm(&warning(args.all, args.volumes, &args.filter))? {
         return Ok(0);
     }
-    let mut filter = image::chosen(&args.filter);
-    filter.dangling = None;
+    let filter = image::chosen(&args.filter);
     let pruned = app.engine()?.prune(args.all, args.volumes, &filter).await?;
     out::print(&container_prune::text(&pruned.containers))?;
+    out::print(&network::text(&pruned.networks))?;
     out::print(&volume::text(&pruned.volumes))?;
     out::print(&image_prune::text(&pruned.images))?;
     out::line(&format!(
@@ -37,7 +37,7 @@ fn warning(all: bool, volumes: bool, filters: &[(String, String)]) -> String {
         false => "",
     };
     let mut text = format!(
-        "WARNING! This will remove:\n  - all stopped containers\n{volumes}  - {images}\n  - what pulls that broke off have left\n"
+        "WARNING! This will remove:\n  - all stopped containers\n  - all networks not used by at least one container\n{volumes}  - {images}\n  - what pulls that broke off have left\n"
     );
     if !filters.is_empty() {
         let words: Vec<String> = filters
@@ -63,7 +63,7 @@ mod tests {
         assert_eq!(
             warning(true, true, &filters),
             "WARNING! This will remove:\n  - all stopped containers\n  \
-             - all anonymous volumes not used by at least one container\n  - all images without at least one container associated to them\n  \
+             - all networks not used by at least one container\n  - all anonymous volumes not used by at least one container\n  - all images without at least one container associated to them\n  \
              - what pulls that broke off have left\n\n  Items to be pruned will be filtered with:\n  - label=a=b\n"
         );
         assert!(warning(false, false, &[]).contains("\n  - all dangling images\n"));

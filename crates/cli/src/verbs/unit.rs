@@ -1,4 +1,4 @@
-//! `gourd system enable` and `disable`: a systemd user unit that runs `gourd system boot`.
+//! `gourd system enable` and `disable`: a systemd user unit that runs `gourd system boot`, and `gourd system shutdown` at its end.
 //!
 //! The unit and the link that enables it are files, which are written whether systemd runs or not; a running one is told.
 
@@ -13,6 +13,8 @@ use crate::failure::Failure;
 use crate::render::out;
 
 const NAME: &str = "gourd.service";
+/// Seconds that containers have to end with the unit. All of a user's session has 120 (user@.service), then it is killed.
+const STOP: u32 = 100;
 
 /// Installs and enables the unit.
 pub fn enable(app: &App) -> Result<u8, Failure> {
@@ -121,12 +123,15 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Fai
     move |source| Failure::Unit { what, path, source }
 }
 
-/// The unit's text. Supervisors outlive it: stopping the unit stops no container.
+/// The unit's text. Whoever stops the unit stops the containers that it started, each in its own way: the session's end would
+/// kill them without a word. Those of other sessions get a signal of their own.
 fn unit(program: &Path, root: &Path, path: &str) -> String {
     let quoted = |text: &str| format!("\"{}\"", escape(text));
     // Only in commands are there variables.
     let argument = |text: &str| quoted(text).replace('$', "$$");
-    let root = root.display().to_string();
+    let root = argument(&root.display().to_string());
+    let program = argument(&program.display().to_string());
+    let path = quoted(&format!("PATH={path}"));
     format!(
         "[Unit]\n\
          Description=Containers of gourd that are to run\n\
@@ -135,14 +140,13 @@ fn unit(program: &Path, root: &Path, path: &str) -> String {
          Type=oneshot\n\
          RemainAfterExit=yes\n\
          KillMode=process\n\
-         Environment={}\n\
-         ExecStart={} --root {} system boot\n\
+         Environment={path}\n\
+         ExecStart={program} --root {root} system boot\n\
+         ExecStop={program} --root {root} system shutdown --cgroup\n\
+         TimeoutStopSec={STOP}\n\
          \n\
          [Install]\n\
-         WantedBy=default.target\n",
-        quoted(&format!("PATH={path}")),
-        argument(&program.display().to_string()),
-        argument(&root),
+         WantedBy=default.target\n"
     )
 }
 
@@ -207,7 +211,9 @@ mod tests {
             "[Unit]\nDescription=Containers of gourd that are to run\n\n\
              [Service]\nType=oneshot\nRemainAfterExit=yes\nKillMode=process\n\
              Environment=\"PATH=/bin:/usr/bin\"\n\
-             ExecStart=\"/opt/a b/gourd\" --root \"/r/50%%$$\\\"x\\\"\" system boot\n\n\
+             ExecStart=\"/opt/a b/gourd\" --root \"/r/50%%$$\\\"x\\\"\" system boot\n\
+             ExecStop=\"/opt/a b/gourd\" --root \"/r/50%%$$\\\"x\\\"\" system shutdown --cgroup\n\
+             TimeoutStopSec=100\n\n\
              [Install]\nWantedBy=default.target\n"
         );
     }

@@ -9,7 +9,7 @@ use crate::render::out;
 
 /// Gives each other limits and prints the names of those that have them.
 pub async fn update(app: &App, args: &Update) -> Result<u8, Failure> {
-    let request = UpdateRequest {
+    let mut request = UpdateRequest {
         memory: args.memory,
         nano_cpus: args.nano_cpus,
         pids_limit: args.pids_limit,
@@ -18,6 +18,9 @@ pub async fn update(app: &App, args: &Update) -> Result<u8, Failure> {
     if request == UpdateRequest::default() {
         return Err(Failure::NothingToUpdate);
     }
+    // 0 leaves it as it is, as with Docker.
+    request.memory = request.memory.filter(|bytes| *bytes != 0);
+    request.nano_cpus = request.nano_cpus.filter(|nano| *nano != 0);
     let engine = app.engine()?;
     let mut tally = Tally::default();
     for name in &args.containers {

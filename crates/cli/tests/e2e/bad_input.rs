@@ -75,7 +75,7 @@ fn archives_that_lie() {
 fn qemu_missing() {
     let home = Home::new();
     let out = home
-        .command(&["run", "--rm", "busybox", "true"])
+        .command(&["run", "--driver", "qemu", "--rm", "busybox", "true"])
         .env("PATH", "/nonesuch")
         .output()
         .expect("it runs");
@@ -111,16 +111,16 @@ fn kernels_missing_and_wrong() {
 fn memory_and_processors() {
     let home = Home::new();
     refused(
-        home.gourd(&["run", "-m", "16m", "busybox", "true"]),
-        &["16", "128"],
+        home.gourd(&["run", "-m", "4m", "busybox", "true"]),
+        &["4194304", "6 MiB"],
     );
     refused(
         home.gourd(&["run", "-m", "lots", "busybox", "true"]),
         &["lots"],
     );
     refused(
-        home.gourd(&["run", "--cpus", "0", "busybox", "true"]),
-        &["0"],
+        home.gourd(&["run", "--cpus", "0.001", "busybox", "true"]),
+        &["0.001"],
     );
     refused(
         home.gourd(&["run", "--cpus", "100000", "busybox", "true"]),
@@ -135,6 +135,13 @@ fn memory_and_processors() {
         "",
         "nothing was made"
     );
+    // What is not refused boots, and so does the VM that shows its files.
+    let line = [
+        "run", "--name", "tiny", "-m", "6m", "--cpus", "0", "busybox", "echo", "hello",
+    ];
+    assert_eq!(home.gourd(&line).ok().text(), "hello");
+    let line = ["cp", "-q", "tiny:/etc/passwd", "-"];
+    assert!(home.gourd(&line).ok().text().contains("root:"));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! says why, nothing leaks, `start` works again, what was fsynced is there, and e2fsck finds nothing.
 
 use std::fs;
+use std::time::Instant;
 
 use crate::harness::{
     self, Home, Processes, assert_ext4_clean, dead, eventually, finish, kill, tool,
@@ -75,6 +76,43 @@ fn gourd_vmm_killed() {
     check("gourd-vmm", &["gourd-vmm", "signal 9"], |processes| {
         processes.vmm
     });
+}
+
+/// A guest that hangs keeps no container from ending. One that is stopped has the process's time and ten seconds, one that is killed
+/// ten seconds.
+#[test]
+fn a_guest_that_hangs_is_cut_off_by_stop_and_by_kill() {
+    let home = Home::new();
+    let names = ["stopped", "killed"];
+    for name in names {
+        // A policy that would start it again.
+        let id = home.sleeper(&["--name", name, "--restart", "always"]);
+        kill(home.processes(&id).qemu, "-STOP");
+    }
+    let begun = Instant::now();
+    // Side by side: each takes its whole time.
+    let stop = home.start(&["stop", "-t", "1", "stopped"]);
+    let killing = home.start(&["kill", "killed"]);
+    finish(stop, &[]).ok();
+    finish(killing, &[]).ok();
+    let took = begun.elapsed().as_secs();
+    assert!((11..30).contains(&took), "{took} s");
+    for name in names {
+        // At once.
+        let state = home.inspect(name, "{{.State.Status}} {{.State.ExitCode}}");
+        assert_eq!(state, "exited 137", "{name}");
+        let error = home.inspect(name, "{{.State.Error}}");
+        assert!(error.contains("cut off"), "{name}: {error:?}");
+    }
+    // The supervisor of the one that was killed is on its last steps.
+    eventually("all processes are gone", || home.leftovers().is_empty());
+    for name in names {
+        let id = home.inspect(name, "{{.Id}}");
+        assert_ext4_clean(&home.container(&id).join("upper.ext4"));
+    }
+    home.gourd(&["start", "stopped"]).ok();
+    home.gourd(&["rm", "-f", "stopped", "killed"]).ok();
+    home.assert_nothing_left();
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::path::Path;
 use testkit::image::{ImageBuilder, Layer};
 use testkit::registry::Registry;
 
-use crate::harness::{Home, Out, assert_ext4_clean, eventually, names};
+use crate::harness::{Home, Out, assert_ext4_clean, eventually, finish, kill, names, stopped};
 use matrix::{Monitors, Scenario};
 
 /// Writes and syncs, says so, and waits; ends with 3 when it is told to.
@@ -533,6 +533,22 @@ fn the_host_goes_down_and_comes_up() {
         });
     }
     assert_eq!(home.gourd(&["system", "boot"]).ok().text(), "", "once");
+}
+
+/// A signal between the making of a container and its first byte is the end of both.
+#[test]
+fn a_run_that_is_interrupted_while_it_starts_leaves_nothing() {
+    let home = Home::with_faults();
+    std::fs::write(home.path("fault"), "gourd start.spawned 1 stop").expect("armed");
+    // With an init: the first process of its own kind hears no INT, should it have come so far.
+    let child = home.start(&["run", "--rm", "--init", "busybox", "sleep", "1000"]);
+    let pid = child.id();
+    eventually("it stands between the two", || stopped(pid));
+    kill(pid, "-INT");
+    kill(pid, "-CONT");
+    finish(child, &[]).exits(130);
+    eventually("all processes are gone", || home.leftovers().is_empty());
+    home.assert_nothing_left();
 }
 
 #[test]

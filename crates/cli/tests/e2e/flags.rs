@@ -199,8 +199,7 @@ fn only_what_is_attached_to_comes() {
 #[test]
 fn the_stop_signal_and_its_time() {
     let home = Home::new();
-    let script =
-        "trap 'echo asked; exit 9' USR1; trap '' TERM; echo set; while :; do sleep 0.1; done";
+    let script = "trap 'echo asked; sleep 1; exit 9' USR1; trap '' TERM; echo set; while :; do sleep 0.1; done";
     home.gourd(&[
         "run",
         "-d",
@@ -208,17 +207,30 @@ fn the_stop_signal_and_its_time() {
         "polite",
         "--stop-signal",
         "SIGUSR1",
+        "--stop-timeout",
+        "0",
+        "-e",
+        "GOURD_NOT_SET=1",
         "busybox",
         "sh",
         "-c",
         script,
     ])
     .ok();
+    // Nobody here has it: it is taken out, as with Docker.
+    let tell = ["sh", "-c", "echo ${GOURD_NOT_SET-unset}"];
+    let exec = |flags: &[&str]| {
+        let line = [&["exec"], flags, &["polite"], &tell].concat();
+        home.gourd(&line).ok().text()
+    };
+    assert_eq!(exec(&[]), "1");
+    assert_eq!(exec(&["-e", "GOURD_NOT_SET"]), "unset");
     // Until then the kernel keeps the signal from the first process of a namespace.
     eventually("the trap is set", || {
         home.gourd(&["logs", "polite"]).text() == "set"
     });
-    home.gourd(&["stop", "polite"]).ok();
+    // Its own time is up at once; -1 is all the time that it wants.
+    home.gourd(&["stop", "-t", "-1", "polite"]).ok();
     assert_eq!(
         home.inspect("polite", "{{.State.ExitCode}} {{.Config.StopSignal}}"),
         "9 SIGUSR1"
@@ -258,7 +270,7 @@ fn what_is_refused_names_flag_and_value() {
             &["--cpus", "4000"],
             &["number of cpus", "4000", "this host has"],
         ),
-        (&["-m", "1k"], &["memory", "1024", "128m"]),
+        (&["-m", "1k"], &["memory", "1024", "6 MiB"]),
         (
             &["--cap-add", "FLY"],
             &["--cap-add", "\"FLY\"", "NET_ADMIN"],

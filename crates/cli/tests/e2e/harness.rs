@@ -35,7 +35,8 @@ pub fn programs() -> PathBuf {
     folder("GOURD_BIN_DIR")
 }
 
-/// The driver that this suite is about: `kvm` in the rig and on hosts where KVM works; whatever `auto` chooses when nobody says.
+/// The driver that this suite is about, when `./dev test` names one. Otherwise it is the one that `auto` chooses, which is `qemu`:
+/// where `auto` would choose `kvm`, `./dev test` names it.
 pub fn driver() -> Option<String> {
     std::env::var("GOURD_E2E_DRIVER").ok()
 }

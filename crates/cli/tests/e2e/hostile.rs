@@ -45,6 +45,12 @@ fn a_guest_that_attacks_all_of_its_devices() {
             assert!(!text.contains(word), "{log}: {text}");
         }
     }
+    if bus == Bus::Mmio {
+        // It is told, and no more often than it takes to know.
+        let log = fs::read_to_string(logs.join("supervisor.log")).expect("a log");
+        let told = log.matches("what no sane driver does").count();
+        assert!((1..=2 * 17).contains(&told), "{log}");
+    }
     println!("hostile: {}", out.stderr.trim_end());
     home.gourd(&["rm", "it"]).ok();
     assert_eq!(harness::names(&folders), ["beside", "shared"]);

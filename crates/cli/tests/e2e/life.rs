@@ -2,7 +2,8 @@
 //!
 //! The row *death* is in `deaths.rs`, *stopped containers* in `copy.rs` and `commit.rs`. *A dirty volume* in `volumes.rs`.
 
-use crate::harness::{Home, assert_ext4_clean, eventually, finish, names, tool};
+use crate::harness::{Home, assert_ext4_clean, eventually, finish, kill, names, tool};
+use crate::network::gourd_net;
 
 /// Perl is in every Debian; it can dial vsock: `sockaddr_vm` is family, 0, port, CID, flags.
 fn dial(port: u32, from: Option<u32>, then: &str) -> String {
@@ -168,6 +169,54 @@ fn stop_sends_the_signal_then_kills() {
         header.text().contains("Filesystem state:         clean"),
         "killed, yet unmounted"
     );
+}
+
+/// Oracle: systemd.kill(5). A session that ends has all its processes told at once, by TERM, HUP and CONT.
+#[test]
+fn a_host_that_goes_down_stops_it_in_its_own_way() {
+    let home = Home::new();
+    // Its last words go by all of the host's processes, after these were told.
+    let script = "trap 'sleep 2; nslookup x. >/dev/null 2>&1; echo bye; exit 3' TERM; echo ready; \
+                  while :; do sleep 0.1; done";
+    home.gourd(&[
+        "run",
+        "-d",
+        "--name",
+        "polite",
+        "--restart",
+        "unless-stopped",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ])
+    .ok();
+    eventually("it is ready", || {
+        home.gourd(&["logs", "polite"]).text().contains("ready")
+    });
+    let id = home.inspect("polite", "{{.Id}}");
+    let processes = home.processes(&id);
+    let networks = gourd_net(&home);
+    assert_eq!(networks.len(), 1);
+    let mut all = vec![processes.qemu, processes.vmm];
+    all.extend(&networks);
+    all.push(processes.supervisor);
+    for signal in ["-TERM", "-HUP", "-CONT"] {
+        all.iter().for_each(|pid| kill(*pid, signal));
+    }
+    eventually("all of it is gone", || home.leftovers().is_empty());
+    let log = home.gourd(&["logs", "polite"]).text();
+    assert!(log.ends_with("bye"), "{log}");
+    let state = home.inspect(
+        "polite",
+        "{{.State.Status}} {{.State.ExitCode}} {{.State.Error}}",
+    );
+    assert_eq!(state.trim(), "exited 3");
+    assert_ext4_clean(&home.container(&id).join("upper.ext4"));
+    // Nobody stopped it: it is to run again.
+    let text = std::fs::read_to_string(home.container(&id).join("state.json"));
+    let state: serde_json::Value = serde_json::from_str(&text.expect("state")).expect("JSON");
+    assert_eq!(state["stopped"], false, "{state}");
 }
 
 #[test]

@@ -279,5 +279,18 @@ fn a_password_is_asked_for_and_not_shown() {
     keys("echo code $?; stty -a | grep -o ' echo '");
     shows("code 130");
     shows("\n echo");
+    // After the prompt, too: nobody accepts here, so that there is never an answer.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("an address");
+    let gourd = programs().join("gourd").display().to_string();
+    keys("clear");
+    eventually("the screen is clear", || !screen().contains("code"));
+    keys(&format!("{gourd} login -u other {address}"));
+    shows("Password:");
+    keys(PASSWORD);
+    let (_asks, _) = silent.accept().expect("a client");
+    tmux(&["send-keys", "-t", "t", "C-c"]);
+    keys("echo code $?");
+    shows("code 130");
     tmux(&["kill-server"]);
 }

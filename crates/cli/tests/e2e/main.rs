@@ -24,6 +24,7 @@ mod load;
 mod login;
 mod logs;
 mod names;
+mod neighbours;
 mod network;
 mod networks;
 mod offload;

@@ -204,6 +204,35 @@ fn after_a_reboot_policies_are_applied() {
     assert_eq!(home.gourd(&["system", "boot"]).ok().text(), "");
 }
 
+/// What the unit runs when it is stopped: those of its control group end as by themselves, and the next boot starts them.
+#[test]
+fn a_shutdown_is_no_stop() {
+    let home = Home::new();
+    let polite = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done";
+    for (name, policy) in [("plain", "no"), ("unless", "unless-stopped")] {
+        let line = ["run", "-d", "--name", name, "--restart", policy, "busybox"];
+        home.gourd(&[&line[..], &["sh", "-c", polite]].concat())
+            .ok();
+        eventually("it listens to signals", || {
+            home.gourd(&["logs", name]).text() == "ready"
+        });
+    }
+    let sorted = |args: &[&str]| {
+        let text = home.gourd(args).ok().text();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines.join(" ")
+    };
+    assert_eq!(sorted(&["system", "shutdown", "--cgroup"]), "plain unless");
+    assert_eq!(home.leftovers(), Vec::<String>::new());
+    let states = ["ps", "-a", "--format", "{{.Names}} {{.Status}}"];
+    let ended = sorted(&states);
+    assert_eq!(ended.matches("Exited (3)").count(), 2, "{ended}");
+    assert_eq!(sorted(&["system", "shutdown"]), "");
+    assert_eq!(sorted(&["system", "boot"]), "unless");
+    assert_eq!(sorted(&["system", "shutdown"]), "unless");
+}
+
 /// Without a systemd of the user's, as here, the files are written all the same.
 #[test]
 fn a_unit_is_installed_and_removed() {
@@ -230,6 +259,7 @@ fn a_unit_is_installed_and_removed() {
         text.contains(&format!("--root \"{root}\" system boot")),
         "{text}"
     );
+    assert!(text.contains("system shutdown --cgroup\n"), "{text}");
     run("disable");
     assert!(!unit.exists() && fs::symlink_metadata(&wanted).is_err());
     assert!(run("disable").contains("nothing to do"));

@@ -43,7 +43,7 @@ while (accept(my $client, $tcp)) {
 }
 "#;
 
-/// Says something to each of these, odd in length, and hears the same: over TCP, and in datagrams that have a checksum or (of IPv4) none, of which the last
+/// Says something to each of these, odd in length, and hears the same: over TCP, and in datagrams that have a checksum or (of IPv4) none, of which IPv4's last
 /// is fragments. Then what its kernel has found wrong.
 const TALK: &str = r#"
 use Socket qw(:DEFAULT pack_sockaddr_in6 inet_pton);
@@ -66,7 +66,7 @@ for my $to (@ARGV) {
         socket($udp, AF_INET6, SOCK_DGRAM, 0) && connect($udp, $there) or die "$to: $!";
         setsockopt($udp, SOL_SOCKET, 11, pack "i", $without) or die "SO_NO_CHECK: $!";
         setsockopt($udp, SOL_SOCKET, SO_RCVTIMEO, pack "qq", 60, 0) or die "SO_RCVTIMEO: $!";
-        for my $len (1, 3001, 65507) {
+        for my $len (1, 3001, $to =~ /^::ffff:/ ? 65507 : 65472) {
             send($udp, substr($all, 0, $len), 0) // die "$to: $!";
             my $heard;
             defined recv($udp, $heard, 1 << 16, 0) or die "$to: $len: $!";

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use crate::harness::{Home, Out, eventually, tool};
@@ -199,6 +200,64 @@ fn read_only_files_and_what_is_refused() {
         .exits(125)
         .says(&["none"]);
     home.gourd(&["rm", "box"]).ok();
+    home.assert_nothing_left();
+}
+
+/// A guest that puts a link where the next start looks gets nothing by it; what a person's own links lead to is shared.
+#[test]
+fn links_of_a_guest_are_not_followed_at_the_next_start() {
+    let home = Home::new();
+    let (dir, volume) = folder(&home, "work");
+    let (cache, secret) = (dir.join("cache"), home.path("secret"));
+    fs::create_dir(&cache).expect("a folder");
+    fs::create_dir(&secret).expect("a folder");
+    fs::write(secret.join("key"), "secret").expect("a file");
+    let listener = |path: &Path| UnixListener::bind(path).expect("a socket");
+    let _servers = [
+        listener(&cache.join("host.sock")),
+        listener(&secret.join("host.sock")),
+    ];
+    let own = home.path("own");
+    symlink("work/cache", &own).expect("a link");
+    let nested = format!("{}:/cache", own.display());
+    let mount = format!("{}:/s", own.join("host.sock").display());
+    let publish = format!("{}:/a", own.join("app.sock").display());
+    let create = ["create", "--name"];
+    let busybox = ["busybox", "ls", "/cache"];
+    for args in [
+        ["mount", "-v", &mount],
+        ["publish", "--publish-socket", &publish],
+    ] {
+        let line = [&create[..], &args, &busybox].concat();
+        home.gourd(&line).ok();
+    }
+    let script = format!(
+        "ls /cache; cd /work && mv cache c2 && ln -s {} cache; exit 3",
+        secret.display()
+    );
+    let line = [
+        &["run", "--name", "box", "-v", &volume, "-v", &nested][..],
+        &["busybox", "sh", "-c", &script],
+    ];
+    let first = home.gourd(&line.concat()).exits(3);
+    assert_eq!(first.text(), "host.sock");
+    assert_eq!(fs::read_link(&cache).expect("a link"), secret);
+    assert_eq!(
+        home.inspect("box", "{{json .HostConfig.Binds}}"),
+        format!("[\"{volume}\",\"{nested}\"]")
+    );
+    let words = ["was replaced by a link", "make the container anew"];
+    for name in ["box", "mount", "publish"] {
+        home.gourd(&["start", "-a", name]).exits(125).says(&words);
+    }
+    let left = fs::read_dir(&secret).expect("a folder").count();
+    assert_eq!(left, 2, "nothing was made there");
+    // What was there is put back, and all is well.
+    fs::remove_file(&cache).expect("a removal");
+    fs::rename(dir.join("c2"), &cache).expect("a move");
+    let again = home.gourd(&["start", "-a", "box"]).exits(3);
+    assert_eq!(again.text(), "host.sock");
+    home.gourd(&["rm", "box", "mount", "publish"]).ok();
     home.assert_nothing_left();
 }
 

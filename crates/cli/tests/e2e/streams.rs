@@ -1,8 +1,8 @@
 //! Stdio: whole, apart, in both directions at once, to the last byte.
 
-use std::io::Write;
+use std::io::{Read, Write};
 
-use crate::harness::{Home, finish, tool};
+use crate::harness::{Home, finish, names, tool};
 
 const MANY: usize = 200_000_000;
 
@@ -89,14 +89,13 @@ fn stdout_and_stderr_stay_apart() {
 #[test]
 fn nothing_is_lost_at_exit() {
     let home = Home::new();
-    // The process is gone long before a slow reader has its last byte.
     let mut command = home.command(&[
         "run",
         "--rm",
         "busybox",
         "sh",
         "-c",
-        "seq 1 300000; echo last >&2",
+        "seq 1 320000; echo last >&2",
     ]);
     let mut child = command
         .stdin(std::process::Stdio::piped())
@@ -104,17 +103,35 @@ fn nothing_is_lost_at_exit() {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .expect("gourd starts");
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    // The process and its VM are gone long before a slow reader has its last byte: all that is on the way is full.
+    let containers = home.root().join("containers");
+    let is_gone = || {
+        let names = names(&containers);
+        !names.iter().any(|name| name.len() == 64)
+    };
+    let output = child.stdout.as_mut().expect("piped");
+    let mut begun = vec![0; 1 << 10];
+    output.read_exact(&mut begun).expect("it writes");
+    while !is_gone() {
+        let before = begun.len();
+        begun.resize(before + (16 << 10), 0);
+        output.read_exact(&mut begun[before..]).expect("more of it");
+        // Slower than any guest writes, and than a VM takes to end with what is on the way.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    // Longer than anybody waits for who does not want it all.
+    std::thread::sleep(std::time::Duration::from_secs(7));
     assert!(
         child.try_wait().expect("a status").is_none(),
         "it waits for its reader"
     );
     let out = finish(child, &[]).ok();
-    let expect: String = (1..=300_000).map(|i| format!("{i}\n")).collect();
+    let read = [begun, out.stdout].concat();
+    let expect: String = (1..=320_000).map(|i| format!("{i}\n")).collect();
     assert!(
-        out.stdout == expect.as_bytes(),
+        read == expect.as_bytes(),
         "{} of {} bytes",
-        out.stdout.len(),
+        read.len(),
         expect.len()
     );
     assert_eq!(out.stderr, "last\n");

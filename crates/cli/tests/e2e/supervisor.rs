@@ -191,6 +191,73 @@ fn files_of_a_stopped_container_and_a_start_at_the_same_time() {
     home.assert_nothing_left();
 }
 
+/// The words after a name in one of /proc's files, whose lines begin with it.
+fn words_of(text: &str, name: &str) -> Vec<String> {
+    let line = text.lines().find(|line| line.starts_with(name));
+    let line = line.unwrap_or_else(|| panic!("{name} is missing: {text}"));
+    line[name.len()..]
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect()
+}
+
+/// What the kernel says of the monitors of a container that runs: each of their threads is confined, and they have limits.
+#[test]
+fn the_monitors_of_a_running_container_are_confined() {
+    let home = Home::new();
+    let id = home.sleeper(&[]);
+    let processes = home.processes(&id);
+    assert!(processes.vmm > 0 && processes.qemu > 0, "{processes:?}");
+    let namespaces = |pid: u32| {
+        let link = |name| fs::read_link(format!("/proc/{pid}/ns/{name}")).expect("it runs");
+        (link("user"), link("ipc"))
+    };
+    let doctor: Value =
+        serde_json::from_slice(&home.gourd(&["system", "doctor", "--format", "json"]).stdout)
+            .expect("JSON");
+    let checks = doctor.as_array().expect("checks");
+    let confinement = checks.iter().find(|check| check["name"] == "confinement");
+    let detail = confinement.expect("a check")["detail"].as_str();
+    let detail = detail.expect("a detail");
+    let allowed = detail.contains("user namespaces") && !detail.contains("no user namespaces");
+    for pid in [processes.vmm, processes.qemu] {
+        let threads: Vec<_> = fs::read_dir(format!("/proc/{pid}/task"))
+            .expect("it runs")
+            .map(|thread| thread.expect("an entry").path())
+            .collect();
+        assert!(!threads.is_empty());
+        for thread in threads {
+            let status = fs::read_to_string(thread.join("status")).expect("it lives");
+            let name = words_of(&status, "Name:");
+            assert_eq!(words_of(&status, "Seccomp:"), ["2"], "{pid} {name:?}");
+            assert_eq!(words_of(&status, "NoNewPrivs:"), ["1"], "{pid} {name:?}");
+            let none = ["0000000000000000"];
+            assert_eq!(words_of(&status, "CapEff:"), none, "{pid} {name:?}");
+        }
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+        let core = words_of(&limits, "Max core file size");
+        assert_eq!(core[..2], ["0", "0"], "{pid}");
+        let data = words_of(&limits, "Max data size");
+        let hard: u64 = data[1].parse().expect("a limit of memory");
+        assert!(hard < 8 << 30, "{pid}: {hard}");
+        let (ours, theirs) = (namespaces(std::process::id()), namespaces(pid));
+        let apart = (ours.0 != theirs.0, ours.1 != theirs.1);
+        assert_eq!(apart, (allowed, allowed), "{pid}: {detail}");
+    }
+    // In a container that shares a folder `gourd-vmm` keeps the host's users, and is confined all the same.
+    let folder = home.path("shared");
+    fs::create_dir(&folder).expect("a folder");
+    let volume = format!("{}:/shared", folder.display());
+    let id = home.sleeper(&["-v", &volume]);
+    let vmm = home.processes(&id).vmm;
+    for thread in fs::read_dir(format!("/proc/{vmm}/task")).expect("it runs") {
+        let path = thread.expect("an entry").path().join("status");
+        let status = fs::read_to_string(path).expect("it lives");
+        assert_eq!(words_of(&status, "Seccomp:"), ["2"]);
+        assert_eq!(words_of(&status, "NoNewPrivs:"), ["1"]);
+    }
+}
+
 #[test]
 fn the_supervisor_stays_small() {
     let home = Home::new();

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use super::life::LAST_STEPS;
 use super::{Event, TerminalSize};
 use crate::Error;
 use crate::supervisor::{self, Aftermath, Client};
@@ -350,7 +351,8 @@ impl AttachOutput {
         }
     }
 
-    /// After the last event: waits until the supervisor's process is gone, if we started it.
+    /// After the last event: waits until the supervisor's process is gone, if we started it. Nothing of the container is left
+    /// before; so one that others keep, who have not read all of the output, is not waited for.
     ///
     /// # Errors
     /// Waiting failed.
@@ -358,7 +360,10 @@ impl AttachOutput {
         // It may wait for our end of the connection.
         drop((self.source, self._sender));
         match self.gone {
-            Some(gone) => gone.await.map_err(|_| Error::Interrupted),
+            Some(gone) => match tokio::time::timeout(LAST_STEPS, gone).await {
+                Ok(gone) => gone.map_err(|_| Error::Interrupted),
+                Err(_) => Ok(()),
+            },
             None => Ok(()),
         }
     }

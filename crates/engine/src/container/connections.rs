@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value, json};
 use store::container::{Attached, Endpoint, Port, Protocol, Resolution, Spec, State};
@@ -161,15 +162,22 @@ fn exposed(image: &[String], own: &[String]) -> Result<Vec<(u16, Protocol)>, Err
 }
 
 fn expose(text: &str) -> Option<Vec<(u16, Protocol)>> {
-    let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (numbers, protocol) = port_numbers(text)?;
+    (*numbers.start() > 0).then(|| numbers.map(|port| (port, protocol)).collect())
+}
+
+/// `PORT[/PROTOCOL]` or `FIRST-LAST[/PROTOCOL]`, at least one number; TCP where no protocol is named.
+#[must_use]
+pub fn port_numbers(text: &str) -> Option<(RangeInclusive<u16>, Protocol)> {
+    let (numbers, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let protocol = match protocol {
         "tcp" => Protocol::Tcp,
         "udp" => Protocol::Udp,
         _ => return None,
     };
-    let (first, last) = range.split_once('-').unwrap_or((range, range));
-    let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
-    (first > 0 && first <= last).then(|| (first..=last).map(|port| (port, protocol)).collect())
+    let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
+    let numbers = first.parse().ok()?..=last.parse().ok()?;
+    (!numbers.is_empty()).then_some((numbers, protocol))
 }
 
 /// Docker's `HostConfig.NetworkMode`.
@@ -291,28 +299,65 @@ pub(crate) fn mac(bytes: [u8; 6]) -> String {
 }
 
 /// Docker's words for ports that are open, in a row of `ps`: `0.0.0.0:8080->80/tcp`. Those that nothing leads to are only named.
+/// Neighbours are one word, as there: `100-102/tcp`, `0.0.0.0:80-82->80-82/tcp`, the latter where the numbers are the same inside.
 #[must_use]
 pub fn port_words(open: &[Port], exposed: &[String]) -> Vec<String> {
-    let mut words: Vec<String> = open
-        .iter()
-        .map(|port| {
-            let address = match port.address {
+    // First and last of each run of neighbours.
+    let mut runs: Vec<(&Port, &Port)> = Vec::new();
+    for port in open {
+        match runs.last_mut() {
+            Some((_, last)) if follows(last, port) => *last = port,
+            _ => runs.push((port, port)),
+        }
+    }
+    let mut words: Vec<String> = runs
+        .into_iter()
+        .map(|(first, last)| {
+            let address = match first.address {
                 Some(IpAddr::V6(address)) => format!("[{address}]"),
                 Some(address) => address.to_string(),
                 None => "0.0.0.0".to_owned(),
             };
-            format!(
-                "{address}:{}->{}/{}",
-                port.host, port.container, port.protocol
-            )
+            let host = range(first.host, last.host);
+            let container = range(first.container, last.container);
+            format!("{address}:{host}->{container}/{}", first.protocol)
         })
         .collect();
-    let open: Vec<String> = open
-        .iter()
-        .map(|port| format!("{}/{}", port.container, port.protocol))
-        .collect();
-    words.extend(exposed.iter().filter(|port| !open.contains(port)).cloned());
+    let is_open = |&(number, protocol): &(u16, Protocol)| {
+        open.iter()
+            .any(|port| (port.container, port.protocol) == (number, protocol))
+    };
+    let mut closed: Vec<(u16, u16, Protocol)> = Vec::new();
+    let named = exposed.iter().filter_map(|text| expose(text)).flatten();
+    for (number, protocol) in named.filter(|port| !is_open(port)) {
+        match closed.last_mut() {
+            Some((_, last, same)) if *same == protocol && last.checked_add(1) == Some(number) => {
+                *last = number
+            }
+            _ => closed.push((number, number, protocol)),
+        }
+    }
+    words.extend(
+        closed
+            .into_iter()
+            .map(|(first, last, protocol)| format!("{}/{protocol}", range(first, last))),
+    );
     words
+}
+
+/// Whether a port is the next one, and both have the same number inside and outside.
+fn follows(last: &Port, port: &Port) -> bool {
+    (last.protocol, last.address) == (port.protocol, port.address)
+        && last.host == last.container
+        && last.host.checked_add(1) == Some(port.host)
+        && last.container.checked_add(1) == Some(port.container)
+}
+
+fn range(first: u16, last: u16) -> String {
+    match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    }
 }
 
 #[cfg(test)]
@@ -425,6 +470,33 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("8 at most")
+        );
+    }
+
+    #[test]
+    fn neighbours_are_one_word() {
+        let open = [
+            port("0.0.0.0", 80, 80),
+            port("0.0.0.0", 81, 81),
+            port("0.0.0.0", 82, 82),
+            port("127.0.0.1", 83, 83),
+            port("127.0.0.1", 8000, 90),
+            port("127.0.0.1", 8001, 91),
+        ];
+        let exposed = [
+            "82/tcp", "100/tcp", "101/tcp", "102/tcp", "102/udp", "104/udp",
+        ];
+        assert_eq!(
+            port_words(&open, &exposed.map(str::to_owned)),
+            [
+                "0.0.0.0:80-82->80-82/tcp",
+                "127.0.0.1:83->83/tcp",
+                "127.0.0.1:8000->90/tcp",
+                "127.0.0.1:8001->91/tcp",
+                "100-102/tcp",
+                "102/udp",
+                "104/udp"
+            ]
         );
     }
 }

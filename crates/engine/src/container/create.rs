@@ -14,8 +14,8 @@ use crate::{Engine, Error, PullEvent, bind, volume};
 /// Memory of a container that is given none.
 const MEMORY: u64 = 1 << 30;
 
-/// What a guest needs to boot and to run something.
-pub(super) const LEAST_MEMORY: u64 = 128 << 20;
+/// Docker's least. What a guest needs to boot is not the container's: the supervisor adds it.
+pub(super) const LEAST_MEMORY: u64 = 6 << 20;
 
 /// Billionths.
 pub(super) const NANO: u64 = 1_000_000_000;
@@ -54,7 +54,12 @@ impl Engine {
         check_restart(request.restart, request.remove)?;
         let platform = platform(request.platform.as_deref())?;
         let image = self
-            .resolve(&request.image, &platform, request.pull, progress)
+            .resolve(
+                &request.image,
+                (&platform, request.platform.is_some()),
+                request.pull,
+                progress,
+            )
             .await?;
         let mut spec = spec(&self.root, &image, &request, vm)?;
         let mut taken = spec
@@ -124,13 +129,13 @@ impl Engine {
     }
 }
 
-/// The least that a guest boots with.
+/// The least that programs have.
 pub(super) fn check_memory(memory: u64) -> Result<(), Error> {
     if memory >= LEAST_MEMORY {
         return Ok(());
     }
     let reason =
-        format!("{memory} bytes are too few: a container needs at least {LEAST_MEMORY} (128 MiB)");
+        format!("{memory} bytes are too few: a container needs at least {LEAST_MEMORY} (6 MiB)");
     Err(Error::invalid("memory", reason))
 }
 
@@ -366,6 +371,14 @@ mod tests {
         for bad in ["", "-a", "a-", "a..b", "a b", "a/b", "ä", long.as_str()] {
             assert!(check_hostname(bad).is_err(), "{bad}");
         }
+    }
+
+    /// Oracle: "Minimum memory limit allowed is 6MB", Docker's.
+    #[test]
+    fn memory() {
+        assert!(check_memory(6 << 20).is_ok() && check_memory(64 << 20).is_ok());
+        let error = check_memory((6 << 20) - 1).unwrap_err().to_string();
+        assert!(error.contains("6291455 bytes are too few"), "{error}");
     }
 
     #[test]

@@ -153,12 +153,20 @@ fn describe_config(spec: &Spec) -> Value {
         "ExposedPorts": exposed(spec),
         "Labels": spec.labels,
         "StopSignal": config::signal_name(spec.stop_signal),
-        "StopTimeout": spec.stop_timeout_ms / 1000,
+        "StopTimeout": stop_timeout(spec.stop_timeout_ms),
     });
     if let Some(check) = &spec.health {
         config["Healthcheck"] = describe_check(check);
     }
     config
+}
+
+/// Seconds; -1: it is never killed.
+fn stop_timeout(ms: u64) -> i64 {
+    match ms {
+        u64::MAX => -1,
+        ms => i64::try_from(ms / 1000).unwrap_or(i64::MAX),
+    }
 }
 
 /// Docker's set: a map to nothing.
@@ -359,6 +367,7 @@ mod tests {
             maximum: 3,
         };
         spec.stop_signal = 3;
+        spec.stop_timeout_ms = 10_000;
         let host = describe_host(&spec);
         assert_eq!(host["NanoCpus"], 2_000_000_000_u64);
         assert_eq!(
@@ -378,6 +387,7 @@ mod tests {
         assert_eq!(config["Cmd"], json!(["sh"]));
         assert_eq!(config["StdinOnce"], true);
         assert_eq!(config["StopSignal"], "SIGQUIT");
+        assert_eq!(config["StopTimeout"], 10);
         assert_eq!(config.get("Healthcheck"), None);
         assert_eq!(config["Volumes"], Value::Null);
         spec.mounts = vec![VolumeMount {
@@ -386,6 +396,8 @@ mod tests {
             anonymous: true,
             ..VolumeMount::default()
         }];
+        spec.stop_timeout_ms = u64::MAX;
+        assert_eq!(describe_config(&spec)["StopTimeout"], -1);
         assert_eq!(describe_config(&spec)["Volumes"], json!({"/data": {}}));
         assert_eq!(describe_host(&spec)["Binds"], Value::Null);
     }

@@ -18,7 +18,7 @@ use crate::{Engine, Error, blocking, sys, volume};
 const FORCE: Duration = Duration::from_secs(20);
 
 /// How long a supervisor that has stopped its container may take to be gone; only one with slow clients takes any time.
-const LAST_STEPS: Duration = Duration::from_secs(2);
+pub(super) const LAST_STEPS: Duration = Duration::from_secs(2);
 
 /// SIGKILL, as every Linux has it.
 const KILL: u32 = 9;
@@ -118,8 +118,8 @@ impl Engine {
         Ok(Attachment::exec(container, client, process))
     }
 
-    /// Stops a container: its stop signal, or `signal`; KILL after its time-out, or `timeout`. One that does not run
-    /// is stopped already.
+    /// Stops a container: its stop signal, or `signal`; KILL after its time-out, or `timeout`, and never when that is
+    /// [`Duration::MAX`]. One that does not run is stopped already.
     ///
     /// # Errors
     /// The supervisor does not answer.
@@ -268,7 +268,7 @@ async fn started(container: &Container, client: &Client, before: &State) -> Resu
 }
 
 /// The process that a running container's state names; readable when it is gone.
-fn supervisor_process(container: &Container) -> Option<AsyncFd<OwnedFd>> {
+pub(super) fn supervisor_process(container: &Container) -> Option<AsyncFd<OwnedFd>> {
     let pid = container.state().ok()?.pid?;
     let pid = Pid::from_raw(pid.cast_signed())?;
     let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;

@@ -103,6 +103,7 @@ async fn summarize(container: &container::Container) -> Result<Option<ContainerS
             .map(|there| there.network.clone())
             .collect(),
         volumes: volumes(spec),
+        mounts: mounts(spec),
     }))
 }
 
@@ -145,6 +146,14 @@ fn volumes(spec: &container::Spec) -> Vec<String> {
     names.into_iter().collect()
 }
 
+fn mounts(spec: &container::Spec) -> Vec<(String, String)> {
+    let volumes = spec.mounts.iter();
+    let volumes = volumes.map(|mount| (mount.volume.clone(), mount.target.clone()));
+    let folders = spec.binds.iter();
+    let folders = folders.map(|bind| (bind.source.display().to_string(), bind.target.clone()));
+    volumes.chain(folders).collect()
+}
+
 /// One whose state cannot be read, but its spec.
 fn unreadable(container: &container::Container, error: &Error) -> ContainerSummary {
     let spec = container.spec();
@@ -156,6 +165,7 @@ fn unreadable(container: &container::Container, error: &Error) -> ContainerSumma
         created_ns: spec.created_ns,
         labels: spec.labels.clone(),
         volumes: volumes(spec),
+        mounts: mounts(spec),
         ..dead(container.id(), error)
     }
 }
@@ -179,6 +189,7 @@ fn dead(id: &str, error: &Error) -> ContainerSummary {
         exposed: Vec::new(),
         networks: Vec::new(),
         volumes: Vec::new(),
+        mounts: Vec::new(),
     }
 }
 
@@ -210,6 +221,7 @@ mod tests {
         spawnable(engine.list(true));
         spawnable(engine.inspect("x"));
         spawnable(engine.start_on_boot());
+        spawnable(engine.shut_down(crate::Whose::All));
         spawnable(engine.remove("x", true));
     }
 }

@@ -11,7 +11,7 @@ use super::size::allocated;
 use crate::supervisor::Found;
 use crate::{Engine, Error, blocking};
 
-/// Which of the containers that don't run are meant. What says nothing leaves nothing out; what says several things wants
+/// Which of the containers that don't run, or of the networks that nobody is on, are meant. What says nothing leaves nothing out; what says several things wants
 /// all of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
@@ -34,7 +34,7 @@ pub struct Pruned {
 }
 
 impl ContainerFilter {
-    fn lets_through(&self, created_ns: u64, labels: &BTreeMap<String, String>) -> bool {
+    pub(crate) fn lets_through(&self, created_ns: u64, labels: &BTreeMap<String, String>) -> bool {
         let has = |(name, value): &(String, Option<String>)| {
             let found = labels.get(name);
             found.is_some_and(|found| value.as_ref().is_none_or(|value| value == found))

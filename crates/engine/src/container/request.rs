@@ -19,7 +19,7 @@ pub struct CreateRequest {
     pub args: Vec<String>,
     /// Takes the place of the image's entry point, and clears its command. Empty: no entry point.
     pub entrypoint: Option<Vec<String>>,
-    /// `KEY=VALUE`, over the image's.
+    /// `KEY=VALUE`, over the image's; `KEY` takes the image's away.
     pub env: Vec<String>,
     /// As Docker's `--user`; the image's when absent.
     pub user: Option<String>,
@@ -143,7 +143,7 @@ pub struct HealthRequest {
 pub struct ExecRequest {
     /// argv.
     pub args: Vec<String>,
-    /// `KEY=VALUE`, over the container's.
+    /// `KEY=VALUE`, over the container's; `KEY` takes the container's away.
     pub env: Vec<String>,
     /// The container's when absent.
     pub user: Option<String>,

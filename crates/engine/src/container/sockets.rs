@@ -12,6 +12,9 @@ use crate::Error;
 /// Bytes of a path that an address of a unix socket has room for (unix(7): 108 with the NUL).
 const LONGEST: usize = 107;
 
+/// Bytes of its last component: the supervisor listens at `/proc/self/fd/FOLDER/NAME`.
+const LONGEST_NAME: usize = 80;
+
 /// A unix socket of the container as one of the host: who connects to the first reaches the second.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PublishedSocket {
@@ -30,13 +33,14 @@ pub(super) fn plan(request: &CreateRequest, mounted: Vec<Socket>) -> Result<Vec<
         let reason = format!("{} is where the SSH agent is", socket.container);
         return Err(Error::invalid("socket", reason));
     }
-    let mut taken: HashSet<&Path> = HashSet::new();
+    let mut taken: HashSet<PathBuf> = HashSet::new();
     let mut sockets = mounted;
     for published in &request.sockets {
-        sockets.push(check(published)?);
-        if !taken.insert(&published.host) {
+        let socket = check(published)?;
+        if !taken.insert(socket.host.clone()) {
             return Err(invalid(&published.host, "it is to be two sockets at once"));
         }
+        sockets.push(socket);
     }
     Ok(sockets)
 }
@@ -50,10 +54,16 @@ fn check(published: &PublishedSocket) -> Result<Socket, Error> {
     if !host.is_absolute() || host.as_os_str().as_encoded_bytes().contains(&0) {
         return Err(invalid(host, "the path on this host is not absolute"));
     }
+    let host = resolve(host);
     let len = host.as_os_str().len();
     if len > LONGEST {
         let reason = format!("{len} bytes; nobody can connect to a path of more than {LONGEST}");
-        return Err(invalid(host, &reason));
+        return Err(invalid(&host, &reason));
+    }
+    let name = host.file_name().map_or(0, std::ffi::OsStr::len);
+    if !(1..=LONGEST_NAME).contains(&name) {
+        let reason = format!("its name has {name} bytes; 1 to {LONGEST_NAME} can be listened at");
+        return Err(invalid(&host, &reason));
     }
     let clean = rights::clean(container).ok_or_else(|| {
         let reason = "the path in the container must be absolute, without \"..\"";
@@ -61,9 +71,18 @@ fn check(published: &PublishedSocket) -> Result<Socket, Error> {
     })?;
     Ok(Socket {
         way: Way::Publish,
-        host: host.clone(),
+        host,
         container: clean,
     })
+}
+
+/// A path whose folder has no links, as far as there is one: they are followed once, here, as those of bind mounts.
+fn resolve(path: &Path) -> PathBuf {
+    let real = path.ancestors().skip(1).find_map(|above| {
+        let rest = path.strip_prefix(above).ok()?;
+        Some(above.canonicalize().ok()?.join(rest))
+    });
+    real.unwrap_or_else(|| path.to_owned())
 }
 
 /// The variable by which programs find the agent, unless one is set.
@@ -118,9 +137,13 @@ mod tests {
                 "{said}"
             );
         };
-        let long = format!("/{}", "x".repeat(107));
+        let long = format!("/{}/{}", "x".repeat(26), "x".repeat(80));
         check(&[("/a", "/b")], "/b", true, "");
         check(&[(&long[..107], &long)], "/b", false, "");
+        check(&[(&long[27..], "/b")], "/b", false, "");
+        let name = format!("/{}", "x".repeat(81));
+        check(&[(&name, "/b")], "/b", false, "its name has 81 bytes");
+        check(&[("/a/..", "/b")], "/b", false, "its name has 0 bytes");
         check(
             &[(&long, "/b")],
             "/b",
@@ -138,6 +161,34 @@ mod tests {
         );
         check(&[], SSH_AUTH_SOCK, false, "");
         check(&[], SSH_AUTH_SOCK, true, "where the SSH agent is");
+    }
+
+    #[test]
+    fn links_on_the_way_to_a_socket_are_followed_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(dir.join("real")).unwrap();
+        std::os::unix::fs::symlink("real", dir.join("link")).unwrap();
+        for (path, expect) in [
+            ("real/a", "real/a"),
+            ("link/a", "real/a"),
+            ("link/none/a", "real/none/a"),
+            ("link/../a", "a"),
+            // What is at the path itself is in the way, and not followed.
+            ("link", "link"),
+        ] {
+            assert_eq!(resolve(&dir.join(path)), dir.join(expect));
+        }
+        let published = |name: &str| PublishedSocket {
+            host: dir.join(name),
+            container: "/a".to_owned(),
+        };
+        let request = CreateRequest {
+            sockets: vec![published("real/a"), published("link/a")],
+            ..CreateRequest::default()
+        };
+        let said = plan(&request, Vec::new()).unwrap_err().to_string();
+        assert!(said.contains("it is to be two sockets at once"), "{said}");
     }
 
     #[test]

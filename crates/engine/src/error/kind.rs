@@ -329,6 +329,8 @@ fn rootfs_kind(error: &rootfs::Error) -> ErrorKind {
         rootfs::Error::Store { source, .. } => cause_kind(source),
         rootfs::Error::Decompress { .. } | rootfs::Error::DiffId { .. } => ErrorKind::Corrupt,
         rootfs::Error::TooLarge { .. } => ErrorKind::UnpacksTooLarge,
+        // Why it doesn't come is told by whoever was to bring it.
+        rootfs::Error::NotComing(_) => ErrorKind::Unreachable,
         rootfs::Error::Disk(error) => io_kind(&error.source),
         rootfs::Error::Lock(error) => lock_kind(error),
         rootfs::Error::File(error) => file_kind(error),

@@ -21,11 +21,12 @@ pub(crate) struct Resolved {
 }
 
 impl Engine {
-    /// The image of a name, pulled when it must be.
+    /// The image of a name, pulled when it must be. One of another platform that is here is what the name means, unless a platform
+    /// was asked for.
     pub(crate) async fn resolve(
         &self,
         name: &str,
-        platform: &Platform,
+        (platform, asked): (&Platform, bool),
         pull: Pull,
         progress: &dyn Fn(PullEvent),
     ) -> Result<Resolved, Error> {
@@ -34,7 +35,9 @@ impl Engine {
             Pull::Always => None,
             Pull::Missing | Pull::Never => match find(&self.root, name) {
                 Err(Error::NoSuchImage(_)) if pull == Pull::Missing => None,
-                Ok((record, _)) if pull == Pull::Missing && !platform.accepts(&record.platform) => {
+                Ok((record, _))
+                    if pull == Pull::Missing && asked && !platform.accepts(&record.platform) =>
+                {
                     None
                 }
                 other => Some(other?),

@@ -62,6 +62,18 @@ impl Complete {
         })
     }
 
+    /// Its layers, the lowest first.
+    pub(super) fn layers(&self) -> Vec<Layer> {
+        let layers = self.parsed.layers.iter();
+        layers
+            .zip(&self.config.rootfs.diff_ids)
+            .map(|(blob, diff_id)| Layer {
+                blob: blob.clone(),
+                diff_id: *diff_id,
+            })
+            .collect()
+    }
+
     /// How many layers are to be merged; none when the rootfs image is here.
     pub(super) fn to_merge(&self, root: &Root) -> usize {
         let key = rootfs::key(&self.config.rootfs.diff_ids);
@@ -75,17 +87,7 @@ impl Complete {
     /// Makes the rootfs image, and keeps the image. The caller holds the lease on content.
     pub(super) fn keep(&self, root: &Root) -> Result<Record, Error> {
         let diff_ids = &self.config.rootfs.diff_ids;
-        let layers: Vec<Layer> = self
-            .parsed
-            .layers
-            .iter()
-            .zip(diff_ids)
-            .map(|(blob, diff_id)| Layer {
-                blob: blob.clone(),
-                diff_id: *diff_id,
-            })
-            .collect();
-        rootfs::build(root, &layers)?;
+        rootfs::build(root, &self.layers())?;
         let id = self.parsed.config.digest;
         let known = images::get(root, &id)?;
         let record = Record {

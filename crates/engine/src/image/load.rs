@@ -3,7 +3,9 @@
 use std::io::Read;
 use std::path::Path;
 
-use oci::{Descriptor, Digest, Document, Index, Manifest, Platform, Reference, parse_document};
+use oci::{
+    ConfigError, Descriptor, Digest, Document, Index, Manifest, Platform, Reference, parse_document,
+};
 use serde::Deserialize;
 use store::{Root, content, fault};
 use tokio::sync::mpsc;
@@ -36,6 +38,15 @@ struct Saved {
 struct Found {
     complete: Complete,
     references: Vec<Reference>,
+}
+
+impl Found {
+    fn named(complete: Complete, entry: &Descriptor) -> Self {
+        Self {
+            complete,
+            references: reference(entry).into_iter().collect(),
+        }
+    }
 }
 
 impl Engine {
@@ -175,28 +186,59 @@ fn from_layout(root: &Root, index: &[u8], platform: &Platform) -> Result<Vec<Fou
         source,
     })?;
     let mut found = Vec::new();
+    let mut others = Vec::new();
     let mut refused = None;
     for entry in &index.manifests {
         if !entry.media_type.is_manifest() && !entry.media_type.is_index() {
             continue;
         }
-        let references: Vec<_> = reference(entry).into_iter().collect();
         match open(root, entry, platform) {
-            Ok(complete) => found.push(Found {
-                complete,
-                references,
-            }),
-            // A layout may hold one image for several platforms side by side; it is an error if none is ours.
-            Err(error) if error.kind() == crate::ErrorKind::Platform => {
-                refused = refused.or(Some(error));
+            Ok(complete) => found.push(Found::named(complete, entry)),
+            // A layout may hold one image for several platforms side by side, and signatures beside it.
+            Err(error) if is_no_image(&error) => refused = refused.or(Some(error)),
+            Err(error) => match theirs(&error) {
+                Some(platform) => others.push((entry, platform, error)),
+                None => return Err(error),
+            },
+        }
+    }
+    // What is for other machines alone is kept as it is: what was pulled for them, or is to be pushed from here.
+    if found.is_empty() {
+        for (entry, platform, error) in others {
+            match open(root, entry, &platform) {
+                Ok(complete) => found.push(Found::named(complete, entry)),
+                Err(_) => return Err(error),
             }
-            Err(error) => return Err(error),
         }
     }
     match refused {
         Some(error) if found.is_empty() => Err(error),
         _ if found.is_empty() => Err(ArchiveError::Empty.into()),
         _ => Ok(found),
+    }
+}
+
+/// Whether what was opened is a document of another kind: a signature, an attestation.
+fn is_no_image(error: &Error) -> bool {
+    use oci::DocumentError::{Layer, NotAnImage};
+    matches!(
+        error,
+        Error::Document {
+            source: NotAnImage(_) | Layer { .. },
+            ..
+        }
+    )
+}
+
+/// The platform that an image is for, where it was refused for that.
+fn theirs(error: &Error) -> Option<Platform> {
+    match error {
+        Error::NoPlatform { source, .. } => source.offered.first().cloned(),
+        Error::Config {
+            source: ConfigError::WrongPlatform { image, .. },
+            ..
+        } => Some((**image).clone()),
+        _ => None,
     }
 }
 
@@ -286,9 +328,16 @@ fn from_docker(
                     })
                 })
                 .collect::<Result<_, _>>()?;
-            let image = &saved.config;
+            let open = |platform: &Platform| {
+                let (descriptor, manifest) = (descriptor.clone(), manifest.clone());
+                Complete::new(root, None, descriptor, manifest, platform, &saved.config)
+            };
+            let complete = open(platform).or_else(|error| match theirs(&error) {
+                Some(platform) => open(&platform),
+                None => Err(error),
+            })?;
             Ok(Found {
-                complete: Complete::new(root, None, descriptor, manifest, platform, image)?,
+                complete,
                 references,
             })
         })

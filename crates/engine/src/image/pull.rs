@@ -1,11 +1,14 @@
 //! Pulling: layers come side by side, each straight into the store.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
+use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use oci::{Descriptor, Platform, Reference};
 use registry::{Client, ClientOptions};
 use store::images::Record;
+use store::rootfs::{self, Arrivals};
 use store::{content, fault};
 
 use super::keep::{self, Complete};
@@ -71,12 +74,8 @@ impl Engine {
             platform,
             &reference.familiar(),
         )?;
-        self.fetch_layers(&client, reference, &complete.parsed.layers, progress)
+        self.fetch_and_merge(&client, reference, &complete, progress)
             .await?;
-        let layers = complete.to_merge(&self.root);
-        if layers > 0 {
-            progress(PullEvent::Merging { layers });
-        }
         let (root, reference) = (self.root.clone(), reference.clone());
         let (record, unchanged) = blocking(move || {
             let record = complete.keep(&root)?;
@@ -94,11 +93,51 @@ impl Engine {
         Ok(record)
     }
 
+    /// The rootfs image is written while the layers come: when the last one is here, most of the others are in their place.
+    async fn fetch_and_merge(
+        &self,
+        client: &Client,
+        reference: &Reference,
+        complete: &Complete,
+        progress: &dyn Fn(PullEvent),
+    ) -> Result<(), Error> {
+        let to_merge = complete.to_merge(&self.root);
+        let coming = Coming::default();
+        let mut merging = pin!({
+            let (root, layers) = (self.root.clone(), complete.layers());
+            let arrivals = Arc::clone(&coming.0);
+            blocking(move || rootfs::build_as_they_come(&root, &layers, &arrivals))
+        });
+        let fetched = {
+            let layers = &complete.parsed.layers;
+            let mut fetching =
+                pin!(self.fetch_layers(client, reference, layers, &coming.0, progress));
+            tokio::select! {
+                fetched = &mut fetching => fetched,
+                merged = &mut merging => {
+                    // The image was here before, or a layer is not what it should be: no use for the rest.
+                    merged?;
+                    return fetching.await;
+                }
+            }
+        };
+        match &fetched {
+            Ok(()) if to_merge > 0 => progress(PullEvent::Merging { layers: to_merge }),
+            Ok(()) => {}
+            Err(_) => coming.0.give_up(),
+        }
+        // Whatever came of the layers: nothing of it may be left when the lease on content is.
+        let merged = merging.await;
+        fetched?;
+        merged.map(drop)
+    }
+
     async fn fetch_layers(
         &self,
         client: &Client,
         reference: &Reference,
         layers: &[Descriptor],
+        arrivals: &Arrivals,
         progress: &dyn Fn(PullEvent),
     ) -> Result<(), Error> {
         let mut seen = BTreeSet::new();
@@ -108,6 +147,7 @@ impl Engine {
             .filter(|layer| {
                 let here = content::has(&self.root, layer);
                 if here {
+                    arrivals.arrived(layer.digest);
                     let digest = layer.digest.to_string();
                     progress(PullEvent::LayerExists { digest });
                 }
@@ -115,9 +155,23 @@ impl Engine {
             })
             .collect();
         stream::iter(missing)
-            .map(|layer| download::layer(&self.root, client, reference, layer, progress))
+            .map(|layer| async move {
+                download::layer(&self.root, client, reference, layer, progress).await?;
+                arrivals.arrived(layer.digest);
+                Ok(())
+            })
             .buffer_unordered(AT_ONCE)
             .try_collect::<()>()
             .await
+    }
+}
+
+/// Layers that come, until it is dropped: nobody waits for the layers of a pull that was given up.
+#[derive(Default)]
+struct Coming(Arc<Arrivals>);
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.0.give_up();
     }
 }

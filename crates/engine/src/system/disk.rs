@@ -1,12 +1,15 @@
 //! Disk images that somebody brings, and what is wrong with file systems. None of it needs a state directory.
 
-use std::fs::File;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use store::disk::{self, Converted, Description, OpenOptions, Progress};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+use store::disk::{self, Converted, Description, ImageError, OpenOptions, Progress};
 use store::ext4::check::{self, Report};
-
 use store::lock::Mode;
 use store::{container, rootfs};
 
@@ -14,6 +17,9 @@ use crate::{Engine, Error, blocking};
 
 /// Makes the new file `to` the raw disk that `from` holds: a qcow2 image with its backing files, a raw one, or either of
 /// them compressed. `progress` is called from other threads; `Break` ends the conversion.
+///
+/// It is written under a hidden name beside `to`, and has its own when all of it is on the disk: a death leaves no half of it
+/// that looks whole.
 ///
 /// # Errors
 /// `to` exists, `from` cannot be read. There is no `to` then.
@@ -24,7 +30,53 @@ pub async fn convert_disk(
     progress: impl Fn(Progress) -> ControlFlow<()> + Send + Sync + 'static,
 ) -> Result<Converted, Error> {
     let (from, to, options) = (from.to_owned(), to.to_owned(), options.clone());
-    blocking(move || disk::convert(&from, &to, &options, &progress)).await
+    blocking(move || convert_hidden(&from, &to, &options, &progress)).await
+}
+
+fn convert_hidden(
+    from: &Path,
+    to: &Path,
+    options: &OpenOptions,
+    progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
+) -> Result<Converted, Error> {
+    let failed = |operation| {
+        move |source| ImageError::Io {
+            operation,
+            path: to.to_owned(),
+            source,
+        }
+    };
+    if to.symlink_metadata().is_ok() {
+        return Err(failed("create")(io::ErrorKind::AlreadyExists.into()).into());
+    }
+    let mut name = OsString::from(".");
+    name.push(to.file_name().unwrap_or_default());
+    name.push(format!(".{}", std::process::id()));
+    let hidden = to.with_file_name(name);
+    let converted = match disk::convert(from, &hidden, options, progress) {
+        // The name that was asked for is the one that tells the user something.
+        Err(ImageError::Io {
+            operation,
+            path,
+            source,
+        }) if path == hidden => return Err(failed(operation)(source).into()),
+        converted => converted?,
+    };
+    let keep = || {
+        File::open(&hidden)?.sync_all()?;
+        match renameat_with(CWD, &hidden, CWD, to, RenameFlags::NOREPLACE) {
+            // A file system that does not know of it.
+            Err(Errno::INVAL) => fs::rename(&hidden, to)?,
+            renamed => renamed?,
+        }
+        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    };
+    keep().map_err(|source| {
+        let _ = fs::remove_file(&hidden);
+        failed("create")(source)
+    })?;
+    Ok(converted)
 }
 
 /// What a file is: its format, its size, what it stands on.
@@ -51,7 +103,7 @@ pub struct CheckError {
 #[error(transparent)]
 pub enum CheckFailure {
     /// The file.
-    Open(std::io::Error),
+    Open(io::Error),
     /// What is in it.
     Read(store::ext4::read::Error),
 }

@@ -4,14 +4,21 @@ use serde_json::Value;
 use store::{ARCH, kernels, locate};
 
 use super::{Check, Outcome};
-use crate::{Engine, sys};
+use crate::Engine;
 
 /// Bytes below which the next image will not fit, and below which nothing does.
 const LITTLE_SPACE: u64 = 4 << 30;
 const NO_SPACE: u64 = 256 << 20;
 
-/// The first version of Landlock, Linux 6.2's, that covers truncation.
-const GOOD_LANDLOCK: u32 = 3;
+/// What each of Landlock's ABIs brings beyond files and folders, and that some host may lack (landlock(7)).
+const LANDLOCK: [(u32, &str); 6] = [
+    (3, "truncation"),
+    (4, "TCP"),
+    (5, "requests to devices"),
+    (6, "signals and abstract sockets"),
+    (9, "sockets by path"),
+    (10, "UDP"),
+];
 
 impl Engine {
     /// Whether containers can start here, and what to do when they can't.
@@ -22,7 +29,10 @@ impl Engine {
         }
         checks.push(self.check_kernel());
         match self.probe().await {
-            Ok(report) => checks.extend(drivers(&report)),
+            Ok(report) => {
+                checks.extend(drivers(&report));
+                checks.push(confinement(&report["confinement"]));
+            }
             Err(error) => checks.push(check(
                 "drivers",
                 Outcome::Fail,
@@ -30,7 +40,6 @@ impl Engine {
                 Some("make gourd-vm work first".to_owned()),
             )),
         }
-        checks.push(check_landlock(sys::landlock_abi()));
         checks
     }
 
@@ -125,24 +134,65 @@ fn drivers(report: &Value) -> Vec<Check> {
     checks
 }
 
-fn check_landlock(abi: Option<u32>) -> Check {
+/// How far the kernel lets monitors be confined. Whatever is missing, containers start: none of it is a failure.
+fn confinement(found: &Value) -> Check {
     let name = "confinement";
-    match abi {
-        Some(abi) if abi >= GOOD_LANDLOCK => {
-            check(name, Outcome::Ok, format!("Landlock ABI {abi}"), None)
+    let has = |what: &str| found[what].as_bool();
+    let (Some(abi), Some(seccomp), Some(no_new_privs), Some(namespaces)) = (
+        found["landlock_abi"].as_u64(),
+        has("seccomp"),
+        has("no_new_privs"),
+        has("user_namespaces"),
+    ) else {
+        let detail = "gourd-vm does not say how far monitors can be confined here".to_owned();
+        let remedy = "install the gourd-vm that came with this gourd".to_owned();
+        return check(name, Outcome::Warn, detail, Some(remedy));
+    };
+    let yes_or_no = |yes: bool, what: &str| match yes {
+        true => what.to_owned(),
+        false => format!("no {what}"),
+    };
+    let mut detail = format!(
+        "{}, {}, {}, {}",
+        landlock(abi),
+        yes_or_no(seccomp, "seccomp"),
+        yes_or_no(no_new_privs, "no_new_privs"),
+        yes_or_no(namespaces, "user namespaces"),
+    );
+    const LANDLOCK_REMEDY: &str = "add landlock to the kernel's lsm= list (Linux 5.13 or newer)";
+    const SECCOMP_REMEDY: &str =
+        "use a kernel with CONFIG_SECCOMP_FILTER: without it monitors may make any system call";
+    let (outcome, remedy) = match (abi > 0, seccomp && no_new_privs) {
+        (true, true) => (Outcome::Ok, None),
+        (false, true) => {
+            detail.push_str(": monitors are confined by seccomp alone");
+            (Outcome::Warn, Some(LANDLOCK_REMEDY))
         }
-        Some(abi) => check(
-            name,
-            Outcome::Ok,
-            format!("Landlock ABI {abi}: without rules for truncation (3) and TCP (4)"),
-            None,
-        ),
-        None => check(
-            name,
-            Outcome::Warn,
-            "the kernel has no Landlock, or it is turned off: the monitor is confined by seccomp alone".to_owned(),
-            Some("add landlock to the kernel's lsm= list (Linux 5.13 or newer)".to_owned()),
-        ),
+        (true, false) => {
+            detail.push_str(": monitors are confined by Landlock alone");
+            (Outcome::Warn, Some(SECCOMP_REMEDY))
+        }
+        (false, false) => {
+            detail.push_str(": monitors are not confined");
+            (Outcome::Warn, Some(SECCOMP_REMEDY))
+        }
+    };
+    check(name, outcome, detail, remedy.map(str::to_owned))
+}
+
+/// Landlock's ABI and what it lacks.
+fn landlock(abi: u64) -> String {
+    if abi == 0 {
+        return "no Landlock (the kernel has none, or it is turned off)".to_owned();
+    }
+    let lacks: Vec<String> = LANDLOCK
+        .iter()
+        .filter(|(since, _)| abi < u64::from(*since))
+        .map(|(since, what)| format!("{what} ({since})"))
+        .collect();
+    match lacks.is_empty() {
+        true => format!("Landlock ABI {abi}"),
+        false => format!("Landlock ABI {abi} (no rules for {})", lacks.join(", ")),
     }
 }
 
@@ -187,6 +237,64 @@ mod tests {
             drivers(&report(true))[1].detail,
             "QEMU 7.2 (acceleration: tcg)"
         );
+    }
+
+    fn confined(abi: u32, seccomp: bool, namespaces: bool, expect: &str) {
+        let found = json!({
+            "landlock_abi": abi,
+            "seccomp": seccomp,
+            "no_new_privs": true,
+            "user_namespaces": namespaces,
+        });
+        let check = confinement(&found);
+        let word = format!("{:?}: {}", check.outcome, check.detail);
+        assert_eq!(word, expect);
+        assert_eq!(check.remedy.is_some(), check.outcome == Outcome::Warn);
+    }
+
+    /// Each host that there is, from the newest to one that has nothing.
+    #[test]
+    fn confinement_is_told_as_it_is() {
+        confined(
+            10,
+            true,
+            true,
+            "Ok: Landlock ABI 10, seccomp, no_new_privs, user namespaces",
+        );
+        confined(
+            7,
+            true,
+            false,
+            "Ok: Landlock ABI 7 (no rules for sockets by path (9), UDP (10)), seccomp, no_new_privs, no user namespaces",
+        );
+        confined(
+            2,
+            true,
+            true,
+            "Ok: Landlock ABI 2 (no rules for truncation (3), TCP (4), requests to devices (5), signals and abstract \
+             sockets (6), sockets by path (9), UDP (10)), seccomp, no_new_privs, user namespaces",
+        );
+        const NONE: &str = "no Landlock (the kernel has none, or it is turned off)";
+        confined(
+            0,
+            true,
+            true,
+            &format!(
+                "Warn: {NONE}, seccomp, no_new_privs, user namespaces: monitors are confined by seccomp alone"
+            ),
+        );
+        confined(
+            0,
+            false,
+            false,
+            &format!(
+                "Warn: {NONE}, no seccomp, no_new_privs, no user namespaces: monitors are not confined"
+            ),
+        );
+        // A gourd-vm of another version: said, not guessed.
+        let unknown = confinement(&json!(null));
+        assert_eq!(unknown.outcome, Outcome::Warn);
+        assert!(unknown.detail.contains("does not say"), "{unknown:?}");
     }
 
     #[tokio::test]

@@ -10,6 +10,8 @@ use crate::{
 pub struct PrunedAll {
     /// Containers that did not run.
     pub containers: Pruned,
+    /// The names of networks that no container is on then.
+    pub networks: Vec<String>,
     /// Volumes without a name that no container uses then, if that was asked for.
     pub volumes: PrunedVolumes,
     /// Images that no container uses then, and remains of pulls.
@@ -25,24 +27,26 @@ impl PrunedAll {
 }
 
 impl Engine {
-    /// Removes the containers that don't run, with `volumes` the volumes without a name that no container uses then, and
-    /// images without a reference, with `all` all that no container uses. Only what the filter's labels and time let
+    /// Removes the containers that don't run, the networks that no container is on then, with `volumes` the volumes without a name
+    /// that no container uses then, and images without a reference, with `all` all that no container uses. Only what the filter's labels and time let
     /// through; time says nothing of volumes.
     ///
     /// # Errors
-    /// As [`Engine::prune_containers`], [`Engine::prune_volumes`] and [`Engine::prune_images`].
+    /// As [`Engine::prune_containers`], [`Engine::prune_networks`], [`Engine::prune_volumes`] and [`Engine::prune_images`].
     pub async fn prune(
         &self,
         all: bool,
         volumes: bool,
         filter: &ImageFilter,
     ) -> Result<PrunedAll, Error> {
-        let containers = ContainerFilter {
+        let old = ContainerFilter {
             labels: filter.labels.clone(),
             without_labels: filter.without_labels.clone(),
             until_ns: filter.until_ns,
         };
-        let containers = self.prune_containers(&containers).await?;
+        let containers = self.prune_containers(&old).await?;
+        let engine = self.clone();
+        let networks = blocking(move || engine.prune_networks(&old)).await?;
         let volumes = if volumes {
             let filter = VolumeFilter {
                 labels: filter.labels.clone(),
@@ -61,6 +65,7 @@ impl Engine {
         let images = blocking(move || engine.prune_images(all, &filter)).await?;
         Ok(PrunedAll {
             containers,
+            networks,
             volumes,
             images,
         })

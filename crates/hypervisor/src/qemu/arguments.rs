@@ -117,7 +117,8 @@ pub(super) fn arguments(config: &VmConfig, host: Host, fds: &Fds) -> Vec<String>
 fn machine(words: &mut Words, config: &VmConfig, host: Host) {
     words.option(
         "-machine",
-        "q35,sata=off,smbus=off,usb=off,vmport=off,memory-backend=memory",
+        // A host that keeps core files whatever the limit is (by a program) has none of the guest's memory in them.
+        "q35,sata=off,smbus=off,usb=off,vmport=off,dump-guest-core=off,memory-backend=memory",
     );
     match host.accel {
         Acceleration::Kvm => {
@@ -305,7 +306,6 @@ mod tests {
             }],
         }];
         config.consoles = vec![Console {
-            device: ConsoleDevice::Serial,
             output: ConsoleOutput::Log("/secret/log".into()),
         }];
         config.entropy = true;
@@ -351,7 +351,7 @@ mod tests {
 -no-user-config
 -no-reboot
 -display none
--machine q35,sata=off,smbus=off,usb=off,vmport=off,memory-backend=memory
+-machine q35,sata=off,smbus=off,usb=off,vmport=off,dump-guest-core=off,memory-backend=memory
 -accel kvm
 -cpu host
 -smp cpus=1,sockets=1,cores=1,threads=1
@@ -368,7 +368,7 @@ mod tests {
 -no-user-config
 -no-reboot
 -display none
--machine q35,sata=off,smbus=off,usb=off,vmport=off,memory-backend=memory
+-machine q35,sata=off,smbus=off,usb=off,vmport=off,dump-guest-core=off,memory-backend=memory
 -accel tcg,thread=single
 -cpu max,-svm,-la57,-erms,-fsrm
 -smp cpus=2,sockets=1,cores=2,threads=1

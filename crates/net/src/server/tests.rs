@@ -347,6 +347,50 @@ fn ports_lead_to_guests() {
     });
 }
 
+/// A client whose socket is connected hears nothing that comes from another address than it asked.
+#[test]
+fn datagrams_are_answered_from_the_address_that_was_asked() {
+    let network = Network::new();
+    let everywhere = Publish {
+        address: None,
+        ..publish(Protocol::Udp, 53)
+    };
+    let (_control, guest) = network.join(2, &[everywhere]);
+    let mut guest = guest.unwrap();
+    let port = guest.joined.published[0].host_port;
+    let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 4096]);
+    let mut socket = udp::Socket::new(buffer(), buffer());
+    socket.bind(53).unwrap();
+    let handle = guest.sockets.add(socket);
+    // One socket that asks two addresses has two answers, each from its own.
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_nonblocking(true).unwrap();
+    for address in ["127.0.0.2", "127.0.0.3", "127.0.0.2"] {
+        client.connect((address, port)).unwrap();
+        client.send(b"ping").unwrap();
+        echoed(&mut guest, handle, &client);
+    }
+    if guest.joined.published.len() == 2 {
+        let client = UdpSocket::bind("[::1]:0").unwrap();
+        client.set_nonblocking(true).unwrap();
+        client.connect(("::1", port)).unwrap();
+        client.send(b"ping").unwrap();
+        echoed(&mut guest, handle, &client);
+    }
+}
+
+/// The guest answers the client with what it said.
+fn echoed(guest: &mut Guest, handle: SocketHandle, client: &UdpSocket) {
+    guest.until(|sockets| {
+        let socket = sockets.get_mut::<udp::Socket<'_>>(handle);
+        if let Ok((bytes, from)) = socket.recv() {
+            let (bytes, from) = (bytes.to_vec(), from.endpoint);
+            socket.send_slice(&bytes, from).unwrap();
+        }
+        client.recv(&mut [0; 8]).is_ok_and(|count| count == 4)
+    });
+}
+
 #[test]
 fn nobody_there_is_refused_and_a_member_is_reported() {
     let network = Network::new();

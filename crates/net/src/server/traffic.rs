@@ -1,18 +1,17 @@
 //! What goes through: frames of the guests, and clients of published ports.
 
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use netstack::Transmitted;
 use proto::network::Protocol;
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
 
 use super::Server;
 use crate::poll::{Ready, Token};
 use crate::proxy;
 use crate::published::Ports;
+use crate::sys;
 
 /// Frames of one guest before others have their turn.
 const FRAMES: usize = 64;
@@ -109,16 +108,14 @@ impl Server {
                 if !self.stack.has_room(member) {
                     return self.pause(member, id);
                 }
-                let flags = RecvFlags::empty();
-                let received = rustix::net::recvfrom(&published.fd, &mut self.buffer[..], flags);
-                let Ok((count, _, Some(peer))) = received else {
+                let received = sys::receive(&published.fd, &mut self.buffer);
+                let Ok((count, peer, local)) = received else {
                     return;
                 };
-                if let Ok(peer) = SocketAddr::try_from(peer) {
-                    let payload = &self.buffer[..count];
-                    self.stack
-                        .udp_inbound(member, id, peer, guest_port, payload, now);
-                }
+                let id = self.ports.at(id, local);
+                let payload = &self.buffer[..count];
+                self.stack
+                    .udp_inbound(member, id, peer, guest_port, payload, now);
                 continue;
             }
             let Some((fd, client)) = Ports::accept(published) else {

@@ -38,8 +38,14 @@ impl Stack {
     }
 
     /// A frame for a guest whose checksum may be left out; it is not when the guest's link has no way to say so.
-    pub(crate) fn enqueue_partial(
+    pub(crate) fn enqueue_partial(&mut self, id: PortId, frame: Vec<u8>, partial: Option<Partial>) {
+        self.enqueue_from(true, id, frame, partial);
+    }
+
+    /// The same of the gateway's own, or of another guest's.
+    pub(super) fn enqueue_from(
         &mut self,
+        own: bool,
         id: PortId,
         mut frame: Vec<u8>,
         partial: Option<Partial>,
@@ -47,8 +53,9 @@ impl Stack {
         let Some(port) = self.ports.get_mut(&id) else {
             return;
         };
-        if port.queue.len() >= limit::FRAMES || port.queued_bytes + frame.len() > limit::FRAME_BYTES
-        {
+        let share = if own { 1 } else { 2 };
+        let full = port.queue.len() >= limit::FRAMES / share;
+        if full || port.queued_bytes + frame.len() > limit::FRAME_BYTES / share {
             self.counters.dropped += 1;
             self.recycle(frame);
             return;
@@ -91,24 +98,59 @@ impl Stack {
         now: Duration,
         mut send: impl FnMut(&[IoSlice<'_>], Option<Partial>) -> bool,
     ) -> Transmitted {
+        // In turns, so that who floods a guest with frames takes half of its link and not all.
         let Some(port) = self.ports.get_mut(&id) else {
             return Transmitted::Nothing;
         };
-        if let Some((frame, partial)) = port.queue.front() {
-            if !send(&[IoSlice::new(frame)], *partial) {
-                return Transmitted::Full;
+        if port.segment_next {
+            port.segment_next = false;
+            match self.transmit_segment(id, now, &mut send) {
+                Transmitted::Nothing => self.transmit_queued(id, &mut send),
+                done => done,
             }
-            if let Some((frame, _)) = port.queue.pop_front() {
-                port.queued_bytes -= frame.len();
-                self.recycle(frame);
+        } else {
+            match self.transmit_queued(id, &mut send) {
+                Transmitted::Nothing => self.transmit_segment(id, now, &mut send),
+                done => done,
             }
-            self.counters.sent += 1;
-            return Transmitted::Sent;
         }
+    }
+
+    /// The frame that has waited the longest.
+    fn transmit_queued(
+        &mut self,
+        id: PortId,
+        send: &mut impl FnMut(&[IoSlice<'_>], Option<Partial>) -> bool,
+    ) -> Transmitted {
+        let Some(port) = self.ports.get_mut(&id) else {
+            return Transmitted::Nothing;
+        };
+        let Some((frame, partial)) = port.queue.front() else {
+            return Transmitted::Nothing;
+        };
+        if !send(&[IoSlice::new(frame)], *partial) {
+            return Transmitted::Full;
+        }
+        port.segment_next = true;
+        if let Some((frame, _)) = port.queue.pop_front() {
+            port.queued_bytes -= frame.len();
+            self.recycle(frame);
+        }
+        self.counters.sent += 1;
+        Transmitted::Sent
+    }
+
+    /// A segment of the connection that has waited the longest.
+    fn transmit_segment(
+        &mut self,
+        id: PortId,
+        now: Duration,
+        send: &mut impl FnMut(&[IoSlice<'_>], Option<Partial>) -> bool,
+    ) -> Transmitted {
         while let Some(port) = self.ports.get_mut(&id)
             && let Some(flow) = port.speaking.pop_front()
         {
-            match self.emit(flow, now, &mut send) {
+            match self.emit(flow, now, send) {
                 None => {}
                 Some(true) => {
                     self.counters.sent += 1;
@@ -117,6 +159,8 @@ impl Stack {
                 Some(false) => {
                     if let Some(port) = self.ports.get_mut(&id) {
                         port.speaking.push_front(flow);
+                        // It is its turn still.
+                        port.segment_next = true;
                     }
                     return Transmitted::Full;
                 }

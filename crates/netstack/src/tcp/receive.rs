@@ -48,6 +48,9 @@ impl Tcp {
         }
         if !acceptable {
             self.owes = true;
+            if self.is_keep_alive(header) {
+                self.heard = now;
+            }
             return false;
         }
         if header.flags & flag::ACK == 0 {
@@ -107,6 +110,14 @@ impl Tcp {
         // Begins before what we expect, and reaches into it.
         let end = header.sequence.wrapping_add(len as u32);
         before(header.sequence, self.expected) && before(self.expected, end)
+    }
+
+    /// RFC 9293, 3.8.4: a segment from before what we expect, so that it is answered.
+    fn is_keep_alive(&self, header: &Header) -> bool {
+        let known = !before(header.acknowledgement, self.unacknowledged)
+            && !before(self.highest, header.acknowledgement);
+        let last = header.sequence.wrapping_add(1) == self.expected;
+        header.flags & flag::ACK != 0 && last && known
     }
 
     fn on_acknowledgement(&mut self, header: &Header, bare: bool, now: Duration) -> bool {

@@ -214,3 +214,63 @@ fn blocks_of_what_was_never_sent_are_none() {
         assert_eq!(sends(&mut with_holes(&[block])), [], "{block:?}");
     }
 }
+
+/// How long a connection that hears nothing lasts, and until when it would be looked for at another address.
+fn lasts(mut tcp: Tcp) -> (Duration, Option<Duration>) {
+    let (mut now, mut ignored) = (NOW, None);
+    loop {
+        while tcp.wants_to_speak() {
+            let segment = tcp.emit(&mut Vec::new(), (1, 2));
+            tcp.sent(segment, now);
+        }
+        now = tcp.deadline().expect("it waits");
+        if tcp.on_time(now) {
+            return (now - NOW, ignored);
+        }
+        if tcp.is_ignored() {
+            ignored.get_or_insert(now - NOW);
+        }
+    }
+}
+
+/// RFC 9293, 3.8.3: three minutes for a SYN; for data as long as Linux's.
+#[test]
+fn a_guest_that_was_paused_is_waited_for() {
+    let minutes = |count: u64| Duration::from_secs(60 * count);
+    let (greeting, ignored) = lasts(Tcp::dial(1460, 500, NOW));
+    assert!(
+        greeting >= minutes(3) && greeting < minutes(4),
+        "{greeting:?}"
+    );
+    assert!(
+        ignored.is_some_and(|ignored| ignored < Duration::from_secs(20)),
+        "{ignored:?}"
+    );
+    let mut tcp = open();
+    tcp.write(b"data", NOW);
+    let (data, _) = lasts(tcp);
+    assert!(data >= minutes(15) && data < minutes(16), "{data:?}");
+}
+
+/// RFC 9293, 3.8.4: with a byte of garbage or without.
+#[test]
+fn a_keep_alive_is_heard() {
+    let later = NOW + Duration::from_secs(3600);
+    let hears = |said: &Header, payload: &[u8]| {
+        let mut tcp = open();
+        tcp.on_segment(said, payload, later);
+        assert_eq!(emit(&mut tcp).acknowledgement, 100);
+        tcp.heard() == later
+    };
+    let keep_alive = header(99, flag::ACK);
+    assert!(hears(&keep_alive, &[]) && hears(&keep_alive, &[0]));
+    assert!(!hears(&header(98, flag::ACK), &[]));
+    assert!(!hears(&header(99, flag::PSH), &[]));
+    for acknowledgement in [500, 502] {
+        let other = Header {
+            acknowledgement,
+            ..keep_alive
+        };
+        assert!(!hears(&other, &[]), "{acknowledgement}");
+    }
+}

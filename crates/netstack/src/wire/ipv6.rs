@@ -65,7 +65,7 @@ pub fn link_local(mac: Mac) -> Ipv6Addr {
     )
 }
 
-/// Reads a packet. A fragment's protocol is 44, which nobody serves: our links carry the largest packets whole.
+/// Reads a packet. A fragment's protocol is 44 ([`protocol::FRAGMENT`]), which nobody serves and the switch does not pass on.
 pub fn parse_ipv6(packet: &[u8]) -> Option<Packet<'_>> {
     /// More than that is an attack on our processor, or on a guard that does not look as far as the guest behind it.
     const EXTENSIONS: usize = 8;

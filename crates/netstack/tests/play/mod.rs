@@ -178,13 +178,33 @@ pub fn datagram(
     packet(source, to, protocol::UDP, &bytes)
 }
 
+/// One that was passed on to a resolver.
+#[derive(Clone, Copy)]
+struct Question {
+    flow: FlowId,
+    /// Its number as the guest has it: an answer with that gets the one that it was asked by. Without one each does.
+    said: Option<[u8; 2]>,
+    asked: [u8; 2],
+}
+
+/// The number of the question in a datagram.
+fn number(frame: &[u8]) -> Option<[u8; 2]> {
+    let ethernet = wire::parse_ethernet(frame)?;
+    let packet =
+        wire::parse_ipv4(ethernet.payload).or_else(|| wire::parse_ipv6(ethernet.payload))?;
+    let udp = wire::parse_udp(packet.payload)?;
+    udp.payload.first_chunk().copied()
+}
+
 /// The host's side of the stack, and what has come of it.
 struct Player {
     stack: Stack,
     now: Duration,
     /// What was remembered and what went out.
     words: BTreeSet<&'static str>,
-    question: Option<FlowId>,
+    question: Option<Question>,
+    /// The number of the guest's last one.
+    number: [u8; 2],
     connections: Connections,
     /// Connections and flows of datagrams, the oldest first.
     streams: Vec<FlowId>,
@@ -278,6 +298,7 @@ fn play_with(config: netstack::Config, partial: bool, inputs: &[Input]) -> Strin
         now: Duration::ZERO,
         words: BTreeSet::new(),
         question: None,
+        number: [0; 2],
         connections: Connections::new(),
         streams: Vec::new(),
         datagrams: Vec::new(),
@@ -306,16 +327,26 @@ fn endpoint(port: u8, address: Ipv4Addr, host: bool) -> Endpoint {
 impl Player {
     fn take(&mut self, input: &Input) {
         match input {
-            Input::Frame(frame) => self.stack.receive(1, frame, self.now),
+            Input::Frame(frame) => {
+                self.number = number(frame).unwrap_or(self.number);
+                self.stack.receive(1, frame, self.now);
+            }
             Input::Offloaded(datagram) => match wire::partial::parse_header(datagram) {
                 Some((partial, frame)) => {
+                    self.number = number(frame).unwrap_or(self.number);
                     self.stack.receive_partial(1, frame, partial, self.now);
                 }
                 None => self.stack.counters.malformed += 1,
             },
             Input::Answer(answer) => {
-                if let Some(flow) = self.question {
-                    self.stack.udp_answer(flow, answer, self.now);
+                if let Some(question) = self.question {
+                    let mut answer = answer.clone();
+                    if let Some(number) = answer.first_chunk_mut()
+                        && question.said.is_none_or(|said| said == *number)
+                    {
+                        *number = question.asked;
+                    }
+                    self.stack.udp_answer(question.flow, &answer, self.now);
                 }
             }
             Input::Segment(segment) => {
@@ -413,9 +444,15 @@ impl Player {
                 }
                 "look"
             }
-            Event::Datagram { flow, to, .. } => match to {
+            Event::Datagram {
+                flow, to, payload, ..
+            } => match to {
                 Target::Resolver => {
-                    self.question = Some(flow);
+                    self.question = Some(Question {
+                        flow,
+                        said: Some(self.number),
+                        asked: [payload[0], payload[1]],
+                    });
                     "question"
                 }
                 Target::Address(_) => {
@@ -438,7 +475,11 @@ impl Player {
             Event::Reply { .. } => "reply",
             Event::Elsewhere { .. } => "elsewhere",
             Event::Query { flow, payload, .. } => {
-                self.question = Some(flow);
+                self.question = Some(Question {
+                    flow,
+                    said: None,
+                    asked: [payload[0], payload[1]],
+                });
                 let mut answer = payload;
                 if let Some(flags) = answer.get_mut(2) {
                     *flags |= 0x80;

@@ -105,7 +105,7 @@ pub enum Way {
 pub struct Socket {
     /// Who serves.
     pub way: Way,
-    /// Absolute path on the host.
+    /// Absolute path on the host; as [`BindMount::source`], as far as there was something.
     pub host: PathBuf,
     /// Absolute path in the container.
     pub container: String,
@@ -213,7 +213,7 @@ pub struct VolumeMount {
 /// A folder or file of the host in a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BindMount {
-    /// Absolute path on the host.
+    /// Absolute path on the host, without links: they were followed when the container was made.
     pub source: PathBuf,
     /// Absolute path in the container, clean.
     pub target: String,

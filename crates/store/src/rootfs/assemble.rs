@@ -17,6 +17,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use ext4::{Disk, Placed, Segment, Summary, Writer};
 use oci::{LayerIndex, Merger};
 
+use super::arrivals::Arrivals;
 use super::behind::{self, Behind};
 use super::queue::{Lane, Queue};
 use super::stream::{self, Watch};
@@ -30,6 +31,8 @@ struct Assembly<'a> {
     root: &'a Root,
     layers: &'a [Layer],
     options: &'a Options,
+    /// None when all layers are here.
+    arrivals: Option<&'a Arrivals>,
     /// Where the file system is written.
     path: &'a Path,
     watch: Watch,
@@ -44,7 +47,7 @@ type Index = LayerIndex<Content>;
 pub(super) fn write(
     root: &Root,
     layers: &[Layer],
-    options: &Options,
+    (options, arrivals): (&Options, Option<&Arrivals>),
     ext4_options: ext4::WriterOptions,
     (file, path): (&File, &Path),
 ) -> Result<Summary, Error> {
@@ -56,6 +59,7 @@ pub(super) fn write(
         root,
         layers,
         options,
+        arrivals,
         path,
         watch: Watch::new(
             options
@@ -125,14 +129,22 @@ impl Assembly<'_> {
                 self.apply(&mut merger, &uppers)
             });
             if merged.is_err() {
-                self.watch.fail(0);
+                self.fail(0);
             }
             merged
         })?;
         Ok((merger.finish().into_nodes(), queue.into_placed()))
     }
 
-    /// Reads a layer; its contents go to the queue.
+    /// Those that read the layers above end, also those that wait for one.
+    fn fail(&self, number: usize) {
+        self.watch.fail(number);
+        if let Some(arrivals) = self.arrivals {
+            arrivals.wake();
+        }
+    }
+
+    /// Reads a layer as soon as it is here; its contents go to the queue.
     fn read<'q, 'w, D: Disk, T>(
         &self,
         number: usize,
@@ -147,6 +159,12 @@ impl Assembly<'_> {
             segment: Segment::new(Lane::new(queue, number)),
         };
         let layer = &self.layers[number];
+        let digest = layer.blob.digest;
+        if let Some(arrivals) = self.arrivals
+            && !arrivals.wait(&digest, || !self.watch.is_futile(number))
+        {
+            return Err(Error::NotComing(digest));
+        }
         let value = stream::read(self.root, layer, number, &self.watch, |tar| {
             read(tar, &mut sink)
         })?;
@@ -170,7 +188,7 @@ impl Assembly<'_> {
                 LayerIndex::read(number as u32 + 1, tar, sink, self.options.max_metadata)
             });
             if result.is_err() {
-                self.watch.fail(number);
+                self.fail(number);
             }
             if results.send((number, result)).is_err() {
                 return;

@@ -185,3 +185,55 @@ fn a_sparse_file_of_terabytes_is_made_at_once() {
     let stat = String::from_utf8_lossy(&stat.stdout).into_owned();
     assert!(stat.contains("Size: 8796093022208"), "{stat}");
 }
+
+/// In any order; oracle: the same layers when all were there.
+#[test]
+fn layers_may_come_while_it_is_made() {
+    let (_dir, root) = setup();
+    let tars: Vec<Vec<u8>> = (0..5)
+        .map(|number| tar(&[("same", &format!("{number}").repeat(70_000))]))
+        .collect();
+    let layers: Vec<Layer> = tars
+        .iter()
+        .map(|tar| keep(&root, tar, &gzip(tar)))
+        .collect();
+    let expect = std::fs::read(build(&root, &layers).unwrap()).unwrap();
+    for order in [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 4, 0, 3, 1]] {
+        std::fs::remove_dir_all(root.rootfs()).unwrap();
+        let arrivals = Arrivals::default();
+        let path = std::thread::scope(|scope| {
+            let made = scope.spawn(|| build_as_they_come(&root, &layers, &arrivals));
+            for number in order {
+                arrivals.arrived(layers[number].blob.digest);
+            }
+            made.join().unwrap().unwrap()
+        });
+        assert!(std::fs::read(path).unwrap() == expect, "{order:?}");
+    }
+    // One that doesn't come: nothing is left.
+    std::fs::remove_dir_all(root.rootfs()).unwrap();
+    let arrivals = Arrivals::default();
+    arrivals.arrived(layers[0].blob.digest);
+    let error = std::thread::scope(|scope| {
+        let made = scope.spawn(|| build_as_they_come(&root, &layers, &arrivals));
+        arrivals.give_up();
+        made.join().unwrap().unwrap_err()
+    });
+    assert!(matches!(error, Error::NotComing(digest) if digest == layers[1].blob.digest));
+    assert_eq!(std::fs::read_dir(root.rootfs()).unwrap().count(), 0);
+}
+
+/// Whoever waits for an upper layer hears that a lower one is bad.
+#[test]
+fn nobody_waits_for_what_is_of_no_use() {
+    let (_dir, root) = setup();
+    let good = tar(&[("a", "a")]);
+    let (bad, late) = (
+        keep(&root, b"other", &gzip(&good)),
+        keep(&root, &good, &good),
+    );
+    let arrivals = Arrivals::default();
+    arrivals.arrived(bad.blob.digest);
+    let error = build_as_they_come(&root, &[bad, late], &arrivals).unwrap_err();
+    assert!(matches!(error, Error::DiffId { .. }), "{error}");
+}

@@ -175,6 +175,27 @@ fn volumes_grow_only() {
     assert!(matches!(refused, Err(Error::Shrink { .. })), "{refused:?}");
 }
 
+/// Whoever let it grow died between the disk and the spec, and a guest has grown the file system since.
+#[test]
+fn what_has_grown_is_not_cut() {
+    let (_dir, root) = setup();
+    let mut stale = made(&root, "data");
+    let disk = fs::File::options().write(true).open(stale.disk()).unwrap();
+    disk.set_len(4 * SIZE).unwrap();
+    let refused = stale.resize(2 * SIZE);
+    assert!(
+        matches!(refused, Err(Error::Shrink { current, .. }) if current == 4 * SIZE),
+        "{refused:?}"
+    );
+    assert_eq!(fs::metadata(stale.disk()).unwrap().len(), 4 * SIZE);
+    // One that was opened before writes nothing of then over what is now.
+    let mut other = open(&root, "data").unwrap();
+    other.resize(8 * SIZE).unwrap();
+    stale.mark_used().unwrap();
+    let spec = open(&root, "data").unwrap().spec().clone();
+    assert_eq!((spec.size, spec.used), (8 * SIZE, true));
+}
+
 #[test]
 fn users_and_what_goes_with_them() {
     let (_dir, root) = setup();

@@ -208,7 +208,8 @@ pub fn main_process(spec: &Spec) -> Result<Process, Failure> {
     })
 }
 
-/// A further process: it starts from the container's environment, user and directory.
+/// A further process: it starts from the container's environment, user and directory. A variable without `=` is taken out of
+/// the environment.
 ///
 /// # Errors
 /// As [`main_process`].
@@ -219,7 +220,9 @@ pub fn exec_process(spec: &Spec, asked: proto::supervisor::Process) -> Result<Pr
         let name = entry.split('=').next().unwrap_or_default();
         // One of a name, and the one that was asked for: what is looked up in PATH finds the first.
         env.retain(|known| known.split('=').next() != Some(name));
-        env.push(entry);
+        if entry.contains('=') {
+            env.push(entry);
+        }
     }
     let or = |asked: String, own: &String| if asked.is_empty() { own.clone() } else { asked };
     Ok(Process {

@@ -103,6 +103,22 @@ fn a_privileged_exec_in_a_container_that_is_not() {
     assert!(main_process(&spec).unwrap().init);
 }
 
+/// Oracle: `docker exec -e NAME` with a NAME that is not set here.
+#[test]
+fn an_exec_has_the_environment_that_was_asked_for() {
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    let spec = spec(Main {
+        env: words(&["PATH=/bin", "A=1", "B=2"]),
+        ..Main::default()
+    });
+    let asked = proto::supervisor::Process {
+        env: words(&["B=3", "A", "C=4", "D"]),
+        ..asked(false)
+    };
+    let told = exec_process(&spec, asked).unwrap();
+    assert_eq!(told.env, ["PATH=/bin", "B=3", "C=4"]);
+}
+
 #[test]
 fn a_capability_that_is_none_is_named() {
     let spec = spec(Main {
@@ -167,6 +183,11 @@ fn a_clone_is_one_disk() {
 #[test]
 fn the_memory_of_a_vm() {
     assert_eq!(memory(0), 96 * MIB);
+    // The least that `-m` takes.
+    assert_eq!(memory(6 * MIB), (6 + 1 + 96) * MIB);
+    for (own, expect) in [(6, 128), (128, 128), (200, 200), (4096, 512)] {
+        assert_eq!(maintenance_memory(own * MIB), memory(expect * MIB), "{own}");
+    }
     assert_eq!(memory(64 * MIB), (64 + 1 + 96) * MIB);
     assert_eq!(memory(64 * MIB + 1), (64 + 1 + 96 + 1) * MIB);
 }

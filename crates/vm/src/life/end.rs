@@ -16,6 +16,9 @@ const POWER_OFF: Duration = Duration::from_secs(30);
 /// How long a VM whose agent is lost may take to die by itself (a panic's reset is on its way) before it is killed.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
+/// The exit code of what SIGKILL ended: 128 + 9.
+const KILLED: u32 = 137;
+
 /// How a run went.
 pub struct Outcome {
     /// For clients.
@@ -81,6 +84,24 @@ impl Life<'_> {
                 ..Exited::default()
             },
             ran,
+            again: None,
+        }
+    }
+
+    /// Whoever ends the container waited for the guest for long enough.
+    pub(super) async fn cut_off(&self, vm: &dyn Vm) -> Outcome {
+        // Nobody is to call it any more.
+        self.shared.guest.send_replace(None);
+        vm.stop(Duration::ZERO).await;
+        Outcome {
+            exit: Exited {
+                exit_code: KILLED,
+                failure: Some(failure::lost(
+                    "the guest did not end the container in time, and its VM was cut off",
+                )),
+                ..Exited::default()
+            },
+            ran: matches!(*self.shared.started.borrow(), Some(Ok(()))),
             again: None,
         }
     }

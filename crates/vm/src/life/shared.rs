@@ -52,6 +52,7 @@ pub struct Shared {
     /// Moments.
     pub timeline: Timeline,
     begun: OnceLock<Instant>,
+    cut: watch::Sender<bool>,
 }
 
 impl Shared {
@@ -80,7 +81,24 @@ impl Shared {
             streams: Arc::default(),
             timeline,
             begun: OnceLock::new(),
+            cut: watch::Sender::default(),
         }
+    }
+
+    /// The guest had its time to end and did not: its VM is to be ended without it.
+    pub fn cut(&self) {
+        self.cut.send_replace(true);
+    }
+
+    /// Waits for [`Shared::cut`].
+    pub async fn is_cut(&self) {
+        // The sender lives as long as this.
+        let _ = self.cut.subscribe().wait_for(|cut| *cut).await;
+    }
+
+    /// Waits until its end is written.
+    pub async fn is_settled(&self) {
+        let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
     }
 
     /// The process runs.
@@ -134,7 +152,7 @@ impl Shared {
             monitors.iter().any(|pid| !alive(*pid))
         };
         if dead {
-            let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
+            self.is_settled().await;
         }
     }
 }

@@ -72,7 +72,7 @@ fn dial(path: &Path) -> io::Result<Option<OwnedFd>> {
 }
 
 /// For the lock's holder: what is there is a dead one's.
-fn listen(real: &Path, short: &Path) -> io::Result<OwnedFd> {
+pub(super) fn listen(real: &Path, short: &Path) -> io::Result<OwnedFd> {
     match std::fs::remove_file(real) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

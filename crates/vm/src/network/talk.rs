@@ -17,7 +17,7 @@ use proto::network::{self, Lookup, Publish, Reply, Request};
 use proto::supervisor::Failure;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::{Connection, Plan, refusal};
+use super::{Connection, LONGEST_WAIT, Plan, refusal};
 
 /// Questions of a container that may be on their way; more are answered by the network alone.
 const QUESTIONS: usize = 128;
@@ -104,8 +104,13 @@ pub(super) async fn talk(
     leaving: &mut oneshot::Receiver<()>,
 ) -> Ended {
     let mut pending = Pending::default();
+    let mut again = tokio::time::Instant::now() + LONGEST_WAIT;
     loop {
         tokio::select! {
+            () = tokio::time::sleep_until(again), if !plan.missing.is_empty() => {
+                again = tokio::time::Instant::now() + LONGEST_WAIT;
+                pending.publish(plan.missing.clone(), None, connection, plan);
+            }
             reply = connection.receive() => match reply {
                 Some(reply) => pending.on_reply(reply, plan),
                 None => {
@@ -124,12 +129,40 @@ pub(super) async fn talk(
     }
 }
 
+/// Waits, on no network. Who wants something of it hears that. False: told to leave.
+pub(super) async fn wait(
+    time: Duration,
+    plan: &mut Plan,
+    orders: &mut mpsc::Receiver<Command>,
+    leaving: &mut oneshot::Receiver<()>,
+) -> bool {
+    let over = tokio::time::sleep(time);
+    tokio::pin!(over);
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut *leaving => return false,
+            () = &mut over => return true,
+            Some(command) = orders.recv() => match command {
+                Command::Elsewhere(elsewhere) => plan.join.elsewhere = elsewhere,
+                // It has none then.
+                Command::Publish(..) => {
+                    plan.join.publish.clear();
+                    plan.missing.clear();
+                }
+                Command::Lookup(..) | Command::Answer(_) => {}
+            },
+        }
+    }
+}
+
 /// Who waits for an answer of the network's process. It dies with the conversation, and they hear of that.
 #[derive(Default)]
 struct Pending {
     last: u64,
     lookups: HashMap<u64, oneshot::Sender<Message>>,
-    publishing: VecDeque<oneshot::Sender<Published>>,
+    /// Nobody: we have asked for ports that were missing.
+    publishing: VecDeque<Option<oneshot::Sender<Published>>>,
 }
 
 impl Pending {
@@ -150,12 +183,27 @@ impl Pending {
                 Request::Elsewhere(elsewhere)
             }
             Command::Publish(ports, answer) => {
-                self.publishing.push_back(answer);
-                Request::Publish(ports)
+                plan.missing.clear();
+                return self.publish(ports, Some(answer), connection, plan);
             }
         };
+        self.send(&request, connection, plan);
+    }
+
+    fn publish(
+        &mut self,
+        ports: Vec<Publish>,
+        answer: Option<oneshot::Sender<Published>>,
+        connection: &Connection,
+        plan: &Plan,
+    ) {
+        self.publishing.push_back(answer);
+        self.send(&Request::Publish(ports), connection, plan);
+    }
+
+    fn send(&mut self, request: &Request, connection: &Connection, plan: &Plan) {
         // What does not go through is lost as datagrams are; a process that is gone is noticed by its end.
-        if let Err(error) = network::send(connection.stream.as_fd(), &request, None) {
+        if let Err(error) = network::send(connection.stream.as_fd(), request, None) {
             tracing::debug!(%error, network = %plan.network, "a message to the network");
             if let Request::Publish(_) = request {
                 self.publishing.pop_back();
@@ -173,13 +221,18 @@ impl Pending {
             }
             Reply::Published(ports) => {
                 plan.join.publish.clone_from(&ports);
-                if let Some(waiting) = self.publishing.pop_front() {
-                    let _ = waiting.send(Ok(ports));
+                match self.publishing.pop_front() {
+                    Some(Some(waiting)) => drop(waiting.send(Ok(ports))),
+                    Some(None) => {
+                        plan.missing.clear();
+                        tracing::info!(network = %plan.network, "the container has its ports again");
+                    }
+                    None => {}
                 }
             }
             Reply::Refused(refused) => {
                 plan.join.publish.clear();
-                if let Some(waiting) = self.publishing.pop_front() {
+                if let Some(Some(waiting)) = self.publishing.pop_front() {
                     let _ = waiting.send(Err(refusal(refused)));
                 }
             }

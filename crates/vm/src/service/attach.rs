@@ -71,10 +71,16 @@ impl Service {
         }
         let detached = Arc::new(AtomicBool::new(false));
         run.hub.add(sender.clone(), options.stdout, options.stderr);
-        tokio::spawn(
-            self.clone()
-                .attach_input(run.clone(), inputs, options, detached.clone()),
-        );
+        let (service, its_run) = (self.clone(), run.clone());
+        let leaving = detached.clone();
+        tokio::spawn(async move {
+            let mut settled = its_run.settled.subscribe();
+            tokio::select! {
+                () = service.attach_input(its_run.clone(), inputs, options, leaving) => {}
+                // The process is over: a client that keeps this direction open must not keep the call open.
+                _ = settled.wait_for(|settled| *settled) => {}
+            }
+        });
         if options.primary {
             run.primary.send_replace(true);
             if run.spec.remove {

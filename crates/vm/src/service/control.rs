@@ -1,57 +1,20 @@
-//! Kill, stop, pause, stats, top, update.
+//! Pause, stats, top, update.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use proto::supervisor::{
-    Failure, ProcessInfo, StatsReply, StopRequest, TopReply, UpdateRequest, failure::Kind,
-};
+use proto::supervisor::{Failure, ProcessInfo, StatsReply, TopReply, UpdateRequest, failure::Kind};
 use store::container::Status;
 use store::fault;
 
 use super::Service;
 use crate::failure;
-use crate::guest::Guest;
-use crate::life::{MAIN, Shared};
-use crate::supervision::{Dismissal, Now, Supervision};
-
-/// SIGKILL, as every Linux has it.
-const KILL: u32 = 9;
+use crate::life::Shared;
+use crate::supervision::Supervision;
 
 /// Billionths of a processor.
 const PROCESSOR: u64 = 1_000_000_000;
 
 impl Service {
-    /// Sends a signal to the first process.
-    pub(super) async fn kill(&self, signal: u32) -> Result<(), Failure> {
-        if self.is_restarting() {
-            // As Docker: there is no process to send it to, and there shall be none.
-            self.supervision.dismiss(Dismissal::Person);
-            return Ok(());
-        }
-        let (run, guest) = self.running().await?;
-        self.supervision.note_signal(signal);
-        if signal == KILL {
-            run.hub.hurry();
-        }
-        fault::point("vm.signal");
-        guest
-            .signal(MAIN, signal)
-            .await
-            .map_err(|failure| self.explain(&run, failure))?;
-        self.supervision.emit("kill", &[("signal", &signal)]);
-        if signal == KILL || signal == run.spec.stop_signal {
-            // One that is frozen could not follow it.
-            thaw(&self.supervision, &run, &guest).await;
-        }
-        Ok(())
-    }
-
-    /// Ends the container; returns when its end is on its way.
-    pub(super) async fn end(&self, asked: &StopRequest) {
-        stop(&self.supervision, Dismissal::Person, asked).await;
-    }
-
     pub(super) async fn set_paused(&self, paused: bool) -> Result<(), Failure> {
         let (run, guest) = self.running().await?;
         let (from, to) = if paused {
@@ -190,59 +153,8 @@ fn check_limits(run: &Shared, asked: &UpdateRequest) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Ends the container for good; returns when its end is on its way.
-pub async fn stop(supervision: &Arc<Supervision>, why: Dismissal, asked: &StopRequest) {
-    supervision.dismiss(why);
-    fault::point("vm.stop");
-    let Now::Run(run) = supervision.now() else {
-        return;
-    };
-    if supervision.maintenance {
-        return;
-    }
-    run.hub.hurry();
-    let Ok(guest) = run.guest().await else {
-        return;
-    };
-    let signal = if asked.signal == 0 {
-        run.spec.stop_signal
-    } else {
-        asked.signal
-    };
-    let timeout_ms = asked.timeout_ms.unwrap_or(run.spec.stop_timeout_ms);
-    if *run.settled.borrow() {
-        return;
-    }
-    supervision.emit("kill", &[("signal", &signal)]);
-    thaw(supervision, &run, &guest).await;
-    match guest.stop(signal, timeout_ms).await {
-        Ok(true) if signal != KILL => supervision.emit("kill", &[("signal", &KILL)]),
-        Ok(_) => {}
-        // The container may have ended in this very moment; if not, its end is what counts, and it is on its way.
-        Err(failure) => {
-            let failure = failure::describe(&failure);
-            tracing::warn!(%failure, "the agent did not stop the container");
-        }
-    }
-    // Docker tells of the stop after the death.
-    let _ = run.settled.subscribe().wait_for(|settled| *settled).await;
-    supervision.emit("stop", &[]);
-}
-
-/// Lets a container that is about to end run.
-async fn thaw(supervision: &Supervision, run: &Shared, guest: &Guest) {
-    match run.freezer.thaw(guest).await {
-        Ok(true) => mark(supervision, Status::Paused, Status::Running),
-        Ok(false) => {}
-        Err(failure) => {
-            let failure = failure::describe(&failure);
-            tracing::warn!(%failure, "the container can't be thawed");
-        }
-    }
-}
-
 /// Writes down that it was paused, or goes on; unless it ended in between.
-fn mark(supervision: &Supervision, from: Status, to: Status) {
+pub(super) fn mark(supervision: &Supervision, from: Status, to: Status) {
     let changed = supervision.record.edit(|state| {
         let changed = state.status == from;
         if changed {

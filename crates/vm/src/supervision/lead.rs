@@ -12,9 +12,6 @@ use crate::failure;
 use crate::life::{Life, Outcome, Shared, last_message};
 use crate::timeline::Timeline;
 
-/// How long clients may take to read the last message. Nobody waits for this.
-pub const FAREWELL: Duration = Duration::from_secs(5);
-
 /// How it ended, and the run that ended so.
 pub struct End {
     /// Of the last run.
@@ -65,11 +62,8 @@ impl Supervision {
             ..outcome.exit
         };
         let (shared, message) = (shared.clone(), last_message(exited.clone()));
-        // A client that does not read holds nobody up.
-        tokio::spawn(async move {
-            let farewell = shared.hub.finish(message);
-            let _ = tokio::time::timeout(FAREWELL, farewell).await;
-        });
+        // A client that reads slowly holds nobody up, and loses nothing.
+        tokio::spawn(async move { shared.hub.finish(message).await });
         Exited {
             restarting: false,
             ..exited

@@ -1,11 +1,11 @@
-//! System call filters, as BPF programs.
+//! System call filters, as BPF programs: what `gourd-vmm` may do, and what this list and [`super::denied`] are made of.
 
 use std::collections::BTreeMap;
 use std::io;
 
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch,
+    SeccompFilter, SeccompRule, TargetArch, sock_filter,
 };
 
 use super::{ConfineError, Role};
@@ -15,10 +15,10 @@ const ARCH: TargetArch = TargetArch::x86_64;
 #[cfg(target_arch = "aarch64")]
 const ARCH: TargetArch = TargetArch::aarch64;
 
-type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+pub(super) type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// What a thread of `gourd-vmm` needs once it runs. A call that is not here ends the process.
-pub fn monitor(role: Role) -> Result<Vec<BpfProgram>, ConfineError> {
+pub fn monitor(role: Role) -> Result<BpfProgram, ConfineError> {
     let mut rules = service()?;
     match role {
         Role::Service => {}
@@ -51,8 +51,7 @@ pub fn monitor(role: Role) -> Result<Vec<BpfProgram>, ConfineError> {
             rules.insert(libc::SYS_ioctl, vec![run]);
         }
     }
-    let filter = compile(rules, SeccompAction::KillProcess, SeccompAction::Allow)?;
-    Ok(vec![filter])
+    compile(rules, SeccompAction::KillProcess, SeccompAction::Allow)
 }
 
 /// What files are made of. A filter sees no paths: Landlock says which files.
@@ -98,8 +97,8 @@ fn service() -> Result<Rules, ConfineError> {
         libc::SYS_writev,
         libc::SYS_recvmsg,
         libc::SYS_recvfrom,
+        // To whom, a filter cannot see: the name lies in memory.
         libc::SYS_sendmsg,
-        libc::SYS_sendto,
         libc::SYS_shutdown,
         libc::SYS_close,
         libc::SYS_epoll_ctl,
@@ -130,7 +129,6 @@ fn service() -> Result<Rules, ConfineError> {
         libc::SYS_sched_yield,
         libc::SYS_gettid,
         libc::SYS_getpid,
-        libc::SYS_tgkill,
         libc::SYS_exit,
         libc::SYS_exit_group,
     ];
@@ -140,10 +138,7 @@ fn service() -> Result<Rules, ConfineError> {
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_epoll_wait, Vec::new());
 
-    let unix = equals(0, libc::AF_UNIX as u64)
-        .and_then(rule)
-        .map_err(ConfineError::Filter)?;
-    rules.insert(libc::SYS_socketpair, vec![unix]);
+    rules.extend(pairs_and_self().map_err(ConfineError::Filter)?);
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         let no_exec = masked(2, libc::PROT_EXEC as u64, 0)
             .and_then(rule)
@@ -164,139 +159,31 @@ fn service() -> Result<Rules, ConfineError> {
     Ok(rules)
 }
 
-/// What a spawned QEMU must not do. Everything else it may.
-pub fn spawned(network: bool) -> Result<Vec<BpfProgram>, ConfineError> {
-    let mut rules = Rules::new();
-    // Other processes, the kernel's make-up, the host's state: none of a machine's business.
-    let denied = [
-        libc::SYS_ptrace,
-        libc::SYS_process_vm_readv,
-        libc::SYS_process_vm_writev,
-        libc::SYS_kcmp,
-        libc::SYS_pidfd_getfd,
-        libc::SYS_mount,
-        libc::SYS_umount2,
-        libc::SYS_pivot_root,
-        libc::SYS_chroot,
-        libc::SYS_open_tree,
-        libc::SYS_move_mount,
-        libc::SYS_fsopen,
-        libc::SYS_fsconfig,
-        libc::SYS_fsmount,
-        libc::SYS_fspick,
-        libc::SYS_mount_setattr,
-        libc::SYS_unshare,
-        libc::SYS_setns,
-        libc::SYS_init_module,
-        libc::SYS_finit_module,
-        libc::SYS_delete_module,
-        libc::SYS_kexec_load,
-        libc::SYS_kexec_file_load,
-        libc::SYS_reboot,
-        libc::SYS_swapon,
-        libc::SYS_swapoff,
-        libc::SYS_bpf,
-        libc::SYS_perf_event_open,
-        libc::SYS_userfaultfd,
-        libc::SYS_add_key,
-        libc::SYS_request_key,
-        libc::SYS_keyctl,
-        libc::SYS_acct,
-        libc::SYS_quotactl,
-        libc::SYS_syslog,
-        libc::SYS_personality,
-        libc::SYS_settimeofday,
-        libc::SYS_clock_settime,
-        libc::SYS_clock_adjtime,
-        libc::SYS_adjtimex,
-        libc::SYS_sethostname,
-        libc::SYS_setdomainname,
-        libc::SYS_name_to_handle_at,
-        libc::SYS_open_by_handle_at,
-        libc::SYS_fanotify_init,
-        libc::SYS_vhangup,
-        libc::SYS_lookup_dcookie,
-        libc::SYS_nfsservctl,
-    ];
-    for call in denied {
-        rules.insert(call, Vec::new());
-    }
-    #[cfg(target_arch = "x86_64")]
-    for call in [
-        libc::SYS_ioperm,
-        libc::SYS_iopl,
-        libc::SYS_modify_ldt,
-        libc::SYS_uselib,
-    ] {
-        rules.insert(call, Vec::new());
-    }
-    if !network {
-        let others = not_equals(0, libc::AF_UNIX as u64)
-            .and_then(rule)
-            .map_err(ConfineError::Filter)?;
-        rules.insert(libc::SYS_socket, vec![others]);
-    }
-    let namespaces = [
-        libc::CLONE_NEWNS,
-        libc::CLONE_NEWCGROUP,
-        libc::CLONE_NEWUTS,
-        libc::CLONE_NEWIPC,
-        libc::CLONE_NEWUSER,
-        libc::CLONE_NEWPID,
-        libc::CLONE_NEWNET,
-    ];
-    let namespaces: Result<Vec<_>, _> = namespaces
-        .into_iter()
-        .map(|flag| masked(0, flag as u64, flag as u64).and_then(rule))
-        .collect();
-    rules.insert(libc::SYS_clone, namespaces.map_err(ConfineError::Filter)?);
-    let deny = |errno: i32| SeccompAction::Errno(errno as u32);
-    let denied = compile(rules, SeccompAction::Allow, deny(libc::EPERM))?;
-
-    // Calls whose arguments a filter cannot see, or that make calls behind its back: as on a kernel without them,
-    // and then the C library and QEMU take the older way.
-    let mut absent = Rules::new();
-    for call in [
-        libc::SYS_clone3,
-        libc::SYS_io_uring_setup,
-        libc::SYS_io_uring_enter,
-        libc::SYS_io_uring_register,
-    ] {
-        absent.insert(call, Vec::new());
-    }
-    let absent = compile(absent, SeccompAction::Allow, deny(libc::ENOSYS))?;
-    let mut filters = vec![denied, absent];
-    #[cfg(target_arch = "x86_64")]
-    filters.push(no_x32());
-    Ok(filters)
-}
-
-/// A list of denials by number would let the same calls through under their x32 numbers (bit 30).
-#[cfg(target_arch = "x86_64")]
-fn no_x32() -> BpfProgram {
-    const X32_BIT: u32 = 0x4000_0000;
-    const NUMBER: u32 = 0;
-    let statement = |code: u32, k: u32| seccompiler::sock_filter {
-        code: code as u16,
-        jt: 0,
-        jf: 0,
-        k,
-    };
-    vec![
-        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, NUMBER),
-        seccompiler::sock_filter {
-            jf: 1,
-            ..statement(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, X32_BIT)
-        },
-        statement(
-            libc::BPF_RET | libc::BPF_K,
-            libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
+/// A stream to hand on, words on what is connected, and signals to this process: an abort's, a pause's.
+fn pairs_and_self() -> Result<Rules, BackendError> {
+    // Of a datagram socket each message can name another receiver.
+    let unix = equals(0, libc::AF_UNIX as u64)?;
+    let stream = masked(1, SOCKET_TYPE, libc::SOCK_STREAM as u64)?;
+    let nobody = SeccompCondition::new(4, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
+    // SAFETY: getpid has no preconditions.
+    let own = unsafe { libc::getpid() };
+    Ok(Rules::from([
+        (
+            libc::SYS_socketpair,
+            vec![SeccompRule::new(vec![unix, stream])?],
         ),
-        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
-    ]
+        (libc::SYS_sendto, vec![rule(nobody)?]),
+        (
+            libc::SYS_tgkill,
+            vec![equals(0, own as u64).and_then(rule)?],
+        ),
+    ]))
 }
 
-fn compile(
+/// The bits of a socket's type that are not flags: `SOCK_TYPE_MASK` of the kernel's `linux/net.h`.
+pub(super) const SOCKET_TYPE: u64 = 0xf;
+
+pub(super) fn compile(
     rules: Rules,
     otherwise: SeccompAction,
     matched: SeccompAction,
@@ -306,19 +193,23 @@ fn compile(
         .map_err(ConfineError::Filter)
 }
 
-fn rule(condition: SeccompCondition) -> Result<SeccompRule, BackendError> {
+pub(super) fn rule(condition: SeccompCondition) -> Result<SeccompRule, BackendError> {
     SeccompRule::new(vec![condition])
 }
 
-fn equals(argument: u8, value: u64) -> Result<SeccompCondition, BackendError> {
+pub(super) fn equals(argument: u8, value: u64) -> Result<SeccompCondition, BackendError> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
 }
 
-fn not_equals(argument: u8, value: u64) -> Result<SeccompCondition, BackendError> {
+pub(super) fn not_equals(argument: u8, value: u64) -> Result<SeccompCondition, BackendError> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value)
 }
 
-fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompCondition, BackendError> {
+pub(super) fn masked(
+    argument: u8,
+    mask: u64,
+    value: u64,
+) -> Result<SeccompCondition, BackendError> {
     SeccompCondition::new(
         argument,
         SeccompCmpArgLen::Dword,
@@ -327,26 +218,24 @@ fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompCondition, Backe
     )
 }
 
-/// Puts filters in force for the calling thread. Only system calls and no allocation; safe between fork and exec.
-pub fn install(filters: &[BpfProgram]) -> io::Result<()> {
-    for filter in filters {
-        let program = libc::sock_fprog {
-            len: filter.len() as u16,
-            filter: filter.as_ptr().cast_mut().cast(),
-        };
-        // SAFETY: the kernel copies the program, which lives in `filter`; `seccompiler::sock_filter` has the layout
-        // of the kernel's.
-        let done = unsafe {
-            libc::syscall(
-                libc::SYS_seccomp,
-                libc::SECCOMP_SET_MODE_FILTER,
-                0u32,
-                &raw const program,
-            )
-        };
-        if done != 0 {
-            return Err(io::Error::last_os_error());
-        }
+/// Puts a filter in force for the calling thread. Only a system call and no allocation; safe between fork and exec.
+pub fn install(filter: &[sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_ptr().cast_mut().cast(),
+    };
+    // SAFETY: the kernel copies the program, which lives in `filter`; `seccompiler::sock_filter` has the layout of the
+    // kernel's.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0u32,
+            &raw const program,
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
-    Ok(())
 }

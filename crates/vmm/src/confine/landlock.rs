@@ -11,8 +11,8 @@ use landlock::{
 
 use super::{ConfineError, Rules};
 
-/// The newest ABI whose rights we ask for.
-const WANTED: ABI = ABI::V6;
+/// The newest ABI whose rights we ask for: the newest that the library knows. What the kernel does not know is left out.
+const WANTED: ABI = ABI::V10;
 
 /// The kernel's ABI, 0 without Landlock.
 pub fn kernel_abi() -> u32 {
@@ -51,7 +51,8 @@ pub fn deny_all() -> Result<Option<OwnedFd>, ConfineError> {
 pub fn allow(rules: &Rules) -> Result<Option<OwnedFd>, ConfineError> {
     let mut created = ruleset(rules.network).map_err(ConfineError::Landlock)?;
     let read = AccessFs::from_read(WANTED);
-    let write = AccessFs::from_all(WANTED);
+    // To talk to whoever listens there is no way of changing a file.
+    let write = AccessFs::from_all(WANTED) & !AccessFs::ResolveUnix;
     // Character devices (ioctl), but neither made nor removed.
     let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
     for (paths, access) in [
@@ -71,7 +72,11 @@ pub fn allow(rules: &Rules) -> Result<Option<OwnedFd>, ConfineError> {
 pub fn allow_beneath(reach: &[(OwnedFd, bool)]) -> Result<Option<OwnedFd>, ConfineError> {
     let mut created = ruleset(false).map_err(ConfineError::Landlock)?;
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let never = AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev;
+    let never = AccessFs::Execute
+        | AccessFs::MakeChar
+        | AccessFs::MakeBlock
+        | AccessFs::IoctlDev
+        | AccessFs::ResolveUnix;
     let write = AccessFs::from_all(WANTED) & !never;
     for (fd, writable) in reach {
         let access = if *writable { write } else { read };

@@ -1,7 +1,7 @@
 //! What is in files: bytes go straight between guest memory and the host's page cache.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
@@ -25,10 +25,11 @@ impl Server {
     }
 
     pub(super) fn write(&mut self, write: WriteIn, data: &[Piece<'_>]) -> Outcome {
+        // Before anything: less than a byte may change a file, too (`kill_suid`).
+        let mut file = self.file_to_write(write.fh)?;
         if write.size as usize != length(data) {
             return Err(Errno::INVAL);
         }
-        let mut file = self.file(write.fh)?;
         let appends = || rustix::fs::fcntl_getfl(file).is_ok_and(|fl| fl.contains(OFlags::APPEND));
         let plain;
         if write.flags & WRITE_CACHE != 0 && appends() {
@@ -69,7 +70,7 @@ impl Server {
             | FallocateFlags::INSERT_RANGE;
         let mode = FallocateFlags::from_bits(mode).filter(|mode| known.contains(*mode));
         let mode = mode.ok_or(Errno::OPNOTSUPP)?;
-        rustix::fs::fallocate(self.file(fh)?, mode, offset, len)?;
+        rustix::fs::fallocate(self.file_to_write(fh)?, mode, offset, len)?;
         Answer::done()
     }
 
@@ -92,7 +93,7 @@ impl Server {
         if copy.flags != 0 {
             return Err(Errno::INVAL);
         }
-        let (from, to): (&OwnedFd, &OwnedFd) = (self.file(copy.fh_in)?, self.file(copy.fh_out)?);
+        let (from, to) = (self.file(copy.fh_in)?, self.file_to_write(copy.fh_out)?);
         let (mut from_at, mut to_at) = (copy.offset_in, copy.offset_out);
         let len = copy.len.min(MOST) as usize;
         let count =

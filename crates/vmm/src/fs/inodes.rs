@@ -17,8 +17,12 @@ use rustix::io::Errno;
 
 use super::abi::ROOT_ID;
 
-/// Numbers that a guest may know at a time: about 200 bytes each.
-const MOST: usize = 1 << 20;
+/// Numbers that a guest may know at a time: what a hash table of 2^20 places holds (7 of 8) before it doubles. With the second
+/// table they are 150 bytes each, 136 MB; one that was opened is 64 bytes more.
+const MOST: usize = (1 << 20) / 8 * 7;
+
+/// Bytes of all their names, which lie beside (16 bytes more each): 73 each on average. All in all a guest can make its server hold 280 MB.
+const MOST_NAMES: usize = 64 << 20;
 
 /// Directories between a shared folder and anything in it.
 const DEPTH: usize = 1024;
@@ -47,10 +51,19 @@ pub struct Inode {
     /// How often the guest has it open: its descriptor stays, with or without a name.
     pub handles: u32,
     /// When the guest's cached pages were last known to be the file's: see [`super::open`].
-    pub seen: Option<super::open::Version>,
+    pub seen: Option<Box<super::open::Version>>,
 }
 
 impl Inode {
+    /// It is by this name from now on; `names` counts.
+    fn put(&mut self, parent: u64, name: &CStr, names: &mut usize) {
+        self.parent = parent;
+        if self.name.as_c_str() != name {
+            *names = *names - self.name.count_bytes() + name.count_bytes();
+            self.name = name.to_owned();
+        }
+    }
+
     /// The shared folder that it is in.
     pub fn folder(&self) -> usize {
         self.key.folder as usize
@@ -63,6 +76,10 @@ pub struct Inodes {
     by_id: HashMap<u64, Inode>,
     by_key: HashMap<Key, u64>,
     next: u64,
+    /// Bytes of all names.
+    names: usize,
+    most: usize,
+    most_names: usize,
     /// Those with a descriptor that may be closed, in the clock's order.
     clock: VecDeque<u64>,
     /// The most of them.
@@ -90,6 +107,9 @@ impl Inodes {
             by_id: HashMap::new(),
             by_key: HashMap::new(),
             next: ROOT_ID + 1,
+            names: 0,
+            most: MOST,
+            most_names: MOST_NAMES,
             clock: VecDeque::new(),
             most_open: most_open.max(1),
         };
@@ -154,7 +174,9 @@ impl Inodes {
                 opened => opened?,
             };
             let stat = rustix::fs::fstat(&opened)?;
-            if (stat.st_dev, stat.st_ino) != (inode.key.dev, inode.key.ino) {
+            // The host may have given the number to something else since.
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            if (stat.st_dev, stat.st_ino, kind) != (inode.key.dev, inode.key.ino, inode.kind) {
                 return Err(Errno::STALE);
             }
             fd = Arc::new(opened);
@@ -167,7 +189,7 @@ impl Inodes {
     /// The guest has looked up what `name` in `parent` is, and it is `fd`. Its number.
     ///
     /// # Errors
-    /// `ENFILE`: the guest knows too many.
+    /// `ENFILE`: the guest knows too many, or too much of names.
     pub fn look_up(
         &mut self,
         parent: u64,
@@ -177,17 +199,18 @@ impl Inodes {
     ) -> Result<u64, Errno> {
         let folder = self.get(parent)?.folder();
         let key = key(folder, stat);
+        let room = self.room(name);
         // A number of the host's may have gone to another file while nothing held the first one; its kind shows it.
         if let Some(&id) = self.by_key.get(&key)
             && let Some(inode) = self.by_id.get_mut(&id)
             && inode.kind == FileType::from_raw_mode(stat.st_mode)
         {
             if let Some(lookups) = &mut inode.lookups {
-                *lookups = lookups.saturating_add(1);
-                inode.parent = parent;
                 if inode.name.as_c_str() != name {
-                    inode.name = name.to_owned();
+                    room?;
                 }
+                *lookups = lookups.saturating_add(1);
+                inode.put(parent, name, &mut self.names);
             }
             inode.used = true;
             if inode.fd.is_none() {
@@ -196,13 +219,23 @@ impl Inodes {
             }
             return Ok(id);
         }
-        if self.by_id.len() >= MOST {
+        room?;
+        if self.by_id.len() >= self.most {
             return Err(Errno::NFILE);
         }
         Ok(self.add(folder, parent, name, stat, fd))
     }
 
-    /// `name` in `parent` is now what `fd` is.
+    /// # Errors
+    /// `ENFILE`: there is no room for one more such name.
+    pub fn room(&self, name: &CStr) -> Result<(), Errno> {
+        match self.names + name.count_bytes() <= self.most_names {
+            true => Ok(()),
+            false => Err(Errno::NFILE),
+        }
+    }
+
+    /// `name` in `parent` is now what `stat` is of. There was [`Inodes::room`] for the name.
     pub fn moved(&mut self, parent: u64, name: &CStr, stat: &Stat) {
         let Ok(folder) = self.get(parent).map(Inode::folder) else {
             return;
@@ -211,8 +244,7 @@ impl Inodes {
         if let Some(inode) = id.and_then(|id| self.by_id.get_mut(id))
             && inode.lookups.is_some()
         {
-            inode.parent = parent;
-            inode.name = name.to_owned();
+            inode.put(parent, name, &mut self.names);
         }
     }
 
@@ -230,7 +262,10 @@ impl Inodes {
             if self.by_key.get(&key) == Some(&id) {
                 self.by_key.remove(&key);
             }
-            self.by_id.remove(&id);
+            if let Some(inode) = self.by_id.remove(&id) {
+                self.names -= inode.name.count_bytes();
+            }
+            self.give_back();
             // Its place in the clock goes when the hand comes by; a clock of places that are nobody's is made anew.
             if open && self.clock.len() > 2 * self.most_open.min(self.by_id.len() + 64) {
                 let Inodes { clock, by_id, .. } = self;
@@ -243,7 +278,19 @@ impl Inodes {
     pub fn clear(&mut self) {
         self.by_id.retain(|_, inode| inode.lookups.is_none());
         self.by_key.retain(|_, id| self.by_id.contains_key(id));
+        self.names = self.by_id.values().map(|it| it.name.count_bytes()).sum();
         self.clock.clear();
+        self.give_back();
+    }
+
+    /// Tables do not shrink by themselves. Halved when an eighth is used, so that it costs next to nothing for each that went.
+    fn give_back(&mut self) {
+        const SMALL: usize = 4096;
+        let (len, most) = (self.by_id.len(), self.by_id.capacity());
+        if most > SMALL && len < most / 8 {
+            self.by_id.shrink_to(2 * len);
+            self.by_key.shrink_to(2 * len);
+        }
     }
 
     fn add(&mut self, folder: usize, parent: u64, name: &CStr, stat: &Stat, fd: OwnedFd) -> u64 {
@@ -261,6 +308,7 @@ impl Inodes {
             handles: 0,
             seen: None,
         };
+        self.names += name.count_bytes();
         self.by_id.insert(id, inode);
         self.by_key.insert(key, id);
         self.opened(id);
@@ -293,5 +341,103 @@ fn key(folder: usize, stat: &Stat) -> Key {
         folder: folder as u32,
         dev: stat.st_dev,
         ino: stat.st_ino,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::path::Path;
+
+    const FOLDER: u64 = ROOT_ID + 1;
+
+    fn inodes(dir: &Path, most_open: usize) -> Inodes {
+        Inodes::new([File::open(dir).unwrap().into()], most_open).unwrap()
+    }
+
+    /// Makes a file and looks it up, as if it were of some kind.
+    fn known(inodes: &mut Inodes, dir: &Path, name: &CStr, kind: FileType) -> Result<u64, Errno> {
+        let path = dir.join(name.to_str().unwrap());
+        fs::write(&path, "").unwrap();
+        let fd: OwnedFd = File::open(path).unwrap().into();
+        let mut stat = rustix::fs::fstat(&fd).unwrap();
+        stat.st_mode = stat.st_mode & !libc::S_IFMT | kind.as_raw_mode();
+        inodes.look_up(FOLDER, name, &stat, fd)
+    }
+
+    #[test]
+    fn what_is_opened_again_is_of_the_same_kind() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut inodes = inodes(dir.path(), 1);
+        for (name, kind, expect) in [
+            (c"a", FileType::RegularFile, Ok(())),
+            (c"b", FileType::Directory, Err(Errno::STALE)),
+            (c"c", FileType::Fifo, Err(Errno::STALE)),
+        ] {
+            let id = known(&mut inodes, dir.path(), name, kind).unwrap();
+            // The next one takes its descriptor.
+            known(&mut inodes, dir.path(), c"next", FileType::RegularFile).unwrap();
+            let next = known(&mut inodes, dir.path(), c"after", FileType::RegularFile).unwrap();
+            assert!(inodes.get(id).unwrap().fd.is_none(), "{name:?}");
+            assert_eq!(inodes.fd(id).map(drop), expect, "{name:?}");
+            inodes.forget(next, 1);
+        }
+    }
+
+    #[test]
+    fn numbers_and_names_are_bounded_and_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut inodes = inodes(dir.path(), 8);
+        (inodes.most, inodes.most_names) = (4, 20);
+        let known =
+            |inodes: &mut Inodes, name| known(inodes, dir.path(), name, FileType::RegularFile);
+        let long = known(&mut inodes, c"ten-bytes-").unwrap();
+        let other = known(&mut inodes, c"nine-byte").unwrap();
+        assert_eq!(known(&mut inodes, c"ab"), Err(Errno::NFILE), "names");
+        // Another name of one that is known counts instead of the first.
+        let path = |name: &str| dir.path().join(name);
+        fs::hard_link(path("nine-byte"), path("nn")).unwrap();
+        let fd: OwnedFd = File::open(path("nn")).unwrap().into();
+        let stat = rustix::fs::fstat(&fd).unwrap();
+        assert_eq!(inodes.look_up(FOLDER, c"nn", &stat, fd), Err(Errno::NFILE));
+        inodes.moved(FOLDER, c"nn", &stat);
+        assert_eq!((inodes.names, inodes.room(c"eight-by")), (12, Ok(())));
+        assert_eq!(inodes.room(c"nine-byte"), Err(Errno::NFILE));
+        known(&mut inodes, c"c").unwrap();
+        assert_eq!(known(&mut inodes, c"d"), Err(Errno::NFILE), "numbers");
+        inodes.forget(other, 1);
+        known(&mut inodes, c"d").unwrap();
+        inodes.forget(long, 1);
+        assert_eq!(inodes.names, 2);
+        inodes.clear();
+        assert_eq!((inodes.names, inodes.counts()), (0, (1, 0)));
+    }
+
+    /// What [`MOST`] says that they take.
+    #[test]
+    fn the_bound_is_in_bytes() {
+        assert!(size_of::<(u64, Inode)>() <= 96);
+        assert!(size_of::<(Key, u64)>() <= 32);
+        assert!(size_of::<super::super::open::Version>() <= 48);
+        let dir = tempfile::tempdir().unwrap();
+        let mut inodes = inodes(dir.path(), 8);
+        let fd = || OwnedFd::from(File::open(dir.path()).unwrap());
+        let mut stat = rustix::fs::fstat(fd()).unwrap();
+        let ids: Vec<_> = (0..20_000)
+            .map(|ino| {
+                stat.st_ino = ino;
+                inodes.look_up(FOLDER, c"x", &stat, fd()).unwrap()
+            })
+            .collect();
+        let before = inodes.by_id.capacity();
+        for id in ids {
+            inodes.forget(id, 1);
+        }
+        let after = (inodes.by_id.capacity(), inodes.by_key.capacity());
+        assert!(
+            before >= 20_000 && after.0.max(after.1) <= 8192,
+            "{after:?}"
+        );
     }
 }

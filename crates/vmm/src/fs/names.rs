@@ -95,6 +95,7 @@ impl Server {
         if flags.contains(RenameFlags::WHITEOUT) {
             return Err(Errno::INVAL);
         }
+        self.inodes.room(to.1)?;
         let (from_dir, to_dir) = (self.inodes.fd(from.0)?, self.inodes.fd(to.0)?);
         rustix::fs::renameat_with(&from_dir, from.1, &to_dir, to.1, flags)?;
         if let Ok((_, stat)) = find(&to_dir, to.1) {

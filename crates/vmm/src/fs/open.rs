@@ -8,7 +8,7 @@ use rustix::fs::{FileType, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::abi::{self, ROOT_ID, Writer};
-use super::names::permissions;
+use super::names::{find, permissions};
 use super::server::{Answer, Outcome, Server};
 
 /// A file that changed so short ago may change again without a change of its times: they are as coarse as the host's
@@ -86,6 +86,34 @@ fn flags(asked: u32) -> Result<(OFlags, bool), Errno> {
     Ok((access | asked & kept, writes))
 }
 
+/// Whether something that is there is opened for a guest.
+///
+/// # Errors
+/// As open(2) on a directory and on a link that is not followed. `ENXIO`: the guest has FIFOs, sockets and devices of its own
+/// for these nodes; the host's are none of its business.
+fn openable(kind: FileType) -> Result<(), Errno> {
+    match kind {
+        FileType::RegularFile => Ok(()),
+        FileType::Directory => Err(Errno::ISDIR),
+        FileType::Symlink => Err(Errno::LOOP),
+        _ => Err(Errno::NXIO),
+    }
+}
+
+/// A file that was not there, open. Never what is there: opening a FIFO wakes who waits for its other end.
+///
+/// # Errors
+/// `EEXIST`. Those of `openat2`.
+fn make_file(dir: &OwnedFd, name: &CStr, flags: OFlags, mode: u32) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat2(
+        dir,
+        name,
+        flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        permissions(mode),
+        ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS,
+    )
+}
+
 impl Server {
     pub(super) fn open(&mut self, id: u64, asked: u32, open_flags: u32) -> Outcome {
         if id == ROOT_ID {
@@ -95,12 +123,7 @@ impl Server {
         if writes {
             self.writable(id)?;
         }
-        match self.inodes.get(id)?.kind {
-            FileType::RegularFile => {}
-            FileType::Directory => return Err(Errno::ISDIR),
-            // The guest has FIFOs, sockets and devices of its own for these; the host's are none of its business.
-            _ => return Err(Errno::NXIO),
-        }
+        openable(self.inodes.get(id)?.kind)?;
         self.room()?;
         let named = self.inodes.fd(id)?;
         let fd = self.reopen(&named, flags)?;
@@ -123,28 +146,30 @@ impl Server {
         let (flags, _) = flags(asked.0)?;
         self.room()?;
         let dir = self.inodes.fd(parent)?;
-        let exclusive = OFlags::from_bits_retain(asked.0) & OFlags::EXCL;
-        let fd = rustix::fs::openat2(
-            &dir,
-            name,
-            flags
-                | exclusive
-                | OFlags::CREATE
-                | OFlags::NOFOLLOW
-                | OFlags::NONBLOCK
-                | OFlags::NOCTTY
-                | OFlags::CLOEXEC,
-            permissions(mode),
-            ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS,
-        )?;
-        let stat = rustix::fs::fstat(&fd)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(Errno::NXIO);
-        }
+        let exclusive = OFlags::from_bits_retain(asked.0).contains(OFlags::EXCL);
+        let mut races = 8;
+        let (named, fd) = loop {
+            match make_file(&dir, name, flags, mode) {
+                Ok(fd) => break (self.reopen(&fd, OFlags::PATH)?, fd),
+                Err(Errno::EXIST) if !exclusive => {}
+                Err(errno) => return Err(errno),
+            }
+            let (named, stat) = match find(&dir, name) {
+                // It went in between: nobody hears of a file that is not there when it is to be made.
+                Err(Errno::NOENT) if races > 0 => {
+                    races -= 1;
+                    continue;
+                }
+                found => found?,
+            };
+            openable(FileType::from_raw_mode(stat.st_mode))?;
+            let fd = self.reopen(&named, flags)?;
+            break (named, fd);
+        };
         if flags.contains(OFlags::TRUNC) && asked.1 & abi::OPEN_KILL_SUIDGID != 0 {
             self.kill_suid(&fd)?;
         }
-        let named = self.reopen(&fd, OFlags::PATH)?;
+        let stat = rustix::fs::fstat(&fd)?;
         let mut to = Writer::default();
         let id = self.put_found(&mut to, parent, name, (named, &stat))?;
         self.put_opened(&mut to, id, fd, flags)?;
@@ -163,8 +188,8 @@ impl Server {
         let inode = self.inodes.get_mut(id)?;
         // What the guest has read before may be used again if nothing has changed since, and could not have without
         // showing.
-        let keep = inode.seen == Some(version);
-        inode.seen = version.is_settled().then_some(version);
+        let keep = inode.seen.as_deref() == Some(&version);
+        inode.seen = version.is_settled().then(|| Box::new(version));
         inode.handles = inode.handles.saturating_add(1);
         let writes = flags & OFlags::RWMODE != OFlags::RDONLY;
         let fh = self.add(Handle::File(fd, writes, id));
@@ -229,6 +254,15 @@ impl Server {
             0 => Answer::done(),
             _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
         }
+    }
+
+    /// An open file that may be changed. That its folder may be was asked when it was opened.
+    ///
+    /// # Errors
+    /// `EBADF`: it was opened for reading only, or is no file.
+    pub(super) fn file_to_write(&self, fh: u64) -> Result<&OwnedFd, Errno> {
+        let open = self.handles.get(&fh);
+        open.and_then(Handle::file_to_write).ok_or(Errno::BADF)
     }
 
     /// An open file.

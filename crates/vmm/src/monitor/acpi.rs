@@ -2,7 +2,7 @@
 //! talk to, no PIC and no PM timer.
 //!
 //! The DSDT names the virtio slots (`LNRO0005`, which is how distribution kernels find virtio-mmio), the serial ports, and
-//! a power button that speaks through a generic event device. Sleep and reset are I/O ports of [`super::bus`].
+//! a power button that speaks through a generic event device, and where the VM generation identifier is. Sleep and reset are I/O ports of [`super::bus`].
 
 use acpi_tables::aml::{
     self, Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name, Notify, Package, Path,
@@ -19,7 +19,7 @@ use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, AmlSink};
 
 use super::bus::{RESET_PORT, RESET_VALUE, SERIAL_PORTS, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT};
-use super::memory::{ACPI, ACPI_SIZE, IO_APIC, LOCAL_APIC, VIRTIO};
+use super::memory::{ACPI, ACPI_SIZE, GENERATION, IO_APIC, LOCAL_APIC, VIRTIO};
 use crate::virtio::mmio;
 
 const OEM: [u8; 6] = *b"GOURD ";
@@ -124,6 +124,7 @@ fn dsdt(hardware: &Hardware<'_>) -> Sdt {
     if hardware.power_button {
         power_button(&mut body);
     }
+    generation(&mut body);
     // Sleep type 5 means off: what the sleep control register then gets.
     Name::new("_S5_".into(), &Package::new(vec![&5u8])).to_aml_bytes(&mut body);
     let mut dsdt = Sdt::new(*b"DSDT", 36, 6, OEM, OEM_TABLE, OEM_REVISION);
@@ -214,9 +215,60 @@ fn power_button(sink: &mut Vec<u8>) {
     .to_aml_bytes(sink);
 }
 
+/// The device of Microsoft's "Virtual Machine Generation ID": two halves of the address at which a guest finds 16 bytes that no other
+/// start of a machine has, to seed its random numbers. Drivers know it by its compatible name (Linux's `vmgenid`).
+fn generation(sink: &mut Vec<u8>) {
+    const NAME: &str = "VM_Gen_Counter";
+    let (low, high) = (GENERATION as u32, (GENERATION >> 32) as u32);
+    Device::new(
+        "_SB_.VGEN".into(),
+        vec![
+            &Name::new("_HID".into(), &"GRDVMGEN"),
+            &Name::new("_CID".into(), &NAME),
+            &Name::new("_DDN".into(), &NAME),
+            &Name::new("ADDR".into(), &Package::new(vec![&low, &high])),
+        ],
+    )
+    .to_aml_bytes(sink);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Oracle: ACPI 6.5, section 20.2, by hand.
+    #[test]
+    fn the_generations_device_by_its_bytes() {
+        let mut bytes = Vec::new();
+        generation(&mut bytes);
+        let parts: [&[u8]; 9] = [
+            // DeviceOp, PkgLength, DualNamePrefix and two segments.
+            b"\x5b\x82\x42\x05\x2e_SB_VGEN",
+            // NameOp, the name, StringPrefix.
+            b"\x08_HID\x0d",
+            b"GRDVMGEN\0",
+            b"\x08_CID\x0d",
+            b"VM_Gen_Counter\0",
+            b"\x08_DDN\x0d",
+            b"VM_Gen_Counter\0",
+            // PackageOp, PkgLength, two elements: DWordPrefix, ZeroOp.
+            b"\x08ADDR\x12\x08\x02",
+            b"\x0c\x00\x00\x0f\x00\x00",
+        ];
+        let want = parts.concat();
+        assert_eq!(want.len(), 2 + 0x52);
+        assert_eq!(bytes, want);
+        assert_eq!(GENERATION % 4096, 0);
+        // Every machine has it.
+        let none = Hardware {
+            vcpus: 1,
+            virtio_lines: &[],
+            serials: 0,
+            power_button: false,
+        };
+        let tables = tables(&none).unwrap();
+        assert!(tables.windows(want.len()).any(|part| part == want));
+    }
 
     fn sum(bytes: &[u8]) -> u8 {
         bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))

@@ -197,6 +197,9 @@ mod tests {
             }
             let ram: u64 = map.iter().filter(|e| e.2 == 1).map(|e| e.1 - e.0).sum();
             assert_eq!(ram, size - (HIGH_START - LOW_END));
+            let at = super::super::memory::GENERATION;
+            let reserved = |e: &(u64, u64, u32)| e.0 <= at && at + 4096 <= e.1 && e.2 == 2;
+            assert!(map.iter().any(reserved), "the generation's page");
         }
     }
 

@@ -22,6 +22,8 @@ const GATE: u64 = 3;
 const VSOCK: u64 = 4;
 const ENTROPY: u64 = 5;
 const BALLOON: u64 = 6;
+/// A device met what makes no sense.
+const TROUBLE: u64 = 7;
 /// One for each network device.
 const NETWORK: u64 = 8;
 /// The most network devices: tokens that are theirs.
@@ -29,6 +31,8 @@ pub const MAX_NETWORKS: usize = 8;
 const STREAM: u64 = 16;
 /// The guest has read all that it was given of the stream of the same number.
 const EMPTIED: u64 = 24;
+/// The stream of the same number may have room again.
+const ROOM: u64 = 32;
 
 /// What woke the loop, a bit for each token.
 type Woken = u64;
@@ -42,6 +46,8 @@ pub struct Events {
     gate: Arc<Gate>,
     /// Who waits for the processors to stand still.
     pausing: Vec<u32>,
+    /// Slots whose first trouble the supervisor has been told of, a bit for each.
+    troubled: u32,
     /// The guest has ended; only what it had sent is left to do.
     over: bool,
 }
@@ -96,11 +102,16 @@ impl Events {
             let either = edge | epoll::EventFlags::OUT;
             add(slot.lock().device.link(), token, either)?;
         }
-        for (index, (port, stream)) in devices.streams.iter().enumerate() {
+        for slot in &bus.slots {
+            add(borrow(slot.trouble()), TROUBLE, edge)?;
+        }
+        for (index, (port, stream, output)) in devices.streams.iter().enumerate() {
             // One look at a time: while the guest has no room, the rest waits in the socket.
             let once = level | epoll::EventFlags::ONESHOT;
             add(stream.as_fd(), STREAM + index as u64, once)?;
             add(borrow(&port.emptied), EMPTIED + index as u64, edge)?;
+            let room = epoll::EventFlags::OUT | epoll::EventFlags::ET;
+            add(output.as_fd(), ROOM + index as u64, room)?;
         }
         Ok(Events {
             epoll,
@@ -109,6 +120,7 @@ impl Events {
             bus,
             gate,
             pausing: Vec::new(),
+            troubled: 0,
             over: false,
         })
     }
@@ -138,6 +150,12 @@ impl Events {
                 if woken & tokens != 0 {
                     self.on_stream(index);
                 }
+                if woken & 1 << (ROOM + index as u64) != 0 {
+                    self.devices.streams[index].0.finish();
+                }
+            }
+            if woken & 1 << TROUBLE != 0 && !self.on_trouble()? {
+                return Ok(());
             }
             if woken & 1 << END != 0
                 && let Some(how) = self.bus.end.how()
@@ -145,7 +163,7 @@ impl Events {
             {
                 return Ok(());
             }
-            if !self.tell()? || self.over && self.connections() == 0 {
+            if !self.tell()? || self.over && self.connections() == 0 && self.is_silent() {
                 return Ok(());
             }
         }
@@ -224,12 +242,21 @@ impl Events {
             Ended::Reset => HowEnded::Reset,
             Ended::Broken(what) => return Err(MonitorError::Broken(what)),
         };
+        self.troubled = 0;
+        if !self.on_trouble()? {
+            return Ok(false);
+        }
         self.send(Msg::Ended { how }, None)
     }
 
     fn connections(&self) -> usize {
         let slot = self.devices.vsock.as_ref();
         slot.map_or(0, |slot| slot.lock().device.device.muxer.connections())
+    }
+
+    /// Consoles have passed on what the guest said. Whoever reads gets all of it; the supervisor bounds how long it takes.
+    fn is_silent(&self) -> bool {
+        self.bus.serials.iter().all(|port| port.is_silent())
     }
 
     /// Does what the supervisor asks. False: it is gone.
@@ -294,6 +321,28 @@ impl Events {
         Ok(true)
     }
 
+    /// Tells of devices that met what makes no sense: of each once, and once more at the end.
+    fn on_trouble(&mut self) -> Result<bool, MonitorError> {
+        let few = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        for (index, slot) in self.bus.slots.iter().enumerate() {
+            let counters = slot.counters();
+            if counters.violations + counters.failures == 0 || self.troubled & 1 << index != 0 {
+                continue;
+            }
+            self.troubled |= 1 << index;
+            let counters = Msg::Counters {
+                slot: index as u16,
+                device: slot.device_id() as u16,
+                violations: few(counters.violations),
+                failures: few(counters.failures),
+            };
+            if !self.send(counters, None)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// All processors stand still.
     fn on_gate(&mut self) -> Result<bool, MonitorError> {
         for id in std::mem::take(&mut self.pausing) {
@@ -306,7 +355,7 @@ impl Events {
 
     /// Passes what was typed on to the guest, as far as it has room: the rest waits in the socket.
     fn on_stream(&mut self, index: usize) {
-        let (port, stream) = &mut self.devices.streams[index];
+        let (port, stream, _) = &mut self.devices.streams[index];
         let mut buffer = [0; 64];
         let room = port.room().min(buffer.len());
         if room == 0 {

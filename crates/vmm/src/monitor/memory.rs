@@ -29,6 +29,8 @@ pub const LOW_END: u64 = 0x9_fc00;
 pub const ACPI: u64 = 0xe_0000;
 /// The room for them.
 pub const ACPI_SIZE: u64 = 0x1_0000;
+/// The VM generation identifier, behind them, in a page that is nobody's.
+pub const GENERATION: u64 = ACPI + ACPI_SIZE;
 /// Where RAM goes on, and the kernel may lie.
 pub const HIGH_START: u64 = 0x10_0000;
 /// Where RAM stops for memory-mapped I/O.

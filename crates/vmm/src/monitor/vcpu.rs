@@ -156,6 +156,19 @@ impl Gate {
         })
     }
 
+    /// Makes this thread that processor's: the gate's signal is blocked in it.
+    fn enter(&self, index: usize) -> io::Result<()> {
+        let set = signal_set();
+        // SAFETY: the set is live; the old mask is not asked for.
+        let refused = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
+        if refused != 0 {
+            return Err(io::Error::from_raw_os_error(refused));
+        }
+        // SAFETY: gettid has no preconditions.
+        self.threads[index].store(unsafe { libc::gettid() }, Ordering::SeqCst);
+        Ok(())
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, GateState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -220,23 +233,18 @@ fn signal_set() -> libc::sigset_t {
 
 /// Makes this thread the one that runs `vcpu`: only in `KVM_RUN` does the gate's signal reach it.
 pub fn enter_thread(vcpu: &VcpuFd, index: usize, gate: &Gate) -> io::Result<()> {
-    let set = signal_set();
-    // SAFETY: the set is live; the old mask is not asked for.
-    let refused = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
-    if refused != 0 {
-        return Err(io::Error::from_raw_os_error(refused));
-    }
-    // Nothing is blocked while the guest runs.
+    gate.enter(index)?;
+    // Nothing but the gate's signal ends a run of the guest. Those that ask to end are blocked in this process, and one of them that
+    // is pending and got through here would end each run before its first instruction.
+    let all_but_ours = !(1_u64 << (signal() - 1));
     let mask = SignalMask {
         len: 8,
-        sigset: [0; 8],
+        sigset: all_but_ours.to_ne_bytes(),
     };
     // SAFETY: the kernel reads a `kvm_signal_mask` of 4 + 8 bytes.
     if unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_SET_SIGNAL_MASK, &raw const mask) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: gettid has no preconditions.
-    gate.threads[index].store(unsafe { libc::gettid() }, Ordering::SeqCst);
     Ok(())
 }
 
@@ -285,5 +293,81 @@ pub fn run(vcpu: &mut VcpuFd, bus: &Bus, gate: &Arc<Gate>) {
             Err(error) => format!("KVM_RUN: {}", io::Error::from(error)),
         };
         return bus.end.come(Ended::Broken(broken));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A guest that runs until the gate's signal comes, as `KVM_RUN` does.
+    fn run_guest() {
+        let limit = libc::timespec {
+            tv_sec: 20,
+            tv_nsec: 0,
+        };
+        let set = signal_set();
+        // SAFETY: the set and the time are live; what the signal says is not asked for.
+        let got = unsafe { libc::sigtimedwait(&set, std::ptr::null_mut(), &limit) };
+        assert_eq!(
+            got,
+            signal(),
+            "the gate does not reach a processor that runs"
+        );
+    }
+
+    fn wait_closed(gate: &Gate) {
+        let begin = std::time::Instant::now();
+        while gate.closed.read().is_err() {
+            assert!(begin.elapsed() < Duration::from_secs(20), "never closed");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn processors_stand_still_and_go_on() {
+        let gate = Arc::new(Gate::new(3).unwrap());
+        let (entered, turns) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let over = Arc::new(AtomicBool::new(false));
+        let processor = |index| {
+            let (gate, entered) = (gate.clone(), entered.clone());
+            let (turns, over) = (turns.clone(), over.clone());
+            std::thread::spawn(move || {
+                gate.enter(index).unwrap();
+                entered.fetch_add(1, Ordering::SeqCst);
+                while !over.load(Ordering::SeqCst) {
+                    run_guest();
+                    gate.pass();
+                    turns.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        };
+        let threads = [0, 1, 2].map(processor);
+        while entered.load(Ordering::SeqCst) < 3 {
+            std::thread::yield_now();
+        }
+        for round in 1..=3 {
+            gate.shut();
+            wait_closed(&gate);
+            assert_eq!(gate.lock().waiting, 3);
+            assert_eq!(turns.load(Ordering::SeqCst), 3 * (round - 1));
+            // Again, by somebody else: it is told at once.
+            gate.shut();
+            wait_closed(&gate);
+            if round == 3 {
+                over.store(true, Ordering::SeqCst);
+            }
+            gate.open();
+            while turns.load(Ordering::SeqCst) < 3 * round {
+                std::thread::yield_now();
+            }
+            assert_eq!(gate.lock().waiting, 0);
+        }
+        for thread in threads {
+            thread.join().unwrap();
+        }
     }
 }

@@ -7,8 +7,8 @@
 use rustix::mm::Advice;
 use virtio_queue::Queue;
 
-use super::buffers::{Buffers, Piece, take_front};
-use super::{Counters, Device, Work, drain};
+use super::buffers::{Buffers, Piece, copy_out, length};
+use super::{Counters, Device, Done, Work, drain};
 use crate::vsock::Memory;
 
 use vm_memory::{GuestAddress, GuestMemory, Permissions};
@@ -17,6 +17,12 @@ use vm_memory::{GuestAddress, GuestMemory, Permissions};
 const F_PAGE_REPORTING: u64 = 1 << 5;
 /// Feature bit: the guest may use the balloon's pages rather than run out of memory.
 const F_DEFLATE_ON_OOM: u64 = 1 << 2;
+
+/// Page numbers in one chain: each may cost a system call, and the thread that makes them has other things to do. Linux sends 256.
+const MAX_NUMBERS: usize = 4096;
+
+/// Pieces in one report, for the same reason. Linux sends 32; a chain may not be longer than its queue (section 2.7.5.2).
+const MAX_REPORTED: usize = 128;
 
 /// A balloon counts in pages of 4 KiB, whatever the guest's are.
 const PAGE: u64 = 4096;
@@ -88,15 +94,33 @@ impl Device for Balloon {
         self.actual = 0;
     }
 
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn restore(&mut self, config: &[u8]) {
+        let (words, _) = config.as_chunks();
+        if let &[target, actual] = words {
+            self.target = u32::from_le_bytes(target);
+            self.actual = u32::from_le_bytes(actual);
+        }
+    }
+
     fn run(&mut self, mem: &Memory, queues: &mut [Queue]) -> Work {
         let mut work = Work::default();
         let returned = &mut self.returned;
         for (index, queue) in queues.iter_mut().enumerate() {
             let done = drain(mem, queue, &mut self.counters, |chain, counters| {
                 match (index, Buffers::of(mem, chain)) {
-                    (0, Ok(buffers)) => *returned += inflate(mem, buffers.readable, counters),
+                    (0 | 1, Ok(buffers)) if length(&buffers.readable) > MAX_NUMBERS * 4 => {
+                        counters.violations += 1;
+                    }
+                    (0, Ok(buffers)) => *returned += inflate(mem, &buffers.readable, counters),
                     // Deflated pages come by themselves when they are touched.
                     (1, Ok(_)) => {}
+                    (_, Ok(buffers)) if buffers.writable.len() > MAX_REPORTED => {
+                        counters.violations += 1;
+                    }
                     (_, Ok(buffers)) => {
                         for piece in &buffers.writable {
                             *returned += release(piece, counters);
@@ -104,7 +128,11 @@ impl Device for Balloon {
                     }
                     (_, Err(_)) => counters.violations += 1,
                 }
-                0u32
+                // A driver waits for each; and others get their turn after so many system calls.
+                Done {
+                    written: 0,
+                    at_once: true,
+                }
             });
             work.signal |= done.signal;
             work.again |= done.again;
@@ -114,11 +142,16 @@ impl Device for Balloon {
 }
 
 /// Gives back the pages whose numbers the chain holds; neighbours in one go.
-fn inflate(mem: &Memory, mut numbers: Vec<Piece<'_>>, counters: &mut Counters) -> u64 {
+fn inflate(mem: &Memory, numbers: &[Piece<'_>], counters: &mut Counters) -> u64 {
     let mut returned = 0;
     let mut run: Option<(u64, u64)> = None;
+    let bytes = copy_out(numbers);
+    let (words, _) = bytes.as_chunks();
+    let mut pages = words
+        .iter()
+        .map(|&word| u64::from(u32::from_le_bytes(word)));
     loop {
-        let page = take_front::<4>(&mut numbers).map(|page| u64::from(u32::from_le_bytes(page)));
+        let page = pages.next();
         run = match (run, page) {
             (Some((start, end)), Some(page)) if page == end => Some((start, end + 1)),
             (Some((start, end)), Some(page)) if page + 1 == start => Some((page, end)),

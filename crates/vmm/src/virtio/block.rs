@@ -250,6 +250,10 @@ impl Device for Block {
         config
     }
 
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+
     fn start(&mut self, features: u64) {
         self.write_through = features & feature::FLUSH == 0;
     }

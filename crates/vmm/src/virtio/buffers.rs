@@ -12,7 +12,7 @@ use crate::vsock::Memory;
 /// A piece of guest memory.
 pub type Piece<'m> = VolatileSlice<'m, ()>;
 
-/// What the kernel takes in one `preadv` (`UIO_MAXIOV`). Chains with more pieces are refused.
+/// What the kernel takes in one `preadv` (`UIO_MAXIOV`). Chains with more pieces, or more descriptors, are refused.
 pub const MAX_PIECES: usize = 1024;
 
 /// The chain is of no use: a buffer outside of guest memory, too many, or more bytes than a used length can say.
@@ -33,7 +33,11 @@ impl<'m> Buffers<'m> {
     pub fn of(mem: &'m Memory, chain: DescriptorChain<&'m Memory>) -> Result<Self, Malformed> {
         let mut buffers = Buffers::default();
         let mut total = 0u64;
-        for descriptor in chain {
+        for (index, descriptor) in chain.enumerate() {
+            // Those of no bytes cost a look, too.
+            if index >= MAX_PIECES {
+                return Err(Malformed);
+            }
             let (list, access) = match descriptor.is_write_only() {
                 true => (&mut buffers.writable, Permissions::Write),
                 false => (&mut buffers.readable, Permissions::Read),
@@ -59,6 +63,16 @@ impl<'m> Buffers<'m> {
 /// Bytes of a list.
 pub fn length(pieces: &[Piece<'_>]) -> usize {
     pieces.iter().map(Piece::len).sum()
+}
+
+/// Copies a list's bytes. The caller has looked at their number.
+pub fn copy_out(pieces: &[Piece<'_>]) -> Vec<u8> {
+    let mut bytes = vec![0; length(pieces)];
+    let mut at = 0;
+    for piece in pieces {
+        at += piece.copy_to(&mut bytes[at..]);
+    }
+    bytes
 }
 
 /// Takes `N` bytes from the front of a list; `None`, and nothing taken, if it has fewer.

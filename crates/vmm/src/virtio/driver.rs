@@ -60,26 +60,36 @@ impl<D: Device> Driver<D> {
             seen: [0; 3],
         };
         assert_eq!(driver.register(0), u32::from_le_bytes(*b"virt"));
-        driver.set(0x70, 0);
-        driver.set(0x70, 1 | 2);
-        for half in 0..2 {
-            driver.set(0x14, half);
-            driver.set(0x24, half);
-            driver.set(0x20, driver.register(0x10));
-        }
-        driver.set(0x70, 1 | 2 | 8);
-        assert_eq!(driver.register(0x70), 1 | 2 | 8, "the features are refused");
+        driver.negotiate();
         for queue in 0..queues {
-            driver.set(0x30, queue as u32);
-            assert!(driver.register(0x34) >= u32::from(QUEUE));
-            driver.set(0x38, QUEUE.into());
-            driver.set(0x80, rings(queue) as u32);
-            driver.set(0x90, (rings(queue) + AVAILABLE) as u32);
-            driver.set(0xa0, (rings(queue) + USED) as u32);
-            driver.set(0x44, 1);
+            driver.set_up(queue, QUEUE.into());
         }
         driver.set(0x70, 1 | 2 | 8 | 4);
         driver
+    }
+
+    /// A reset, and all features.
+    pub fn negotiate(&self) {
+        self.set(0x70, 0);
+        self.set(0x70, 1 | 2);
+        for half in 0..2 {
+            self.set(0x14, half);
+            self.set(0x24, half);
+            self.set(0x20, self.register(0x10));
+        }
+        self.set(0x70, 1 | 2 | 8);
+        assert_eq!(self.register(0x70), 1 | 2 | 8, "the features are refused");
+    }
+
+    /// Says where a queue is.
+    pub fn set_up(&self, queue: u64, size: u32) {
+        self.set(0x30, queue as u32);
+        assert!(self.register(0x34) >= u32::from(QUEUE));
+        self.set(0x38, size);
+        self.set(0x80, rings(queue) as u32);
+        self.set(0x90, (rings(queue) + AVAILABLE) as u32);
+        self.set(0xa0, (rings(queue) + USED) as u32);
+        self.set(0x44, 1);
     }
 
     pub fn register(&self, offset: u64) -> u32 {
@@ -102,10 +112,11 @@ impl<D: Device> Driver<D> {
         bytes
     }
 
-    /// Offers one chain and has it served; says how many bytes the device wrote.
-    pub fn request(&mut self, queue: u64, pieces: &[Piece]) -> u32 {
-        for (index, piece) in pieces.iter().enumerate() {
-            let more = index + 1 < pieces.len();
+    /// Offers one chain, its descriptors from `head` on.
+    pub fn offer(&mut self, queue: u64, head: u16, pieces: &[Piece]) {
+        for (number, piece) in pieces.iter().enumerate() {
+            let index = usize::from(head) + number;
+            let more = number + 1 < pieces.len();
             let flags = if more { NEXT } else { 0 } | if piece.writable { WRITE } else { 0 };
             let mut descriptor = piece.at.to_le_bytes().to_vec();
             descriptor.extend(piece.len.to_le_bytes());
@@ -117,18 +128,46 @@ impl<D: Device> Driver<D> {
         let entry = rings(queue) + AVAILABLE + 4 + 2 * u64::from(*next % QUEUE);
         *next = next.wrapping_add(1);
         let index = *next;
-        self.put(entry, &0u16.to_le_bytes());
+        self.put(entry, &head.to_le_bytes());
         self.put(rings(queue) + AVAILABLE + 2, &index.to_le_bytes());
+    }
+
+    /// Offers a chain whose descriptors are in a table elsewhere.
+    pub fn indirect(&mut self, queue: u64, at: u64, len: u32) {
+        const INDIRECT: u16 = 4;
+        self.offer(queue, 0, &[readable(at, len)]);
+        self.put(rings(queue) + 12, &INDIRECT.to_le_bytes());
+    }
+
+    /// Has the device serve; says which chains it used that were not seen before, by their heads, and how many bytes it wrote.
+    pub fn used(&mut self, queue: u64) -> Vec<(u32, u32)> {
         while self.slot.serve(&self.mem) {}
-        let seen = &mut self.seen[queue as usize];
-        let entry = rings(queue) + USED + 4 + 8 * u64::from(*seen % QUEUE);
-        *seen = seen.wrapping_add(1);
-        let seen = *seen;
-        let used = self.get(rings(queue) + USED + 2, 2);
-        assert_eq!(used, seen.to_le_bytes(), "the chain is not used");
-        let element = self.get(entry, 8);
-        assert_eq!(element[..4], [0; 4]);
-        u32::from_le_bytes(element[4..].try_into().unwrap())
+        let index = self.get(rings(queue) + USED + 2, 2);
+        let index = u16::from_le_bytes([index[0], index[1]]);
+        let mut used = Vec::new();
+        let mut seen = self.seen[queue as usize];
+        while seen != index {
+            let element = self.get(rings(queue) + USED + 4 + 8 * u64::from(seen % QUEUE), 8);
+            let word = |at: usize| u32::from_le_bytes(element[at..at + 4].try_into().unwrap());
+            used.push((word(0), word(4)));
+            seen = seen.wrapping_add(1);
+        }
+        self.seen[queue as usize] = seen;
+        used
+    }
+
+    /// Offers one chain and has it served; says how many bytes the device wrote.
+    pub fn request(&mut self, queue: u64, pieces: &[Piece]) -> u32 {
+        self.offer(queue, 0, pieces);
+        let used = self.used(queue);
+        assert_eq!(used.len(), 1, "the chain is not used");
+        assert_eq!(used[0].0, 0);
+        used[0].1
+    }
+
+    /// The same driver with a device that took over from this one's.
+    pub fn moved(self, slot: Slot<D>) -> Driver<D> {
+        Driver { slot, ..self }
     }
 }
 

@@ -33,6 +33,10 @@ impl Device for Entropy {
         Vec::new()
     }
 
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+
     fn run(&mut self, mem: &Memory, queues: &mut [Queue]) -> Work {
         let [queue, ..] = queues else {
             return Work::default();

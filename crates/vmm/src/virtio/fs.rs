@@ -85,6 +85,10 @@ impl Device for Fs {
         config
     }
 
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+
     fn reset(&mut self) {
         self.server.reset();
     }

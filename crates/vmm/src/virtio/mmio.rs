@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Device, Work, feature};
+use super::{Counters, Device, Work, feature};
 use crate::vsock::Memory;
 
 /// Bytes of a slot's registers.
@@ -51,9 +52,13 @@ pub struct State {
     driver_features_select: u32,
     queue_select: u32,
     config_generation: u32,
+    /// A bit for each queue of which a value was refused.
+    refused_queues: u32,
     /// The interrupt status register.
     pub interrupt_status: u32,
-    /// Where the queues are. Filled in by [`Slot::state`].
+    /// The configuration space. Filled in by [`Slot::state`](Registers::state).
+    pub config: Vec<u8>,
+    /// Where the queues are. Filled in by [`Slot::state`](Registers::state).
     pub queues: Vec<QueueState>,
 }
 
@@ -76,6 +81,11 @@ pub struct QueueState {
     pub next_used: u16,
 }
 
+/// A state is of another device, or of other memory.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("the state does not fit the device or guest memory")]
+pub struct Unfit;
+
 /// The interrupt of a slot.
 pub struct Interrupt {
     status: AtomicU32,
@@ -94,6 +104,8 @@ impl Interrupt {
 pub struct Inner<D: ?Sized> {
     state: State,
     queues: Vec<Queue>,
+    /// Violations of the transport's own rules.
+    violations: u64,
     /// The device.
     pub device: D,
 }
@@ -102,6 +114,10 @@ pub struct Inner<D: ?Sized> {
 pub struct Slot<D: Device> {
     interrupt: Interrupt,
     kicks: Vec<EventFd>,
+    /// Beside the other lock: nobody who wants to know waits for a disk.
+    counters: Mutex<Counters>,
+    trouble: EventFd,
+    id: u32,
     inner: Mutex<Inner<D>>,
 }
 
@@ -115,6 +131,12 @@ pub trait Registers: Send + Sync {
     fn kicks(&self) -> &[EventFd];
     /// The eventfd of the interrupt line.
     fn line(&self) -> &EventFd;
+    /// The device's number (virtio 1.2, section 5).
+    fn device_id(&self) -> u32;
+    /// What has happened to the device, its transport included, until its last turn.
+    fn counters(&self) -> Counters;
+    /// Readable when violations or failures were counted for the first time.
+    fn trouble(&self) -> &EventFd;
     /// What a checkpoint keeps of the transport.
     fn state(&self) -> State;
 }
@@ -132,9 +154,13 @@ impl<D: Device> Slot<D> {
                 line: eventfd()?,
             },
             kicks: kicks?,
+            counters: Mutex::default(),
+            trouble: eventfd()?,
+            id: device.id(),
             inner: Mutex::new(Inner {
                 state: State::default(),
                 queues: queues.map_err(std::io::Error::other)?,
+                violations: 0,
                 device,
             }),
         })
@@ -158,7 +184,59 @@ impl<D: Device> Slot<D> {
         if signal {
             self.interrupt.raise(USED_BUFFER);
         }
+        self.count(inner);
         again
+    }
+
+    /// Publishes what was counted, and tells when the first thing went wrong.
+    fn count(&self, inner: &Inner<D>) {
+        let mut now = inner.device.counters();
+        now.violations += inner.violations;
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let wrong = |counters: &Counters| counters.violations + counters.failures > 0;
+        if wrong(&now) && !wrong(&counters) {
+            let _ = self.trouble.write(1);
+        }
+        *counters = now;
+    }
+
+    /// Takes over from a slot with such a device, whose driver then goes on as if nothing had been. Guest memory is what it was.
+    pub fn restore(&self, state: &State, mem: &Memory) -> Result<(), Unfit> {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        inner.reset();
+        if state.queues.len() != inner.queues.len() {
+            return Err(Unfit);
+        }
+        for (queue, kept) in inner.queues.iter_mut().zip(&state.queues) {
+            queue
+                .try_set_size(kept.size)
+                .and_then(|()| queue.try_set_desc_table_address(GuestAddress(kept.descriptors)))
+                .and_then(|()| queue.try_set_avail_ring_address(GuestAddress(kept.available)))
+                .and_then(|()| queue.try_set_used_ring_address(GuestAddress(kept.used)))
+                .map_err(|_| Unfit)?;
+            queue.set_next_avail(kept.next_available);
+            queue.set_next_used(kept.next_used);
+            queue.set_event_idx(state.driver_features & feature::RING_EVENT_IDX != 0);
+            queue.set_ready(kept.ready);
+            if kept.ready && !queue.is_valid(mem) {
+                inner.reset();
+                return Err(Unfit);
+            }
+        }
+        inner.device.restore(&state.config);
+        if state.status & status::DRIVER_OK != 0 {
+            inner.device.start(state.driver_features);
+        }
+        self.interrupt
+            .status
+            .store(state.interrupt_status, Ordering::SeqCst);
+        inner.state = State {
+            queues: Vec::new(),
+            config: Vec::new(),
+            ..state.clone()
+        };
+        Ok(())
     }
 
     /// Tells the driver that the configuration space has changed.
@@ -223,6 +301,18 @@ impl<D: Device> Registers for Slot<D> {
         &self.interrupt.line
     }
 
+    fn device_id(&self) -> u32 {
+        self.id
+    }
+
+    fn counters(&self) -> Counters {
+        *self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trouble(&self) -> &EventFd {
+        &self.trouble
+    }
+
     fn state(&self) -> State {
         let inner = self.lock();
         let queue = |queue: &Queue| QueueState {
@@ -237,6 +327,7 @@ impl<D: Device> Registers for Slot<D> {
         State {
             interrupt_status: self.interrupt.status.load(Ordering::SeqCst),
             queues: inner.queues.iter().map(queue).collect(),
+            config: inner.device.config(),
             ..inner.state.clone()
         }
     }
@@ -266,6 +357,8 @@ impl<D: Device> Slot<D> {
         let broken = |queue: &Queue| queue.ready() && !queue.is_valid(mem);
         if after & status::FEATURES_OK == 0 || inner.queues.iter().any(broken) {
             inner.state.status |= status::NEEDS_RESET;
+            inner.violations += 1;
+            self.count(&inner);
             self.interrupt.raise(CONFIG_CHANGE);
             return;
         }
@@ -337,6 +430,8 @@ impl<D: Device> Inner<D> {
                 state.driver_features |= u64::from(word) << shift;
             }
             0x30 => state.queue_select = word,
+            // A queue may be stopped at any time, and stays so until the reset.
+            0x44 if word & 1 == 0 => self.set_up_queue(offset, word),
             // Queues stand still while the device runs: the specification wants them set up before.
             _ if state.status & status::DRIVER_OK == 0 => self.set_up_queue(offset, word),
             _ => {}
@@ -344,16 +439,17 @@ impl<D: Device> Inner<D> {
     }
 
     fn set_up_queue(&mut self, offset: u64, word: u32) {
-        let Some(queue) = self.queues.get_mut(self.state.queue_select as usize) else {
+        let index = self.state.queue_select;
+        let Some(queue) = self.queues.get_mut(index as usize) else {
             return;
         };
+        let sound = self.state.refused_queues & 1 << index == 0;
         let low = |before: u64| GuestAddress(before & !u64::from(u32::MAX) | u64::from(word));
         let high = |before: u64| GuestAddress(before & u64::from(u32::MAX) | u64::from(word) << 32);
-        // A value that the queue refuses stays out, and the queue will not be valid.
-        let _ = match offset {
+        let taken = match offset {
             0x38 => queue.try_set_size(u16::try_from(word).unwrap_or(0)),
             0x44 => {
-                queue.set_ready(word & 1 != 0);
+                queue.set_ready(word & 1 != 0 && sound);
                 Ok(())
             }
             0x80 => queue.try_set_desc_table_address(low(queue.desc_table())),
@@ -364,5 +460,11 @@ impl<D: Device> Inner<D> {
             0xa4 => queue.try_set_used_ring_address(high(queue.used_ring())),
             _ => Ok(()),
         };
+        if taken.is_err() {
+            // What the queue then is, is not what the driver takes it for: it is never ready, until the reset.
+            self.state.refused_queues |= 1 << index;
+            self.violations += 1;
+            queue.set_ready(false);
+        }
     }
 }

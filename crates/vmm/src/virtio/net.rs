@@ -18,7 +18,7 @@ use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 
 use self::header::{HEADER_LEN, Partial};
 use super::buffers::{Buffers, MAX_PIECES, copy_in, iovecs, length, take_front};
-use super::{Counters, Device, Work};
+use super::{Counters, Device, Work, is_nonsense};
 use crate::vsock::Memory;
 
 mod header;
@@ -129,6 +129,9 @@ impl Net {
             if !self.deliver(mem, queue) {
                 // The guest has no buffers: it is to say when it has.
                 if !queue.enable_notification(mem).unwrap_or(false) || !self.deliver(mem, queue) {
+                    if is_nonsense(mem, queue) {
+                        self.counters.violations += 1;
+                    }
                     break;
                 }
                 let _ = queue.disable_notification(mem);
@@ -142,44 +145,48 @@ impl Net {
         }
     }
 
-    /// Puts the frame into the guest's buffers; false when there are not enough of them.
+    /// Puts the frame into the guest's buffers; false when there are not enough of them, and then all but useless ones before the first that
+    /// is of use stay where they are.
     fn deliver(&mut self, mem: &Memory, queue: &mut Queue) -> bool {
         let mut chains: Vec<(u16, Buffers<'_>)> = Vec::new();
+        // Of no use, among those that are: the ring goes back over all or none.
+        let mut useless: Vec<u16> = Vec::new();
         let (mut room, mut refused) = (0, 0);
         // A guest that offers nothing but nonsense gets no more of our time than a ring of it.
         while room < self.len && refused <= QUEUE_SIZE {
             let Some(chain) = queue.pop_descriptor_chain(mem) else {
-                for _ in &chains {
-                    queue.go_to_previous_position();
-                }
-                return false;
+                break;
             };
             let head = chain.head_index();
             let buffers = Buffers::of(mem, chain).unwrap_or_default();
             let len = length(&buffers.writable);
-            // A buffer that can't be written to, or not even hold a header, is given back unused.
             let first = chains.is_empty();
-            if len == 0 || (first && len < HEADER_LEN) || (!first && !self.mergeable) {
-                self.counters.violations += 1;
+            // A buffer that can't be written to, or not even hold a header, is given back unused.
+            if len == 0 || (first && len < HEADER_LEN) {
                 refused += 1;
-                self.used(mem, queue, head, 0);
-                if first || self.mergeable {
-                    continue;
+                match first {
+                    true => self.refuse(mem, queue, head),
+                    false => useless.push(head),
                 }
+                continue;
+            }
+            if len < self.len && !self.mergeable {
                 // Too small a buffer of a driver that takes a frame in one: the frame is lost.
-                for (head, _) in chains {
-                    self.used(mem, queue, head, 0);
-                }
+                self.refuse(mem, queue, head);
                 return true;
             }
             room += len;
             chains.push((head, buffers));
         }
         if room < self.len {
-            for _ in &chains {
+            for _ in 0..chains.len() + useless.len() {
                 queue.go_to_previous_position();
             }
             return false;
+        }
+        // The frame's own stand in a row.
+        for head in useless {
+            self.refuse(mem, queue, head);
         }
         let count = chains.len() as u16;
         self.frame[..HEADER_LEN].copy_from_slice(&header::write(self.partial, count));
@@ -197,6 +204,12 @@ impl Net {
         true
     }
 
+    /// Gives a buffer back that is of no use.
+    fn refuse(&mut self, mem: &Memory, queue: &mut Queue, head: u16) {
+        self.counters.violations += 1;
+        self.used(mem, queue, head, 0);
+    }
+
     fn used(&mut self, mem: &Memory, queue: &mut Queue, head: u16, len: u32) {
         // It fails for a head that no queue of that size has.
         if queue.add_used(mem, head, len).is_err() {
@@ -207,7 +220,7 @@ impl Net {
     /// Frames of the guest.
     fn run_tx(&mut self, mem: &Memory, queue: &mut Queue) -> Work {
         let mut taken = 0;
-        let mut full = false;
+        let (mut full, mut in_vain) = (false, false);
         while !full {
             let _ = queue.disable_notification(mem);
             let before = taken;
@@ -228,8 +241,12 @@ impl Net {
             if full || taken >= BUDGET {
                 break;
             }
-            // A ring whose index is nonsense always has "more" and never a chain.
-            if !queue.enable_notification(mem).unwrap_or(false) || taken == before {
+            if !queue.enable_notification(mem).unwrap_or(false) {
+                break;
+            }
+            // As in `drain`.
+            if taken == before && std::mem::replace(&mut in_vain, true) {
+                self.counters.violations += 1;
                 break;
             }
         }
@@ -311,6 +328,10 @@ impl Device for Net {
         config.extend([0, 0, 1, 0]);
         config.extend(self.mtu.to_le_bytes());
         config
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
     }
 
     fn start(&mut self, features: u64) {

@@ -6,6 +6,7 @@ use super::balloon::Balloon;
 use super::block::{Block, Disk};
 use super::driver::{DATA, Driver, hostile, readable, wild_registers, writable};
 use super::entropy::Entropy;
+use super::mmio::{Registers, Slot, State, Unfit};
 use super::net::Net;
 
 const DISK: u64 = 64 * 1024;
@@ -153,4 +154,156 @@ fn a_driver_that_takes_what_is_not_offered_is_refused() {
     // It goes on regardless: the device does not.
     driver.set(0x70, 3 | 4);
     assert_eq!(driver.register(0x70) & 64, 64);
+}
+
+/// Sixteen times what Linux sends is served, more is not looked at: the thread that does it has other things to do.
+#[test]
+fn a_balloons_chain_is_bounded() {
+    let mut driver = Driver::new(Balloon::new(true));
+    // All of one page: one range each.
+    let numbers = [0x80u32.to_le_bytes(), 0x82u32.to_le_bytes()].concat();
+    driver.put(DATA, &numbers.repeat(2048));
+    driver.request(
+        0,
+        &[readable(DATA, 0x3000), readable(DATA + 0x3000, 0x1000)],
+    );
+    assert_eq!(driver.slot.lock().device.returned, 4096 * 4096);
+    assert_eq!(driver.slot.counters().violations, 0);
+    for queue in [0, 1] {
+        driver.request(queue, &[readable(DATA, 0x4000), readable(DATA, 4)]);
+    }
+    // In a table beside the ring, where more has room than in the ring: one page, many times.
+    let mut table = Vec::new();
+    for index in 0..129u16 {
+        table.extend(0x80000u64.to_le_bytes());
+        table.extend(0x1000u32.to_le_bytes());
+        table.extend((if index < 128 { 3u16 } else { 2 }).to_le_bytes());
+        table.extend((index + 1).to_le_bytes());
+    }
+    driver.put(DATA, &table);
+    driver.indirect(2, DATA, table.len() as u32);
+    assert_eq!(driver.used(2), [(0, 0)]);
+    assert_eq!(driver.slot.counters().violations, 3);
+    assert_eq!(driver.slot.lock().device.returned, 4096 * 4096);
+    // After each others get their turn.
+    for head in 0..3 {
+        driver.put(DATA, &[0x80, 0, 0, 0]);
+        driver.offer(0, head, &[readable(DATA, 4)]);
+    }
+    assert!(driver.slot.serve(&driver.mem));
+    assert_eq!(driver.used(0).len(), 3);
+}
+
+#[test]
+fn descriptors_of_nothing_are_counted_too() {
+    let mut driver = Driver::new(Entropy::default());
+    let mut table = Vec::new();
+    for index in 0..1025u16 {
+        table.extend(DATA.to_le_bytes());
+        table.extend((if index < 1024 { 0u32 } else { 4 }).to_le_bytes());
+        table.extend((if index < 1024 { 3u16 } else { 2 }).to_le_bytes());
+        table.extend((index + 1).to_le_bytes());
+    }
+    driver.put(DATA, &table);
+    driver.indirect(0, DATA, table.len() as u32);
+    assert_eq!(driver.used(0), [(0, 0)]);
+    assert_eq!(driver.slot.counters().violations, 1);
+}
+
+/// Section 4.2.2: what was written to `QueueReady` is read, and a driver that takes a queue away waits for that.
+#[test]
+fn a_queue_is_stopped_while_the_device_runs() {
+    let mut driver = Driver::new(Entropy::default());
+    driver.set(0x30, 0);
+    assert_eq!(driver.register(0x44), 1);
+    driver.set(0x44, 0);
+    assert_eq!(driver.register(0x44), 0);
+    driver.offer(0, 0, &[writable(DATA, 64)]);
+    assert!(driver.used(0).is_empty());
+    // Where it is can't be said while the device runs: it begins again with a reset.
+    driver.set(0x44, 1);
+    assert_eq!(driver.register(0x44), 0);
+    driver.negotiate();
+    driver.set_up(0, 16);
+    driver.set(0x70, 15);
+    assert_eq!(driver.used(0), [(0, 64)]);
+}
+
+#[test]
+fn a_queue_of_a_size_that_none_has_is_never_ready() {
+    let mut driver = Driver::new(Entropy::default());
+    for size in [0, 3, 128, 0x1_0010] {
+        driver.negotiate();
+        driver.set_up(0, size);
+        assert_eq!(driver.register(0x44), 0, "{size}");
+        driver.set_up(0, 16);
+        assert_eq!(driver.register(0x44), 0, "{size}");
+        driver.set(0x70, 15);
+        driver.slot.serve(&driver.mem);
+        assert_eq!(driver.register(0x70), 15);
+    }
+    assert_eq!(driver.slot.counters().violations, 4);
+    assert_eq!(driver.slot.trouble().read().unwrap(), 1, "told once");
+    driver.negotiate();
+    driver.set_up(0, 16);
+    driver.set(0x70, 15);
+    assert_eq!(driver.request(0, &[writable(DATA, 8)]), 8);
+}
+
+/// A ring of far more than it has, one outside of memory; and one to which was added while it was asked not to kick.
+#[test]
+fn rings_without_sense_are_told() {
+    let driver = Driver::new(Entropy::default());
+    driver.put(0x1402, &1000u16.to_le_bytes());
+    driver.slot.serve(&driver.mem);
+    assert_eq!(driver.slot.counters().violations, 1);
+    assert_eq!(driver.slot.trouble().read().unwrap(), 1);
+    driver.slot.serve(&driver.mem);
+    assert!(driver.slot.trouble().read().is_err(), "told again");
+    let (device, _link) = net();
+    let driver = Driver::new(device);
+    driver.put(0x1402, &1000u16.to_le_bytes());
+    driver.put(0x2402, &1000u16.to_le_bytes());
+    driver.slot.serve(&driver.mem);
+    assert_eq!(driver.slot.counters().violations, 2);
+    let driver = Driver::new(Entropy::default());
+    driver.negotiate();
+    driver.set_up(0, 16);
+    driver.set(0x80, u32::MAX << 4);
+    driver.set(0x70, 15);
+    assert_eq!(driver.register(0x70) & 64, 64);
+    assert_eq!(driver.slot.counters().violations, 1);
+}
+
+/// By way of JSON, as it would be kept: the driver notices nothing.
+#[test]
+fn a_device_goes_on_where_another_stopped() {
+    let mut driver = Driver::new(Balloon::new(true));
+    driver
+        .slot
+        .config_changed(|balloon| balloon.set_target(1 << 20));
+    driver.put(DATA, &0x80u32.to_le_bytes());
+    driver.request(0, &[readable(DATA, 4)]);
+    driver.request(0, &[readable(DATA, 4)]);
+    driver.set(0x104, 7);
+    let text = serde_json::to_string(&driver.slot.state()).unwrap();
+    let state: State = serde_json::from_str(&text).unwrap();
+    let slot = Slot::new(Balloon::new(true)).unwrap();
+    slot.restore(&state, &driver.mem).unwrap();
+    assert_eq!(slot.state(), state);
+    let mut driver = driver.moved(slot);
+    assert_eq!(
+        [0x70, 0x60, 0xfc, 0x100, 0x104].map(|at| driver.register(at)),
+        [15, state.interrupt_status, 1, 256, 7]
+    );
+    driver.request(0, &[readable(DATA, 4)]);
+    assert_eq!(driver.slot.lock().device.returned, 4096);
+    // Of another device; of memory that is not there.
+    let other = Slot::new(Entropy::default()).unwrap();
+    assert_eq!(other.restore(&state, &driver.mem), Err(Unfit));
+    let slot = Slot::new(Balloon::new(true)).unwrap();
+    let mut beyond = state.clone();
+    beyond.queues[0].used = 1 << 40;
+    assert_eq!(slot.restore(&beyond, &driver.mem), Err(Unfit));
+    assert_eq!(slot.state().status, 0);
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use virtio_queue::{Queue, QueueT};
 
-use super::{Device, Work};
+use super::{Counters, Device, Work};
 use crate::vsock::{self, Memory, QUEUE_SIZE, Queues};
 
 /// The device.
@@ -37,6 +37,14 @@ impl Device for Vsock {
 
     fn config(&self) -> Vec<u8> {
         self.device.config().to_vec()
+    }
+
+    fn counters(&self) -> Counters {
+        Counters {
+            served: self.device.muxer.counters.opened,
+            violations: self.device.muxer.counters.violations,
+            failures: 0,
+        }
     }
 
     fn reset(&mut self) {

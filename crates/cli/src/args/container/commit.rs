@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use crate::args::value;
+
 /// `gourd commit`.
 #[derive(Debug, Args)]
 pub struct Commit {
@@ -29,7 +31,7 @@ pub struct Commit {
     pub message: String,
     /// Freeze the container meanwhile; --pause=false: don't
     #[arg(short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true",
-        default_missing_value = "true", action = clap::ArgAction::Set)]
+        default_missing_value = "true", value_parser = value::Truth, action = clap::ArgAction::Set)]
     pub pause: bool,
     /// No progress
     #[arg(short, long)]

@@ -8,7 +8,7 @@ use crate::args::value;
 /// How much a container may use.
 #[derive(Debug, Args)]
 pub struct Limits {
-    /// Memory for the container's processes: bytes, or with k, m, g
+    /// Memory for the container's processes: bytes, or with k, m, g [default: 1g]
     #[arg(short, long, value_name = "SIZE", value_parser = value::size, help_heading = "Limits")]
     pub memory: Option<u64>,
     /// Processors, for example 2 or 1.5
@@ -121,7 +121,7 @@ pub enum Rootfs {
 /// The VM around a container.
 #[derive(Debug, Args)]
 pub struct Machine {
-    /// What makes the VM run: auto, qemu
+    /// What makes the VM run: auto, kvm, qemu
     #[arg(long, value_name = "DRIVER", help_heading = "VM")]
     pub driver: Option<String>,
     /// Kernel: a name of `gourd system kernel ls`, or the path of a vmlinux or bzImage

@@ -28,6 +28,7 @@ pub struct Start {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true",
+        value_parser = value::Truth,
         action = clap::ArgAction::Set
     )]
     pub sig_proxy: bool,
@@ -39,8 +40,15 @@ pub struct Start {
 /// `gourd stop`.
 #[derive(Debug, Args)]
 pub struct Stop {
-    /// Seconds until it is killed (also: 500ms, 2m) [default: the container's, 10]
-    #[arg(short, long = "timeout", visible_alias = "time", value_name = "SECONDS", value_parser = value::duration)]
+    /// Seconds until it is killed (also: 500ms, 2m; -1: never) [default: the container's, 10]
+    #[arg(
+        short,
+        long = "timeout",
+        visible_alias = "time",
+        value_name = "SECONDS",
+        value_parser = value::patience,
+        allow_negative_numbers = true
+    )]
     pub timeout: Option<Duration>,
     /// Signal to send first [default: the container's, TERM]
     #[arg(short, long, value_name = "SIGNAL", value_parser = signal::parse)]
@@ -53,8 +61,15 @@ pub struct Stop {
 /// `gourd restart`.
 #[derive(Debug, Args)]
 pub struct Restart {
-    /// Seconds until it is killed (also: 500ms, 2m) [default: the container's, 10]
-    #[arg(short, long = "timeout", visible_alias = "time", value_name = "SECONDS", value_parser = value::duration)]
+    /// Seconds until it is killed (also: 500ms, 2m; -1: never) [default: the container's, 10]
+    #[arg(
+        short,
+        long = "timeout",
+        visible_alias = "time",
+        value_name = "SECONDS",
+        value_parser = value::patience,
+        allow_negative_numbers = true
+    )]
     pub timeout: Option<Duration>,
     /// Signal to send first [default: the container's, TERM]
     #[arg(short, long, value_name = "SIGNAL", value_parser = signal::parse)]

@@ -25,7 +25,7 @@ pub struct List {
     /// How much each takes on the disk
     #[arg(short, long)]
     pub size: bool,
-    /// Only those: ancestor=, before=, exited=, health=, id=, label=, name=, since=, status=, volume=
+    /// Only those: ancestor=, before=, exited=, expose=, health=, id=, label=, name=, network=, publish=, since=, status=, volume=
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = value::filter)]
     pub filter: Vec<(String, String)>,
     /// Print this: `json`, `table`, `table TEMPLATE` or a template such as '{{.ID}} {{.Names}}'

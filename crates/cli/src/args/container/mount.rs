@@ -138,13 +138,57 @@ fn check_source(source: &str) -> Result<(), String> {
     }
 }
 
+/// The fields of a line of comma-separated values (RFC 4180): one in quotes may have commas in it, and quotes twice.
+fn fields(text: &str) -> Result<Vec<String>, String> {
+    let wrong = || {
+        format!(
+            "the quotes of {text:?} don't fit: write a field with a comma as \"KEY=VALUE\", with quotes in it twice"
+        )
+    };
+    let mut fields = Vec::new();
+    let mut rest = text;
+    loop {
+        let (field, after) = match rest.strip_prefix('"') {
+            None => {
+                let end = rest.find(',').unwrap_or(rest.len());
+                let (field, after) = rest.split_at(end);
+                if field.contains('"') {
+                    return Err(wrong());
+                }
+                (field.to_owned(), after)
+            }
+            Some(mut quoted) => {
+                let mut field = String::new();
+                loop {
+                    let (part, after) = quoted.split_once('"').ok_or_else(wrong)?;
+                    field.push_str(part);
+                    match after.strip_prefix('"') {
+                        None => break (field, after),
+                        Some(more) => {
+                            field.push('"');
+                            quoted = more;
+                        }
+                    }
+                }
+            }
+        };
+        fields.push(field);
+        match after.strip_prefix(',') {
+            Some(more) => rest = more,
+            None if after.is_empty() => return Ok(fields),
+            None => return Err(wrong()),
+        }
+    }
+}
+
 /// `type=volume,source=NAME,target=PATH[,readonly]…`, Docker's `--mount`.
 pub fn mount(text: &str) -> Result<Mounted, String> {
+    let fields = fields(text)?;
     let mut pairs = Vec::new();
-    for field in text.split(',') {
+    for field in &fields {
         let (key, value) = match field.split_once('=') {
             Some((key, value)) => (key, Some(value)),
-            None => (field, None),
+            None => (field.as_str(), None),
         };
         pairs.push((key.trim().to_ascii_lowercase(), value));
     }
@@ -383,6 +427,32 @@ mod tests {
         check("/:/work:cached,rprivate", "/", false);
         let typed = "type=bind,src=x,dst=/work,readonly,consistency=cached";
         assert_eq!(mount(typed), bind("x", true, None));
+    }
+
+    /// Oracle: Go's encoding/csv, by which Docker reads `--mount`.
+    #[test]
+    fn fields_in_quotes() {
+        let check = |text: &str, expect: Option<&[&str]>| {
+            let expect = expect.map(|fields| fields.iter().map(|f| (*f).to_owned()).collect());
+            assert_eq!(fields(text).ok(), expect, "{text}");
+        };
+        check("", Some(&[""]));
+        check("a,b", Some(&["a", "b"]));
+        check("a,", Some(&["a", ""]));
+        check(r#""a,b",c"#, Some(&["a,b", "c"]));
+        check(r#"a,"b=""x"",y""#, Some(&["a", "b=\"x\",y"]));
+        check(r#""""#, Some(&[""]));
+        check(r#""a"#, None);
+        check(r#""a"b"#, None);
+        check(r#"a"b"#, None);
+        check(r#"source="a,b""#, None);
+        let typed = r#""type=bind","source=/a,b",target=/work"#;
+        let bind = Bind {
+            source: "/a,b".to_owned(),
+            target: "/work".to_owned(),
+            ..Bind::default()
+        };
+        assert_eq!(mount(typed), Ok(Mounted::Bind(bind)));
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub struct Process {
     /// Remove the container when it ends
     #[arg(long)]
     pub rm: bool,
-    /// Set an environment variable; without `=VALUE`, pass on this one's
+    /// Set an environment variable; without `=VALUE`, pass on this one's, or unset it
     #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = value::environment)]
     pub env: Vec<String>,
     /// Set the variables of a file: a line each, as with -e
@@ -75,8 +75,8 @@ pub struct Process {
     /// Signal that `stop` sends first [default: the image's, TERM]
     #[arg(long, value_name = "SIGNAL", value_parser = signal::parse)]
     pub stop_signal: Option<u32>,
-    /// Seconds until `stop` kills it [default: 10]
-    #[arg(long, value_name = "SECONDS", value_parser = value::duration)]
+    /// Seconds until `stop` kills it; -1: never [default: 10]
+    #[arg(long, value_name = "SECONDS", value_parser = value::patience, allow_negative_numbers = true)]
     pub stop_timeout: Option<std::time::Duration>,
     /// When it is started again: no, on-failure[:MAX], always, unless-stopped
     #[arg(long, value_name = "POLICY", value_parser = run_value::restart)]
@@ -157,6 +157,7 @@ pub struct Run {
         require_equals = true,
         default_value_t = true,
         default_missing_value = "true",
+        value_parser = value::Truth,
         action = ArgAction::Set
     )]
     pub sig_proxy: bool,

@@ -18,7 +18,7 @@ pub struct Exec {
     /// Give the program a terminal
     #[arg(short, long)]
     pub tty: bool,
-    /// Set an environment variable; without `=VALUE`, pass on this one's
+    /// Set an environment variable; without `=VALUE`, pass on this one's, or unset it
     #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = value::environment)]
     pub env: Vec<String>,
     /// Set the variables of a file: a line each, as with -e
@@ -53,7 +53,14 @@ pub struct Logs {
     #[arg(short, long)]
     pub follow: bool,
     /// Only the last N lines
-    #[arg(short = 'n', long, value_name = "N|all", value_parser = value::tail, default_value = "all")]
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N|all",
+        value_parser = value::tail,
+        allow_negative_numbers = true,
+        default_value = "all"
+    )]
     pub tail: value::Tail,
     /// Only lines from then on: 2026-11-23T04:05:06Z, 1700000000, or 10m for ten minutes ago
     #[arg(long, value_name = "TIME", value_parser = moment::moment)]
@@ -83,6 +90,7 @@ pub struct Attach {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true",
+        value_parser = value::Truth,
         action = clap::ArgAction::Set
     )]
     pub sig_proxy: bool,

@@ -10,7 +10,7 @@ use crate::args::value::size;
 /// Billionths.
 const NANO: u64 = 1_000_000_000;
 
-/// Processors in billionths: `2`, `1.5`, `.5`. Docker's rule: nine digits after the point.
+/// Processors in billionths: `2`, `1.5`, `.5`; 0 is no limit. Docker's rule: nine digits after the point.
 pub fn cpus(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no number of processors: write for example 2, 1.5 or 0.25");
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
@@ -28,14 +28,10 @@ pub fn cpus(text: &str) -> Result<u64, String> {
         "" => Ok(0),
         digits => digits.parse::<u64>().map_err(|_| wrong()),
     };
-    let nano = number(whole)?
+    number(whole)?
         .checked_mul(NANO)
         .and_then(|nano| nano.checked_add(number(&format!("{fraction:0<9}")).ok()?))
-        .ok_or_else(wrong)?;
-    if nano == 0 {
-        return Err(format!("{text:?} is too few: 0.01 is the least"));
-    }
-    Ok(nano)
+        .ok_or_else(wrong)
 }
 
 /// A number; -1 and 0 are no limit.
@@ -333,7 +329,8 @@ mod tests {
                 ("0.000000001", Some(1)),
                 ("0.0000000001", None),
                 ("1.", Some(NANO)),
-                ("0", None),
+                ("0", Some(0)),
+                ("0.0", Some(0)),
                 ("-1", None),
                 ("many", None),
                 ("", None),

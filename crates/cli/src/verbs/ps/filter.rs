@@ -1,8 +1,9 @@
 //! Which containers `ps` shows: Docker's `--filter`. Of filters with one key one must match; of each key.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
-use engine::{ContainerSummary, Engine, ErrorKind, HealthStatus};
+use engine::{ContainerSummary, Engine, ErrorKind, HealthStatus, Protocol, port_numbers};
 use regex_lite::Regex;
 
 use super::state;
@@ -20,6 +21,9 @@ pub struct Filters {
     healths: Vec<String>,
     exited: Vec<String>,
     volumes: Vec<String>,
+    networks: Vec<String>,
+    published: Vec<(RangeInclusive<u16>, Protocol)>,
+    exposed: Vec<(RangeInclusive<u16>, Protocol)>,
     labels: Vec<(String, Option<String>)>,
 }
 
@@ -52,6 +56,10 @@ impl Filters {
                 "health" => filters.healths.push(own()),
                 "exited" => filters.exited.push(own()),
                 "volume" => filters.volumes.push(own()),
+                "network" => filters.networks.push(own()),
+                // The parser has tried these, too.
+                "publish" => filters.published.extend(port_numbers(value)),
+                "expose" => filters.exposed.extend(port_numbers(value)),
                 _ => filters.labels.push(match value.split_once('=') {
                     Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
                     None => (own(), None),
@@ -87,7 +95,23 @@ impl Filters {
             && any(&self.exited, |wanted| {
                 state(container.status) == "exited" && code.as_ref() == Some(wanted)
             })
-            && any(&self.volumes, |volume| container.volumes.contains(volume))
+            && any(&self.volumes, |wanted| {
+                let mut mounts = container.mounts.iter();
+                mounts.any(|(source, target)| source == wanted || target == wanted)
+            })
+            && any(&self.networks, |network| container.networks.contains(network))
+            && any(&self.published, |(numbers, protocol)| {
+                let mut open = container.ports.iter();
+                open.any(|port| port.protocol == *protocol && numbers.contains(&port.host))
+            })
+            && any(&self.exposed, |(numbers, protocol)| {
+                let open = container.ports.iter();
+                let open = open.map(|port| (port.container..=port.container, port.protocol));
+                let named = container.exposed.iter().filter_map(|text| port_numbers(text));
+                open.chain(named).any(|(there, of)| {
+                    of == *protocol && there.start() <= numbers.end() && numbers.start() <= there.end()
+                })
+            })
             // Docker wants all labels.
             && self.labels.iter().all(has)
     }
@@ -135,6 +159,19 @@ mod tests {
         let mut running = container("a", Status::Running);
         running.created_ns += 1;
         running.health = Some(HealthStatus::Healthy);
+        let mounted = [("data", "/data"), ("/home/me/src", "/src")];
+        running.mounts = mounted
+            .map(|(source, target)| (source.to_owned(), target.to_owned()))
+            .into();
+        running.networks = vec!["apart".to_owned()];
+        running.exposed = vec!["90-92/tcp".to_owned()];
+        running.ports = vec![engine::Port {
+            protocol: engine::Protocol::Udp,
+            address: None,
+            host: 5353,
+            container: 53,
+            proxy: None,
+        }];
         let exited = container("b", Status::Exited);
         let all = [running.clone(), exited.clone()];
         let check = |filters: &[(&str, &str)], expect: (bool, bool)| {
@@ -159,7 +196,17 @@ mod tests {
         check(&[("id", "aaa")], (true, false));
         check(&[("exited", "7")], (false, true));
         check(&[("health", "healthy")], (true, false));
-        check(&[("volume", "data")], (false, false));
+        for volume in ["data", "/data", "/home/me/src", "/src"] {
+            check(&[("volume", volume)], (true, false));
+        }
+        check(&[("volume", "dat")], (false, false));
+        check(&[("network", "apart")], (true, false));
+        check(&[("publish", "5353/udp")], (true, false));
+        check(&[("publish", "5000-6000/udp")], (true, false));
+        check(&[("publish", "5353")], (false, false));
+        check(&[("expose", "53/udp")], (true, false));
+        check(&[("expose", "91")], (true, false));
+        check(&[("expose", "93-99")], (false, false));
         check(&[("health", "none")], (false, true));
         check(&[("label", "tier")], (true, true));
         check(&[("label", "tier=db")], (false, false));

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::render::out;
 use crate::terminal;
 use crate::verbs::import::open_archive;
-use crate::verbs::save::Target;
+use crate::verbs::target::Target;
 
 /// Writes all files of a volume into an archive. A file appears when it is whole.
 pub async fn export(app: &App, args: &Export) -> Result<u8, Failure> {
@@ -23,14 +23,17 @@ pub async fn export(app: &App, args: &Export) -> Result<u8, Failure> {
         write_to(archive, io::stdout(), Failure::stdout).await?;
         return Ok(0);
     };
-    let target = Target::create(path)?;
+    let mut target = Target::create(path)?;
     let file = target.file()?;
-    let archive = engine.volume_export(&args.volume).await?;
     let failed = |source| Failure::Create {
         path: path.clone(),
         source,
     };
-    write_to(archive, file, failed).await?;
+    let write = async {
+        let archive = engine.volume_export(&args.volume).await?;
+        write_to(archive, file, failed).await
+    };
+    target.filled(write).await?;
     target.finish()?;
     Ok(0)
 }

@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use std::os::unix::fs::PermissionsExt;
+
 use super::*;
 use crate::fs::abi::Op;
 use crate::virtio::driver::{hostile, wild_registers};
@@ -40,7 +42,7 @@ fn links_are_the_guests_to_follow() {
                 "{name}/{below}"
             );
         }
-        assert_eq!(guest.open(node, libc::O_RDONLY), Err(libc::ENXIO));
+        assert_eq!(guest.open(node, libc::O_RDONLY), Err(libc::ELOOP));
         assert_eq!(guest.call(27, node, &words(&[0])), Err(libc::ENOTDIR));
         let made = guest.create(RW, name, libc::O_RDWR, 0o644);
         assert_eq!(made, Err(libc::ELOOP), "{name}");
@@ -125,12 +127,23 @@ fn read_only_is_the_hosts_word() {
             "{opcode}"
         );
     }
+    let setuid = fs::Permissions::from_mode(0o6755);
+    fs::set_permissions(guest.host("ro/f"), setuid).unwrap();
     let (fh, _) = guest.open(node, libc::O_RDONLY).unwrap();
     assert_eq!(guest.write(fh, 0, b"x"), Err(libc::EBADF));
+    // FUSE_WRITE_CACHE, FUSE_WRITE_KILL_SUIDGID: nothing is written, and so the kernel would not ask for a right.
+    for flags in [0, 1, 4, 5] {
+        let nothing = words(&[fh, 0, pair(0, flags), 0, 0]);
+        assert_eq!(guest.call(16, node, &nothing), Err(libc::EBADF), "{flags}");
+    }
+    let meta = fs::metadata(guest.host("ro/f")).unwrap();
+    assert_eq!(meta.mode() & 0o7777, 0o6755);
     assert_eq!(
         guest.call(43, node, &words(&[fh, 0, 10, 0])),
         Err(libc::EBADF)
     );
+    let copy = words(&[fh, 0, 0, fh, 10, 1, 0]);
+    assert_eq!(guest.call(47, node, &copy), Err(libc::EBADF));
     assert_eq!(fs::read(guest.host("ro/f")).unwrap(), b"kept");
     assert_eq!(fs::read_dir(guest.host("ro")).unwrap().count(), 2);
     // Between two shared folders nothing moves.
@@ -194,6 +207,57 @@ fn numbers_that_mean_nothing() {
     .unwrap();
     let fifo = guest.path("rw/fifo").unwrap();
     assert_eq!(guest.open(fifo, libc::O_RDONLY), Err(libc::ENXIO));
+}
+
+/// Oracle: a reader of a FIFO is told that there was a writer (`POLLHUP`), and only then.
+#[test]
+fn creating_opens_files_and_nothing_else() {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::fs::{CWD, FileType, Mode, OFlags};
+    let mut guest = Guest::new();
+    let fifo = guest.host("rw/fifo");
+    rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, 0o600.into(), 0).unwrap();
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+    let reader = rustix::fs::open(&fifo, flags, Mode::empty()).unwrap();
+    let had_a_writer = || {
+        let mut reader = [PollFd::new(&reader, PollFlags::IN)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        poll(&mut reader, Some(&now)).unwrap() == 1
+    };
+    let _socket = std::os::unix::net::UnixListener::bind(guest.host("rw/socket")).unwrap();
+    fs::create_dir(guest.host("rw/dir")).unwrap();
+    fs::write(guest.host("rw/file"), "kept").unwrap();
+    let access = [libc::O_RDONLY, libc::O_WRONLY, libc::O_RDWR];
+    for flags in access.into_iter().chain([libc::O_WRONLY | libc::O_TRUNC]) {
+        for (name, errno) in [
+            ("fifo", libc::ENXIO),
+            ("socket", libc::ENXIO),
+            ("dir", libc::EISDIR),
+        ] {
+            let made = guest.create(RW, name, flags, 0o600);
+            assert_eq!(made, Err(errno), "{name} {flags:o}");
+        }
+        for name in ["fifo", "socket", "dir", "file"] {
+            let made = guest.create(RW, name, flags | libc::O_EXCL, 0o600);
+            assert_eq!(made, Err(libc::EEXIST), "{name} {flags:o}");
+        }
+    }
+    assert!(!had_a_writer());
+    drop(File::options().write(true).open(&fifo).unwrap());
+    assert!(had_a_writer(), "the oracle");
+
+    // A file that is there is opened as it is.
+    let mode = fs::metadata(guest.host("rw/file")).unwrap().mode();
+    let (node, fh) = guest.create(RW, "file", libc::O_RDWR, 0o600).unwrap();
+    assert_eq!(guest.read(fh, 0, 9).unwrap(), b"kept");
+    assert_eq!(guest.write(fh, 4, b"!").unwrap(), 1);
+    let flags = libc::O_WRONLY | libc::O_TRUNC;
+    let (again, _) = guest.create(RW, "file", flags, 0o600).unwrap();
+    let attr = guest.attr(node).unwrap();
+    assert_eq!((again, attr.size, attr.mode), (node, 0, mode));
 }
 
 #[test]

@@ -177,7 +177,7 @@ impl Surface {
         let line = || EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd");
         let outputs = [
             Output::log(log.try_clone().expect("a log")).expect("a log"),
-            Output::Stream(std::os::fd::OwnedFd::from(theirs).into()),
+            Output::stream(std::os::fd::OwnedFd::from(theirs).into()),
         ];
         let serials = outputs.map(|output| Port::new(line(), output).expect("a port"));
         let bus = Bus {
@@ -241,7 +241,10 @@ impl Surface {
     /// A device gets its turn, as its thread would give it.
     fn serve(&mut self, slot: u8) {
         // No ring pretends to have more than 65,536 chains, at 128 a turn, or one.
-        let most = if slot == FS { 150_000 } else { 600 };
+        let most = match slot {
+            FS | BALLOON => 150_000,
+            _ => 600,
+        };
         let mut turns = 0;
         while self.turns[usize::from(slot)](&self.bus.mem) {
             turns += 1;

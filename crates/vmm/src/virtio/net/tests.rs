@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::virtio::driver::{DATA, Driver, readable, writable};
+use crate::virtio::mmio::Registers;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
 
 fn driver() -> (Driver<Net>, OwnedFd) {
@@ -135,4 +136,28 @@ fn a_short_frame_after_a_long_one_is_short() {
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]
     );
     assert_eq!(driver.get(DATA + 12, 7), b"short\xee\xee");
+}
+
+/// The ring is one behind the other, and a buffer that nobody can write into lies between two that are of use: none is lost and none is used twice.
+#[test]
+fn a_useless_buffer_between_others_does_no_harm() {
+    let (mut driver, link) = driver();
+    driver.offer(0, 0, &[writable(DATA, 20)]);
+    driver.offer(0, 1, &[readable(DATA + 0x100, 50)]);
+    send(&link, b"twenty-two bytes of it");
+    assert!(driver.used(0).is_empty(), "there is not room enough");
+    driver.offer(0, 2, &[writable(DATA + 0x200, 90)]);
+    assert_eq!(driver.used(0), [(1, 0), (0, 20), (2, 14)]);
+    assert_eq!(driver.get(DATA + 10, 2), 2_u16.to_le_bytes());
+    assert_eq!(driver.get(DATA + 12, 8), b"twenty-t");
+    assert_eq!(driver.get(DATA + 0x200, 14), b"wo bytes of it");
+    assert_eq!(driver.slot.counters().violations, 1);
+    // A driver that takes a frame in one buffer has one that is too small: it loses the frame, and the next buffer is the next frame's.
+    driver.slot.lock().device.mergeable = false;
+    send(&link, b"lost");
+    driver.offer(0, 3, &[writable(DATA, 13)]);
+    driver.offer(0, 4, &[writable(DATA, 99)]);
+    assert_eq!(driver.used(0), [(3, 0)]);
+    send(&link, b"kept");
+    assert_eq!(driver.used(0), [(4, 16)]);
 }
