@@ -22,10 +22,11 @@ mod samples;
 mod shares;
 mod start;
 mod unpack;
+mod upper;
 mod vm;
 
 /// All that there are.
-const NAMES: &str = "start, start-kvm, create, boots-kvm, block-kvm, idle, idle-kvm, monitor, net, net-start, net-start-kvm, shares, unpack, volume, qcow2";
+const NAMES: &str = "start, start-kvm, create, boots-kvm, block-kvm, idle, idle-kvm, monitor, net, net-start, net-start-kvm, shares, unpack, upper, volume, qcow2";
 
 /// Pairs that are measured, after one that is thrown away. `GOURD_BENCH_PAIRS` overrides it.
 const PAIRS: usize = 10;
@@ -62,6 +63,7 @@ pub fn run(name: &str, cache: &Path) -> Result<()> {
         "start-kvm" => start::on_kvm(cache, pairs)?,
         "create" => start::creations(cache, pairs)?,
         "unpack" => unpack::measure(cache, pairs)?,
+        "upper" => upper::measure(pairs)?,
         "volume" => disks::volume(pairs)?,
         "qcow2" => disks::qcow2(pairs)?,
         "monitor" => monitor::measure(cache, pairs)?,

@@ -5,6 +5,7 @@
 //! say is what the kernel says, nothing is leaked, the same verb works again, and what was acknowledged is there: an id that
 //! was printed, bytes that were synced in the guest. Oracles: /proc, e2fsck, the exit codes of a run that nobody disturbed.
 
+mod archives;
 mod collection;
 mod matrix;
 mod volumes;
@@ -123,6 +124,7 @@ fn create_killed_anywhere() {
             clear(home);
         },
         from: "",
+        until: "",
         monitors: Monitors::None,
     }
     .run();
@@ -148,6 +150,7 @@ fn start_killed_anywhere() {
             clear(home);
         },
         from: "",
+        until: "",
         monitors: Monitors::Both,
     }
     .run();
@@ -179,6 +182,7 @@ fn exec_killed_anywhere() {
             clear(home);
         },
         from: "",
+        until: "",
         monitors: Monitors::Both,
     }
     .run();
@@ -202,6 +206,7 @@ fn stop_killed_anywhere() {
             clear(home);
         },
         from: "",
+        until: "",
         monitors: Monitors::InTurns,
     }
     .run();
@@ -223,6 +228,7 @@ fn rm_killed_anywhere() {
             clear(home);
         },
         from: "",
+        until: "",
         monitors: Monitors::None,
     }
     .run();
@@ -243,6 +249,7 @@ fn rm_of_a_running_container_killed_anywhere() {
             clear(home);
         },
         from: "",
+        until: "",
         monitors: Monitors::None,
     }
     .run();
@@ -269,6 +276,7 @@ fn run_rm_killed_anywhere() {
             clear(home);
         },
         from: "vm.process-started",
+        until: "",
         monitors: Monitors::None,
     }
     .run();
@@ -324,6 +332,7 @@ fn pull_killed_anywhere() {
             home.assert_nothing_left();
         },
         from: "",
+        until: "",
         monitors: Monitors::None,
     }
     .run();
@@ -358,6 +367,7 @@ fn push_killed_anywhere() {
             home.assert_nothing_left();
         },
         from: "",
+        until: "",
         monitors: Monitors::None,
     }
     .run();
@@ -392,6 +402,7 @@ fn commit_killed_anywhere() {
             clear(home);
         },
         from: "",
+        until: "",
         monitors: Monitors::InTurns,
     }
     .run();
@@ -444,6 +455,7 @@ fn a_restart_by_policy_killed_anywhere() {
             clear(home);
         },
         from: "vm.process-exited",
+        until: "",
         monitors: Monitors::InTurns,
     }
     .run();

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use store::Root;
 use store::rootfs::{self, Options};
@@ -33,6 +34,19 @@ fn images_of_1_to_127_layers() {
         let image = (1..=count).fold(ImageBuilder::new(), |image, n| image.layer(layer(n)));
         assert_same_as_umoci(&Sample::new(&image));
     }
+}
+
+/// A whole distribution: the Debian root that the end-to-end tests run.
+#[test]
+fn the_debian_root() {
+    let cache = std::env::var_os("GOURD_TEST_CACHE").expect(
+        "GOURD_TEST_CACHE is the folder with images/debian.tar; ./dev test makes it and says where",
+    );
+    let archive = Path::new(&cache).join("images/debian.tar");
+    let sample = Sample::from_archive(&archive);
+    let expect = entries(&sample.umoci());
+    assert!(expect.len() > 5000, "{} entries", expect.len());
+    assert_tree(&sample, &expect);
 }
 
 /// Numbers that look random and are the same each time (xorshift).

@@ -1,6 +1,6 @@
 //! A directory as the kernel shows it, entry by entry, and the programs that make one of layers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use oci::{Digest, MediaType};
+use oci::{Descriptor, Digest, Document, MediaType};
 use store::content::Ingest;
 use store::rootfs::{self, Layer, Options};
 use store::{Root, content};
@@ -44,6 +44,49 @@ impl Sample {
     pub fn new(image: &ImageBuilder) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let image = image.write_layout(&dir.path().join("layout"), "x").unwrap();
+        let root = Root::open(&dir.path().join("root")).unwrap();
+        let layers = keep(&root, &image);
+        Self {
+            dir,
+            root,
+            layers,
+            image,
+        }
+    }
+
+    /// The image of an archive, as skopeo unpacks that.
+    pub fn from_archive(archive: &Path) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = dir.path().join("layout");
+        let from = format!("oci-archive:{}", archive.display());
+        let to = format!("oci:{}:x", layout.display());
+        run("skopeo", &["copy", "-q", &from, &to].map(OsStr::new));
+        let blob = |digest: &Digest| {
+            let bytes = fs::read(layout.join("blobs/sha256").join(digest.hex())).unwrap();
+            (*digest, bytes)
+        };
+        let index = fs::read(layout.join("index.json")).unwrap();
+        let Ok(Document::Index(index)) = oci::parse_document(None, &index) else {
+            panic!("index.json is none");
+        };
+        let descriptor = index.manifests[0].clone();
+        let (_, manifest) = blob(&descriptor.digest);
+        let Ok(Document::Manifest(manifest)) = oci::parse_document(None, &manifest) else {
+            panic!("no manifest");
+        };
+        let layers = manifest.layers;
+        let blobs: BTreeMap<_, _> = layers.iter().map(|layer| blob(&layer.digest)).collect();
+        let diff_id = |layer: &Descriptor| {
+            let mut tar = rootfs::decompress(blobs[&layer.digest].as_slice()).unwrap();
+            Digest::of_reader(&mut tar).unwrap().0
+        };
+        let image = Image {
+            diff_ids: layers.iter().map(diff_id).collect(),
+            manifest: descriptor,
+            config: manifest.config,
+            layers,
+            blobs,
+        };
         let root = Root::open(&dir.path().join("root")).unwrap();
         let layers = keep(&root, &image);
         Self {

@@ -57,6 +57,9 @@ pub fn measure(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
         let usr = samples::usr(cache, packing, LARGE, 1)?;
         let large = Sample::new(cache, usr, packing)?;
         rows.extend(large.against_decompression(format!("1 GiB of /usr, {name}"), pairs)?);
+        if packing == Packing::Gzip {
+            rows.extend(large.beside_others(cache, "1 GiB of /usr", pairs)?);
+        }
         rows.push(large.memory(format!("1 GiB of /usr, {name}: memory"))?);
         let usr = samples::usr(cache, packing, LARGE, 8)?;
         let layers = Sample::new(cache, usr, packing)?;

@@ -7,7 +7,7 @@ use crate::harness::{Home, assert_ext4_clean, names, tool};
 
 /// The image `busybox` is whole: its blobs have their digests (skopeo reads them all), its rootfs image is clean (e2fsck), and
 /// containers are made of it.
-fn assert_busybox_whole(home: &Home) {
+pub fn assert_busybox_whole(home: &Home) {
     let inspect = ["image", "inspect", "-f", "{{.RootfsImage}}", "busybox"];
     let rootfs = home.gourd(&inspect).ok().text();
     assert_ext4_clean(rootfs.as_ref());
@@ -32,7 +32,7 @@ fn kept(home: &Home) -> Vec<Vec<String>> {
     listed.into()
 }
 
-fn assert_nothing_kept(home: &Home) {
+pub fn assert_nothing_kept(home: &Home) {
     assert_eq!(kept(home), vec![Vec::<String>::new(); 4]);
 }
 
@@ -72,6 +72,7 @@ fn image_prune_killed_anywhere() {
             home.assert_nothing_left();
         },
         from: "",
+        until: "",
         monitors: Monitors::None,
     }
     .run();
@@ -104,6 +105,7 @@ fn rmi_killed_while_a_container_runs() {
             home.assert_nothing_left();
         },
         from: "gc.marked",
+        until: "",
         monitors: Monitors::None,
     }
     .run();

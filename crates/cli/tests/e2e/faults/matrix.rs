@@ -37,6 +37,8 @@ pub struct Scenario<'a> {
     pub check: &'a dyn Fn(&Home, &Out),
     /// The first point that counts; all of them when it is empty: what is before is another scenario's.
     pub from: &'a str,
+    /// The last one that counts; likewise.
+    pub until: &'a str,
     /// Whom else to kill at the points of `gourd-vm`.
     pub monitors: Monitors,
 }
@@ -126,9 +128,12 @@ impl Scenario<'_> {
         assert_eq!(out.code, 0, "undisturbed: {}", out.stderr);
         (self.check)(&home, &out);
         let mut points = distinct(points);
-        if let Some(first) = points.iter().position(|point| point.name == self.from) {
-            points.drain(..first);
-        }
+        let at = |name| points.iter().position(|point: &Point| point.name == name);
+        let (first, last) = (at(self.from), at(self.until));
+        assert!(self.from.is_empty() || first.is_some(), "{}", self.from);
+        assert!(self.until.is_empty() || last.is_some(), "{}", self.until);
+        points.truncate(last.map_or(points.len(), |last| last + 1));
+        points.drain(..first.unwrap_or(0));
         points
     }
 

@@ -42,6 +42,7 @@ fn volume_create_killed_anywhere() {
             assert_nothing_left(home);
         },
         from: "",
+        until: "",
         monitors: Monitors::None,
     }
     .run();
@@ -62,6 +63,7 @@ fn volume_clone_killed_anywhere() {
             assert_nothing_left(home);
         },
         from: "",
+        until: "",
         monitors: Monitors::None,
     }
     .run();
@@ -83,6 +85,7 @@ fn volume_rm_killed_anywhere() {
             assert_nothing_left(home);
         },
         from: "",
+        until: "",
         monitors: Monitors::None,
     }
     .run();
@@ -134,7 +137,67 @@ fn run_with_a_volume_killed_anywhere() {
             assert_nothing_left(home);
         },
         from: "volumes.attached",
+        until: "",
         monitors: Monitors::None,
+    }
+    .run();
+}
+
+/// The disk's file grows before its spec says so: whoever dies between them loses nothing, and the next one goes on.
+#[test]
+fn volume_resize_killed_anywhere() {
+    let resize = ["volume", "resize", "data", "128m"];
+    Scenario {
+        name: "volume resize",
+        prepare: &create,
+        act: &resize,
+        settle: &|_| {},
+        check: &|home, _| {
+            assert_ext4_clean(&disk(home, "data"));
+            home.gourd(&resize).ok();
+            let length = std::fs::metadata(disk(home, "data")).expect("a disk").len();
+            assert_eq!(length, 128 << 20);
+            assert_ext4_clean(&disk(home, "data"));
+            assert_nothing_left(home);
+        },
+        from: "",
+        until: "",
+        monitors: Monitors::None,
+    }
+    .run();
+}
+
+/// A new volume that is only read is filled in a VM of its own first. Whoever dies in it: the next reader sees all of it.
+#[test]
+fn a_fill_for_readers_killed_anywhere() {
+    let read = [
+        "run",
+        "--rm",
+        "--name",
+        "it",
+        "-v",
+        "data:/etc:ro",
+        "busybox",
+        "cat",
+        "/etc/passwd",
+    ];
+    Scenario {
+        name: "run -v :ro",
+        prepare: &create,
+        act: &read,
+        settle: &|_| {},
+        check: &|home, _| {
+            eventually("nothing holds it", || home.leftovers().is_empty());
+            home.gourd(&["rm", "-f", "it"]);
+            let found = home.gourd(&read).ok().text();
+            assert!(found.contains("root:"), "it was filled: {found}");
+            assert_ext4_clean(&disk(home, "data"));
+            home.gourd(&["volume", "rm", "data"]).ok();
+            assert_nothing_left(home);
+        },
+        from: "volumes.readying",
+        until: "volumes.attached",
+        monitors: Monitors::InTurns,
     }
     .run();
 }
