@@ -12,12 +12,15 @@ use serde::Serialize;
 
 mod block;
 mod boots;
+mod clocks;
 mod disks;
 mod floor;
 mod idle;
 mod monitor;
 mod net;
 mod network_start;
+mod pull;
+mod sample;
 mod samples;
 mod shares;
 mod start;
@@ -26,7 +29,7 @@ mod upper;
 mod vm;
 
 /// All that there are.
-const NAMES: &str = "start, start-kvm, create, boots-kvm, block-kvm, idle, idle-kvm, monitor, net, net-start, net-start-kvm, shares, unpack, upper, volume, qcow2";
+const NAMES: &str = "start, start-kvm, create, boots-kvm, block-kvm, idle, idle-kvm, monitor, net, net-start, net-start-kvm, pull, shares, unpack, upper, volume, qcow2";
 
 /// Pairs that are measured, after one that is thrown away. `GOURD_BENCH_PAIRS` overrides it.
 const PAIRS: usize = 10;
@@ -70,6 +73,7 @@ pub fn run(name: &str, cache: &Path) -> Result<()> {
         "net-start" => network_start::on_qemu(cache, pairs.max(1))?,
         "net-start-kvm" => network_start::on_kvm(cache, count(20).max(1))?,
         "net" => net::measure(cache, count(3))?,
+        "pull" => pull::measure(cache, count(2))?,
         "shares" => shares::measure(cache, count(5))?,
         "boots-kvm" => boots::on_kvm(cache, count(boots::COUNT))?,
         "block-kvm" => block::on_kvm(cache, count(3))?,
@@ -146,6 +150,9 @@ fn print(things: &[&Times], rows: &[Row]) {
             times.name,
             median(&times.sorted)
         );
+    }
+    if rows.is_empty() {
+        return;
     }
     let name = width(&mut rows.iter().map(|row| row.row.len()));
     println!("\n{:name$}  ratio  budget  runs", "");

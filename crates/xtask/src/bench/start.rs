@@ -11,6 +11,7 @@ use hypervisor::config::{BootLoader, DriverKind, VmConfig};
 use hypervisor::{Driver, ExitReason, Programs, StartOptions, probe};
 use rustix::process::{Pid, Signal};
 
+use super::clocks::Clocks;
 use super::floor::{self, End};
 use super::{Row, Times, print, programs};
 
@@ -50,16 +51,19 @@ pub fn on_qemu(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
     let floor = home.floor(DriverKind::Qemu)?;
     let mut run = Times::new(format!("gourd run busybox true, {}", floor.name));
     let mut bare = Times::new("the same VM, powered off at once");
+    let mut clocks = Clocks::new();
     // The first pair fills caches: the initramfs, the host's page cache.
     for pair in 0..=pairs {
         let times = (home.run()?, floor.power_off()?);
         if pair > 0 {
             run.add(times.0);
             bare.add(times.1);
+            clocks.add(&home.timings()?)?;
         }
     }
     let rows = vec![run.against(&bare, BUDGET)];
     print(&[&run, &bare], &rows);
+    clocks.print();
     Ok(rows)
 }
 
@@ -74,6 +78,7 @@ pub fn on_kvm(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
     let mut bare = Times::new("the same VM, powered off at once");
     let mut qemu = Times::new("QEMU microvm on KVM, restarted at once");
     let mut theirs = Times::new("msb run busybox /bin/true");
+    let mut clocks = Clocks::new();
     for pair in 0..=pairs {
         let times = (home.run()?, floor.power_off()?, home.microvm()?);
         let other = msb.as_ref().map(Microsandbox::run).transpose()?;
@@ -81,6 +86,7 @@ pub fn on_kvm(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
             run.add(times.0);
             bare.add(times.1);
             qemu.add(times.2);
+            clocks.add(&home.timings()?)?;
             if let Some(took) = other {
                 theirs.add(took);
             }
@@ -104,6 +110,7 @@ pub fn on_kvm(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
         rows.push(run.against(&theirs, MICROSANDBOX_BUDGET));
     }
     print(&things, &rows);
+    clocks.print();
     Ok(rows)
 }
 
@@ -165,6 +172,15 @@ impl Home {
     fn run(&self) -> Result<Duration> {
         let line = [&["run", "--rm"], &self.flags[..], &["busybox", "true"]].concat();
         timed(|| self.gourd(&line, &[]))
+    }
+
+    /// A run that says something, and the file in which its phases are.
+    fn timings(&self) -> Result<PathBuf> {
+        let file = self.dir.path().join("timings.json");
+        let timings = format!("--timings={}", file.display());
+        let line = [&["run", "--rm", &timings], &self.flags[..]].concat();
+        self.gourd(&[&line[..], &["busybox", "echo", "here"]].concat(), &[])?;
+        Ok(file)
     }
 
     /// Makes [`MANY`] containers by a command each, then lists them.

@@ -1,48 +1,34 @@
 //! Layers → rootfs image, against decompressing the same layers alone, and beside `mke2fs -d` and `umoci unpack`.
 
 use std::fs::{self, File};
-use std::io::{BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::mpsc::{channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use oci::{Descriptor, Digest, Hasher, MediaType};
-use store::Root;
-use store::content::Ingest;
-use store::rootfs::{self, Layer, Options};
-use testkit::image::Image;
+use oci::Hasher;
+use store::rootfs;
 
+use super::sample::{Sample, decompressor, each_chunk, unpack};
 use super::samples::{self, Packing};
 use super::{Row, Times, print};
 
 const BUDGET: f64 = 1.2;
 
 /// The large image, in bytes.
-const LARGE: u64 = 1 << 30;
+pub(super) const LARGE: u64 = 1 << 30;
 
 /// Memory that a pull of it may take, in MiB.
 const MEMORY: f64 = 150.0;
-
-/// Bytes that are decompressed at once.
-const CHUNK: usize = 256 << 10;
 
 /// Chunks that wait for the thread that writes.
 const BUFFERS: usize = 8;
 
 /// Runs of the tools that are slow.
 const FEW: usize = 3;
-
-/// Layers on disk, and in a store.
-struct Sample {
-    dir: tempfile::TempDir,
-    root: Root,
-    blobs: Vec<PathBuf>,
-    layers: Vec<Layer>,
-    options: Options,
-}
 
 /// Every sample in turn.
 pub fn measure(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
@@ -73,39 +59,6 @@ pub fn measure(cache: &Path, pairs: usize) -> Result<Vec<Row>> {
 }
 
 impl Sample {
-    fn new(cache: &Path, blobs: Vec<PathBuf>, packing: Packing) -> Result<Self> {
-        // Beside the cache: /tmp may be memory.
-        let dir = tempfile::tempdir_in(cache).context("make a folder")?;
-        let root = Root::open(&dir.path().join("root"))?;
-        let media_type = match packing {
-            Packing::Gzip => MediaType::OciLayerGzip,
-            Packing::Zstd => MediaType::OciLayerZstd,
-        };
-        let mut layers = Vec::new();
-        for path in &blobs {
-            let mut file = File::open(path)?;
-            let (digest, size) = Digest::of_reader(&mut file)?;
-            let blob = Descriptor::new(media_type.clone(), digest, size);
-            let mut ingest = Ingest::begin(&root, Some(&blob))?;
-            each_chunk(&mut File::open(path)?, |chunk| Ok(ingest.write(chunk)?))?;
-            ingest.finish()?;
-            let mut hasher = Hasher::new();
-            each_chunk(&mut decompressor(path)?, |chunk| {
-                hasher.update(chunk);
-                Ok(())
-            })?;
-            let diff_id = hasher.finish();
-            layers.push(Layer { blob, diff_id });
-        }
-        Ok(Self {
-            dir,
-            root,
-            blobs,
-            layers,
-            options: Options::default(),
-        })
-    }
-
     /// Ours. The result goes, untimed.
     fn build(&self) -> Result<Duration> {
         let begun = Instant::now();
@@ -259,68 +212,6 @@ impl Sample {
         )?;
         File::open(&image)?.sync_all()?;
         Ok(begun.elapsed())
-    }
-
-    fn layout(&self, dir: &Path) -> Result<()> {
-        let config = serde_json::json!({
-            "architecture": oci::Platform::host().architecture,
-            "os": "linux",
-            "config": {},
-            "rootfs": {
-                "type": "layers",
-                "diff_ids": self.layers.iter().map(|layer| layer.diff_id).collect::<Vec<_>>(),
-            },
-        });
-        let config = serde_json::to_vec(&config)?;
-        let descriptors: Vec<_> = self.layers.iter().map(|layer| layer.blob.clone()).collect();
-        let manifest = oci::Manifest::new(
-            Descriptor::of(MediaType::OciConfig, &config),
-            descriptors.clone(),
-        );
-        let bytes = serde_json::to_vec(&manifest)?;
-        let mut image = Image {
-            manifest: Descriptor::of(MediaType::OciManifest, &bytes),
-            config: manifest.config.clone(),
-            layers: descriptors,
-            diff_ids: Vec::new(),
-            blobs: Default::default(),
-        };
-        image.blobs.insert(image.config.digest, config);
-        image.blobs.insert(image.manifest.digest, bytes);
-        for (layer, path) in self.layers.iter().zip(&self.blobs) {
-            image.blobs.insert(layer.blob.digest, fs::read(path)?);
-        }
-        testkit::image::write_layout(dir, &[("x", &image)])
-    }
-}
-
-fn unpack(cache: &Path, layout: &Path) -> Result<Duration> {
-    let dir = tempfile::tempdir_in(cache)?;
-    let begun = Instant::now();
-    let mut command = Command::new("umoci");
-    command.arg("unpack");
-    if !rustix::process::geteuid().is_root() {
-        command.arg("--rootless");
-    }
-    command
-        .arg("--image")
-        .arg(format!("{}:x", layout.display()));
-    samples::run(command.arg(dir.path().join("bundle")))?;
-    Ok(begun.elapsed())
-}
-
-fn decompressor(path: &Path) -> Result<impl Read> {
-    let file = BufReader::with_capacity(CHUNK, File::open(path)?);
-    Ok(rootfs::decompress(file)?)
-}
-
-fn each_chunk(reader: &mut impl Read, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        match reader.read(&mut buffer)? {
-            0 => return Ok(()),
-            length => take(&buffer[..length])?,
-        }
     }
 }
 

@@ -127,14 +127,16 @@ impl Scenario<'_> {
         );
         assert_eq!(out.code, 0, "undisturbed: {}", out.stderr);
         (self.check)(&home, &out);
-        let mut points = distinct(points);
-        let at = |name| points.iter().position(|point: &Point| point.name == name);
+        let at = |name: &str| {
+            let mut names = points.iter().map(|(point, _)| &point.name);
+            let at = names.position(|other| *other == name);
+            assert!(name.is_empty() || at.is_some(), "no {name} in {points:?}");
+            at
+        };
         let (first, last) = (at(self.from), at(self.until));
-        assert!(self.from.is_empty() || first.is_some(), "{}", self.from);
-        assert!(self.until.is_empty() || last.is_some(), "{}", self.until);
         points.truncate(last.map_or(points.len(), |last| last + 1));
         points.drain(..first.unwrap_or(0));
-        points
+        distinct(points)
     }
 
     /// One death. False when there was nobody to kill.
