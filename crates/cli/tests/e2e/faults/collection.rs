@@ -1,9 +1,9 @@
 //! The fault matrix of garbage collection: whatever it dies at, what containers need is there to the last byte, and the next
 //! collection takes all the rest. (While somebody pulls nobody collects: `races::pruning_while_pulling`.)
 
-use super::matrix::{Monitors, Scenario};
+use super::matrix::{Monitors, Point, Scenario, trace};
 use super::stray;
-use crate::harness::{Home, assert_ext4_clean, names, tool};
+use crate::harness::{Home, assert_ext4_clean, eventually, names, tool};
 
 /// The image `busybox` is whole: its blobs have their digests (skopeo reads them all), its rootfs image is clean (e2fsck), and
 /// containers are made of it.
@@ -91,6 +91,14 @@ fn rmi_killed_while_a_container_runs() {
         prepare: &|home| {
             let run = ["run", "-d", "--name", "it", "busybox", "sleep", "1000"];
             home.gourd(&run).ok();
+            // Its supervisor keeps the state once more when the command has gone: no point of this scenario.
+            let last = Point {
+                name: "renamed.state.json".to_owned(),
+                program: "gourd-vm".to_owned(),
+                count: 4,
+            };
+            let kept = || trace(home).iter().any(|(point, _)| *point == last);
+            eventually("the supervisor has kept its state", kept);
         },
         act: &["rmi", "-f", "busybox", "debian"],
         settle: &|_| {},
