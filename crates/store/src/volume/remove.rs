@@ -3,7 +3,7 @@
 use super::{Error, Volume, create, find};
 use crate::container::Container;
 use crate::file::{self, Durability};
-use crate::lock::{Lock, Mode};
+use crate::lock::{LOCK, Lock, Mode};
 use crate::{Root, fault};
 
 /// Removes a volume. `_index` is [`super::hold`]'s in exclusive mode, under which the caller saw that no container uses it;
@@ -25,7 +25,8 @@ pub fn discard(root: &Root, volume: &Volume) -> Result<(), Error> {
 
 fn condemn(root: &Root, volume: &Volume, durability: Durability) -> Result<(), Error> {
     let condemned = create::hidden(root, "del", volume.name());
-    match file::rename(volume.dir(), &condemned, durability) {
+    let last = [LOCK, "volume.json"];
+    match file::condemn(volume.dir(), &condemned, &last, durability) {
         Err(error) if error.is_not_found() => return Ok(()),
         other => other?,
     }
