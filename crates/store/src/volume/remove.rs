@@ -75,8 +75,8 @@ pub fn remove_anonymous(container: &Container) -> Result<Vec<String>, Error> {
     Ok(removed)
 }
 
-/// Removes what creations and removals left that a crash cut short; does nothing while somebody may be at one. The bytes
-/// that it occupied.
+/// Removes what creations and removals left that a crash cut short; does nothing while somebody may be at one, and leaves
+/// alone what is being copied. The bytes that it occupied.
 ///
 /// # Errors
 /// The system call that failed.
@@ -91,6 +91,9 @@ pub fn sweep(root: &Root) -> Result<u64, Error> {
     };
     let mut bytes = 0;
     for dir in remains {
+        if create::is_locked(&dir)? {
+            continue;
+        }
         tracing::warn!(dir = %dir.display(), "clearing away what a crash left");
         bytes += file::occupied_tree(&dir)?;
         file::remove_tree(&dir)?;
