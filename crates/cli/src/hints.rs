@@ -362,6 +362,7 @@ pub fn command(failure: &Failure) -> Option<String> {
             Failure::Create { .. } => {
                 "check that the folder is there, that its disk has room, and that you may write to it"
             }
+            Failure::IsFolder { .. } => "name a file in it: -o FOLDER/FILE.tar",
             Failure::NoPassword => {
                 "`gourd login -u NAME --password-stdin SERVER < FILE` asks for nothing"
             }

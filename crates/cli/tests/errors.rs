@@ -342,6 +342,8 @@ fn images(bench: &mut Bench) {
         "commit-instruction",
         &["commit", "-c", "FLY away", "idle", "made"],
     );
+    let folder = text(&bench.path(""));
+    bench.case("save-to-folder", &["save", "-o", &folder, "img"]);
     bench.case("disk-full", &["save", "-o", "/dev/full", "img"]);
 }
 
