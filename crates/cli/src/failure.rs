@@ -58,6 +58,12 @@ pub enum Failure {
         #[source]
         source: io::Error,
     },
+    /// A file to write that is none.
+    #[error("cannot write {}: that is a folder", path.display())]
+    IsFolder {
+        /// Its path.
+        path: PathBuf,
+    },
     /// `login` with nobody to ask.
     #[error("no user name or no password: stdin is no terminal")]
     NoPassword,

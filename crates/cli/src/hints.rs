@@ -102,9 +102,15 @@ pub fn engine(error: &Error) -> Option<String> {
             containers.join(" "),
             if containers.len() == 1 { "the container" } else { "the containers" }
         ),
-        Error::VolumeSize { name, .. } => {
-            format!("leave out --size; `gourd volume resize {name} SIZE` makes it larger")
-        }
+        Error::VolumeDiffers { name, option, .. } => match *option {
+            "size" => format!("leave out --size; `gourd volume resize {name} SIZE` makes it larger"),
+            "owner" => format!(
+                "leave out --owner, or choose another name; `gourd run --rm -v {name}:/x IMAGE chown UID:GID /x` changes whose it is"
+            ),
+            option => format!(
+                "leave out --{option}, or choose another name; `gourd volume clone --{option} KEY=VALUE {name} NAME` makes a copy"
+            ),
+        },
         Error::ImagesInUse { .. } => {
             "wait until that has ended (a pull or a load, as a rule), then try again".to_owned()
         }
@@ -244,6 +250,7 @@ fn kind(kind: ErrorKind, subject: &Subject) -> Option<Text> {
         (ErrorKind::Corrupt, Subject::Volume) => {
             "the file is damaged: `gourd volume inspect NAME` says where it is, for e2fsck; or remove the volume".into()
         }
+        (ErrorKind::InUse, Subject::Volume) => "wait until that has ended, or choose another name".into(),
         (ErrorKind::NotFound, Subject::Other) => {
             "`gourd images` lists the images that are here; check the name, or whether the registry has it".into()
         }
@@ -355,6 +362,7 @@ pub fn command(failure: &Failure) -> Option<String> {
             Failure::Create { .. } => {
                 "check that the folder is there, that its disk has room, and that you may write to it"
             }
+            Failure::IsFolder { .. } => "name a file in it: -o FOLDER/FILE.tar",
             Failure::NoPassword => {
                 "`gourd login -u NAME --password-stdin SERVER < FILE` asks for nothing"
             }

@@ -304,6 +304,14 @@ fn volumes(bench: &mut Bench) {
         "volume-other-size",
         &["volume", "create", "--size", "2g", "data"],
     );
+    bench.case(
+        "volume-other-label",
+        &["volume", "create", "--label", "tier=db", "data"],
+    );
+    bench.case(
+        "volume-other-owner",
+        &["volume", "create", "--owner", "1000", "data"],
+    );
     bench.case("volume-shrink", &["volume", "resize", "data", "64m"]);
     bench.case("volume-exists", &["volume", "clone", "data", "data"]);
     bench.ok(&["create", "--name", "user", "-v", "data:/x", "img", "/x"]);
@@ -334,6 +342,8 @@ fn images(bench: &mut Bench) {
         "commit-instruction",
         &["commit", "-c", "FLY away", "idle", "made"],
     );
+    let folder = text(&bench.path(""));
+    bench.case("save-to-folder", &["save", "-o", &folder, "img"]);
     bench.case("disk-full", &["save", "-o", "/dev/full", "img"]);
 }
 

@@ -41,13 +41,15 @@ pub enum Error {
         /// Their names.
         containers: Vec<String>,
     },
-    /// It is there, with another size.
-    #[error("volume {name} exists already, with {size} bytes")]
-    VolumeSize {
+    /// It is there, and is not as asked for.
+    #[error("volume {name} exists already, {there}")]
+    VolumeDiffers {
         /// Its name.
         name: String,
-        /// Its size.
-        size: u64,
+        /// What was asked for: `size`, `label` or `owner`.
+        option: &'static str,
+        /// How it is: `with 1073741824 bytes`
+        there: String,
     },
     /// Events.
     #[error(transparent)]

@@ -128,6 +128,8 @@ pub struct PrunedImages {
     pub removed: Vec<Removed>,
     /// What all that went occupied on the disk, rootfs images included.
     pub bytes: u64,
+    /// Others bring in or read images: what belongs to none goes when they have ended.
+    pub later: bool,
 }
 
 /// What removing an image did, in order.

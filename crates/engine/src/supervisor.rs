@@ -23,7 +23,7 @@ use std::time::Duration;
 use proto::supervisor::failure::Kind;
 use proto::supervisor::supervisor_client::SupervisorClient;
 use proto::supervisor::{Exited, Failure, HelloRequest, WaitRequest};
-use store::container::{Container, Repaired, State};
+use store::container::{Container, State};
 use store::lock::Lock;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
@@ -49,8 +49,8 @@ pub(crate) enum Found {
     Alive(Client),
     /// It does not run; somebody has its files in hand, in a VM without its process.
     Maintained(Client),
-    /// Nothing of it lives; the state is in order, and nobody starts it while we hold this.
-    Idle(Lock),
+    /// Nothing of it lives, and nobody starts it while we hold this. How it is; on a full disk that may not stand in its file.
+    Idle(Lock, Box<State>),
     /// Its supervisor had died, and it was to be removed at its end: it is.
     Removed,
 }
@@ -111,10 +111,10 @@ impl Taken {
         let Self::Lock(lock) = self else {
             return Ok(Found::Removed);
         };
-        match container.repair(&lock)? {
-            Repaired::Nothing | Repaired::Exited => Ok(Found::Idle(lock)),
-            Repaired::Removed => Ok(Found::Removed),
-        }
+        Ok(match container.repair(&lock)? {
+            Some(state) => Found::Idle(lock, Box::new(state)),
+            None => Found::Removed,
+        })
     }
 }
 
@@ -416,22 +416,19 @@ pub(crate) async fn aftermath(container: &Container) -> Aftermath {
             None => lost("the supervisor died".to_owned()),
         },
         Ok(Found::Alive(_) | Found::Maintained(_)) => lost("the supervisor hung up".to_owned()),
-        Ok(Found::Idle(lock)) => match container.state() {
-            Err(error) => Aftermath::Lost(error.into()),
-            Ok(state) => match (&state.error, ended(state.clone())) {
-                (Some(error), _) => lost(error.clone()),
-                (None, Some(exit)) => Aftermath::Exited(exit),
-                (None, None) => {
-                    // It never got as far as to say that it runs.
-                    if container.spec().remove
-                        && let Err(error) = container.remove_all()
-                    {
-                        tracing::warn!(%error, "cannot remove the container");
-                    }
-                    drop(lock);
-                    lost("the supervisor died before the container ran".to_owned())
+        Ok(Found::Idle(lock, state)) => match (state.error.clone(), ended(*state)) {
+            (Some(error), _) => lost(error),
+            (None, Some(exit)) => Aftermath::Exited(exit),
+            (None, None) => {
+                // It never got as far as to say that it runs.
+                if container.spec().remove
+                    && let Err(error) = container.remove_all()
+                {
+                    tracing::warn!(%error, "cannot remove the container");
                 }
-            },
+                drop(lock);
+                lost("the supervisor died before the container ran".to_owned())
+            }
         },
     }
 }

@@ -85,7 +85,7 @@ impl Engine {
     /// Makes a volume; its name. One that is there already is left as it is, as by Docker.
     ///
     /// # Errors
-    /// No name, or one whose size is another than asked for.
+    /// No name, or one whose size, labels or owner are others than asked for.
     pub async fn volume_create(&self, request: VolumeRequest) -> Result<String, Error> {
         let root = self.root.clone();
         blocking(move || create(&root, &request)).await
@@ -103,16 +103,42 @@ fn create(root: &Root, request: &VolumeRequest) -> Result<String, Error> {
         }
         Err(volume::Error::Exists(name)) => {
             let there = volume::open(root, &name)?;
-            match request.size {
-                Some(size) if size != there.spec().size => Err(Error::VolumeSize {
+            match difference(request, there.spec()) {
+                Some((option, there)) => Err(Error::VolumeDiffers {
                     name,
-                    size: there.spec().size,
+                    option,
+                    there,
                 }),
-                _ => Ok(name),
+                None => Ok(name),
             }
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// What of a request a volume does not have, and how it is instead. What nobody asked for may be as it likes.
+fn difference(request: &VolumeRequest, there: &volume::Spec) -> Option<(&'static str, String)> {
+    if request.size.is_some_and(|size| size != there.size) {
+        return Some(("size", format!("with {} bytes", there.size)));
+    }
+    let mut labels = request.labels.iter();
+    let other = labels.find(|(key, value)| there.labels.get(*key) != Some(value));
+    if let Some((key, _)) = other {
+        let there = match there.labels.get(key) {
+            Some(value) => format!("with label {key}={value}"),
+            None => format!("without label {key}"),
+        };
+        return Some(("label", there));
+    }
+    let owner = there.owner.map(|owner| (owner.uid, owner.gid));
+    if request.owner.is_some() && request.owner != owner {
+        let there = match owner {
+            Some((uid, gid)) => format!("with owner {uid}:{gid}"),
+            None => "without an owner of its own".to_owned(),
+        };
+        return Some(("owner", there));
+    }
+    None
 }
 
 fn spec(request: &VolumeRequest) -> Result<volume::Spec, Error> {

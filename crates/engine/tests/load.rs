@@ -4,7 +4,7 @@ mod support;
 
 use std::process::Command;
 
-use engine::{ErrorKind, Removed};
+use engine::{ErrorKind, ImageFilter, Removed};
 use support::{cat, image, setup, text};
 use testkit::image::{Entry, ImageBuilder, Layer, write_layout};
 
@@ -297,7 +297,7 @@ fn blobs(setup: &support::Setup) -> Vec<String> {
     names
 }
 
-/// Oracle: flock(1) of util-linux, which holds the images as a pull would.
+/// Oracle: flock(1) of util-linux, which holds the names of images as a creation would.
 #[tokio::test]
 async fn who_keeps_images_from_being_removed_is_named() {
     let setup = setup();
@@ -305,7 +305,7 @@ async fn who_keeps_images_from_being_removed_is_named() {
     setup.load(&path).await.unwrap();
     let mut holder = Command::new("flock")
         .arg("--shared")
-        .arg(setup.engine.root().join("content/lock"))
+        .arg(setup.engine.root().join("content/blobs/lock"))
         .args(["sh", "-c", "echo held; read line"])
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
@@ -321,6 +321,107 @@ async fn who_keeps_images_from_being_removed_is_named() {
     drop(holder.stdin.take());
     setup.engine.image_remove("app", false).unwrap();
     holder.wait().unwrap();
+}
+
+/// The load stands still in its middle, with its lease. What is removed meanwhile goes when it has ended, and not before: it may
+/// be what the other one found to be here already.
+#[tokio::test]
+async fn images_are_removed_while_others_come() {
+    let setup = setup();
+    let engine = &setup.engine;
+    let (path, app) = setup.archive(&image(), "app");
+    setup.load(&path).await.unwrap();
+    let shared = ImageBuilder::new()
+        .layer(Layer::new().file("other", [7; 100_000]))
+        .cmd(["other"]);
+    let (path, other) = setup.archive(&shared, "other");
+    let archive = std::fs::read(path).unwrap();
+    let (reader, mut writer) = std::os::unix::net::UnixStream::pair().unwrap();
+    let root = store::Root::open(engine.root()).unwrap();
+    let here = |image: &testkit::image::Image| {
+        let here = |digest: &&oci::Digest| store::content::path(&root, digest).exists();
+        image.blobs.keys().filter(here).count()
+    };
+    let meanwhile = async {
+        use std::io::Write;
+        writer.write_all(&archive[..1000]).unwrap();
+        let mode = store::lock::Mode::Exclusive;
+        while store::content::try_lease(&root, mode).unwrap().is_some() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let removed = engine.image_remove("app", false).unwrap();
+        let id = app.config.digest.to_string();
+        let untagged = Removed::Untagged("app:latest".to_owned());
+        assert_eq!(removed, [untagged, Removed::Deleted(id)]);
+        let pruned = engine.prune_images(true, &ImageFilter::default()).unwrap();
+        assert_eq!((pruned.later, pruned.bytes), (true, 0));
+        assert!(engine.images().unwrap().is_empty());
+        assert_eq!(here(&app), app.blobs.len(), "they stay for now");
+        writer.write_all(&archive[1000..]).unwrap();
+        drop(writer);
+    };
+    let (loaded, ()) = tokio::join!(engine.load(reader, &|_| {}), meanwhile);
+    loaded.unwrap();
+    assert_eq!((here(&app), here(&other)), (0, other.blobs.len()));
+    assert_eq!(std::fs::read_dir(root.rootfs()).unwrap().count(), 1);
+    setup.create("other", "box").await.unwrap();
+    let pruned = engine.prune_images(true, &ImageFilter::default()).unwrap();
+    assert!(!pruned.later);
+}
+
+/// A mount keeps a file from being removed, also for root, which this test needs to be.
+struct Pinned(std::path::PathBuf);
+
+impl Pinned {
+    fn new(path: std::path::PathBuf) -> Self {
+        let mount = Command::new("mount")
+            .arg("--bind")
+            .args([&path, &path])
+            .status();
+        assert!(mount.unwrap().success(), "this test needs root");
+        Self(path)
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_removed_keeps_its_name() {
+    let setup = setup();
+    let engine = &setup.engine;
+    let (path, image) = setup.archive(&image(), "app");
+    setup.load(&path).await.unwrap();
+    engine.tag("app", "second:1").unwrap();
+    let whole = || {
+        let images = engine.images().unwrap();
+        assert_eq!(images.len(), 1);
+        assert_eq!(images[0].references, ["app:latest", "second:1"]);
+    };
+    let hex = image.config.digest.hex();
+    let pinned = Pinned::new(engine.root().join(format!("images/{hex}.json")));
+    engine.image_remove(&hex, true).unwrap_err();
+    engine
+        .prune_images(true, &ImageFilter::default())
+        .unwrap_err();
+    drop(pinned);
+    whole();
+    // It may use any image.
+    let container = engine.root().join("containers").join("0".repeat(64));
+    std::fs::create_dir(&container).unwrap();
+    std::fs::write(container.join("spec.json"), "{").unwrap();
+    let error = engine.image_remove(&hex, true).unwrap_err();
+    assert!(
+        text(&error).contains("what it uses is not known"),
+        "{error}"
+    );
+    whole();
+    std::fs::remove_dir_all(container).unwrap();
+    engine.image_remove(&hex, true).unwrap();
+    assert!(engine.images().unwrap().is_empty());
 }
 
 #[tokio::test]

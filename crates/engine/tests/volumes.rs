@@ -84,12 +84,36 @@ async fn made_cloned_grown_pruned() {
     for _ in 0..2 {
         assert_eq!(engine.volume_create(wanted.clone()).await.unwrap(), "data");
     }
-    let other = VolumeRequest {
-        size: Some(2 << 30),
-        ..wanted.clone()
+    let bare = VolumeRequest {
+        name: wanted.name.clone(),
+        ..VolumeRequest::default()
     };
-    let error = engine.volume_create(other).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert_eq!(engine.volume_create(bare.clone()).await.unwrap(), "data");
+    let label = |key: &str| [(key.to_owned(), "web".to_owned())].into();
+    for (other, there) in [
+        (
+            (Some(2 << 30), label("tier"), None),
+            "with 1073741824 bytes",
+        ),
+        ((None, label("tier"), Some((1, 1))), "with label tier=db"),
+        ((None, label("zone"), None), "without label zone"),
+        (
+            (None, Default::default(), Some((0, 0))),
+            "with owner 1000:100",
+        ),
+    ] {
+        let (size, labels, owner) = other;
+        let other = VolumeRequest {
+            size,
+            labels,
+            owner,
+            ..bare.clone()
+        };
+        let error = engine.volume_create(other).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        let expect = format!("volume data exists already, {there}");
+        assert_eq!(text(&error), expect);
+    }
     engine
         .volume_clone("data", "copy", Default::default())
         .await

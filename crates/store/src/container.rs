@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 pub use create::{create, create_hidden};
 pub use find::{check_name, discard, ids, is_id, list, resolve};
-pub use repair::{LOST_EXIT_CODE, Repaired};
+pub use repair::LOST_EXIT_CODE;
 pub use spec::{
     Attach, BindMount, Endpoint, HealthCheck, Image, Journal, LogLimits, Port, Process, Protocol,
     ProxyProtocol, Resolution, Restart, RestartPolicy, RootfsMode, SCHEMA, SSH_AUTH_SOCK, Socket,
@@ -191,14 +191,29 @@ impl Container {
     /// # Errors
     /// Corrupt, newer, unreadable; [`Error::NotFound`] when the container was removed in the meantime.
     pub fn state(&self) -> Result<State, Error> {
-        match json::read(&self.dir.join("state.json"), SCHEMA) {
-            Err(error) if error.is_not_found() => match self.dir.exists() {
-                // The creation writes none.
-                true => Ok(State::created()),
-                false => Err(Error::NotFound(self.id().to_owned())),
-            },
-            other => Ok(other?),
+        let path = self.dir.join("state.json");
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return match self.dir.exists() {
+                    // The creation writes none.
+                    true => Ok(State::created()),
+                    false => Err(Error::NotFound(self.id().to_owned())),
+                };
+            }
+            other => other.map_err(|error| {
+                json::Error::from(file::Error::new("read", &path, error))
+            })?,
+        };
+        if bytes.is_empty() {
+            // Written for readers of a container that ran, when the power went: some file systems have the name by then, and
+            // nothing in it.
+            return Ok(State {
+                status: Status::Running,
+                started_ns: Some(self.spec.created_ns),
+                ..State::created()
+            });
         }
+        Ok(json::parse(&bytes, &path, SCHEMA)?)
     }
 
     /// Replaces `state.json`. For the lock's holder.
@@ -246,7 +261,8 @@ impl Container {
     /// without a name as well. For the lock's holder.
     ///
     /// # Errors
-    /// The system call that failed; the container is invisible by then, or unchanged.
+    /// The system call that failed; the container is invisible by then, or unchanged, or it has lost its files on a disk
+    /// without room for anything else.
     pub fn remove_all(&self) -> Result<(), Error> {
         if self.spec.remove {
             // First: of a container that is gone nobody would know that they were its own.
@@ -254,7 +270,8 @@ impl Container {
         }
         // By its id: one that is not shown yet has another name.
         let condemned = file::condemned(&self.dir.with_file_name(self.id()));
-        match file::rename(&self.dir, &condemned, self.durability()) {
+        let last = [lock::LOCK, "spec.json"];
+        match file::condemn(&self.dir, &condemned, &last, self.durability()) {
             Err(error) if error.is_not_found() => return Ok(()),
             other => other?,
         }

@@ -64,7 +64,7 @@ pub enum Error {
 /// its size is.
 pub const MAX_BLOB: u64 = 1 << 40;
 
-/// A lease on all of `content/`, `images/` and `refs/`.
+/// A lease on blobs and rootfs images: shared for whoever brings in or reads some, exclusive for whoever collects.
 ///
 /// # Errors
 /// Locking failed.
@@ -78,12 +78,6 @@ pub fn lease(root: &Root, mode: Mode) -> Result<Lock, lock::Error> {
 /// Locking failed.
 pub fn try_lease(root: &Root, mode: Mode) -> Result<Option<Lock>, lock::Error> {
     Lock::try_acquire(&root.content(), mode)
-}
-
-/// Who holds a lease on content, this process left out.
-#[must_use]
-pub fn holders(root: &Root) -> Vec<lock::Holder> {
-    lock::holders(&root.content())
 }
 
 /// Where a blob is when it is here.

@@ -44,6 +44,18 @@ impl Error {
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
+
+    /// The disk, or what one may have of it, is full.
+    #[must_use]
+    pub fn is_no_room(&self) -> bool {
+        is_no_room(&self.source)
+    }
+}
+
+/// The disk, or what one may have of it, is full.
+pub(crate) fn is_no_room(error: &io::Error) -> bool {
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    full.contains(&error.kind())
 }
 
 /// Whether a write must survive a crash of the host.
@@ -220,6 +232,42 @@ pub(crate) fn condemned(dir: &Path) -> PathBuf {
     dir.with_file_name(name)
 }
 
+/// Gives a directory that is removed the name that it has meanwhile. A disk may have no room even for that: then what is in the
+/// directory goes first, but for the files `last`, without which it could not be found and removed again after a crash.
+///
+/// # Errors
+/// The system call that failed.
+pub(crate) fn condemn(
+    dir: &Path,
+    condemned: &Path,
+    last: &[&str],
+    durability: Durability,
+) -> Result<(), Error> {
+    condemn_by(dir, last, || rename(dir, condemned, durability))
+}
+
+fn condemn_by(
+    dir: &Path,
+    last: &[&str],
+    mut rename: impl FnMut() -> Result<(), Error>,
+) -> Result<(), Error> {
+    match rename() {
+        Err(error) if error.is_no_room() => {}
+        other => return other,
+    }
+    for entry in fs::read_dir(dir).map_err(Error::at("list", dir))? {
+        let entry = entry.map_err(Error::at("list", dir))?;
+        if last.iter().all(|name| entry.file_name() != *name) {
+            // A link is removed, not followed.
+            match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                true => remove_tree(&entry.path())?,
+                false => drop(remove(&entry.path())?),
+            }
+        }
+    }
+    rename()
+}
+
 /// Removes a directory whose lock the caller holds exclusively. First it gets another name: who is about to lock it would otherwise make
 /// its lock file once more, in a directory that is just being emptied.
 ///
@@ -361,6 +409,28 @@ mod tests {
         sweep(dir.path()).unwrap();
         assert!(!dead.exists());
         assert!(own.exists() && others.iter().all(|path| path.exists()));
+    }
+
+    #[test]
+    fn without_room_for_a_name_the_contents_go_first() {
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::Other] {
+            let dir = tempfile::tempdir().unwrap();
+            for name in ["lock", "spec.json", "upper.ext4"] {
+                fs::write(dir.path().join(name), "x").unwrap();
+            }
+            fs::create_dir(dir.path().join("logs")).unwrap();
+            fs::write(dir.path().join("logs/output.log"), "x").unwrap();
+            let mut tried = 0;
+            let result = condemn_by(dir.path(), &["lock", "spec.json"], || {
+                tried += 1;
+                let room = names(dir.path()).unwrap() == ["lock", "spec.json"];
+                room.then_some(())
+                    .ok_or_else(|| Error::new("rename to", dir.path(), kind))
+            });
+            let full = kind == io::ErrorKind::StorageFull;
+            assert_eq!((result.is_ok(), tried), (full, 1 + i32::from(full)));
+            assert_eq!(dir.path().join("upper.ext4").exists(), !full);
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Garbage collection: blobs and rootfs images that belong to no image and no container are removed.
 //!
 //! Marks from images and containers; then sweeps. It runs under the exclusive lease on content, so nothing comes in
-//! meanwhile. Images themselves go when somebody says so: one without a name may be what a person loaded or committed.
+//! meanwhile. While somebody brings something in, or reads some, nobody waits: `content/due` says that a collection is wanted
+//! ([`ask`]), and whoever gives back a lease looks whether it is ([`collect_due`]). Images themselves go when somebody says so: one without a name may be what a person loaded or committed.
 //! What cannot be read stops it: a container that we don't understand may use anything.
 
 use std::collections::BTreeSet;
@@ -94,11 +95,45 @@ pub fn unused(root: &Root) -> Result<Unused, Error> {
     Ok(unused)
 }
 
+/// The mark that a collection is wanted.
+fn due(root: &Root) -> std::path::PathBuf {
+    root.content().join("due")
+}
+
+/// Has whoever gives back the last lease on content collect. Then try once more to get it: it may just have been given back.
+///
+/// # Errors
+/// The system call that failed.
+pub fn ask(root: &Root) -> Result<(), file::Error> {
+    let path = due(root);
+    match file::write_new(&path, &[], file::Durability::Unsynced) {
+        Err(error) if error.source.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// Collects if that is wanted, and nobody holds a lease on content. For whoever has just given one back.
+///
+/// # Errors
+/// As [`Error`] says.
+pub fn collect_due(root: &Root) -> Result<(), Error> {
+    // Again: somebody may have asked while we were at it.
+    while due(root).exists() {
+        let Some(exclusive) = content::try_lease(root, Mode::Exclusive)? else {
+            return Ok(());
+        };
+        collect(root, &exclusive)?;
+    }
+    Ok(())
+}
+
 /// Collects. `_exclusive` is [`content::lease`] in exclusive mode.
 ///
 /// # Errors
 /// As [`Error`] says.
 pub fn collect(root: &Root, _exclusive: &Lock) -> Result<Collected, Error> {
+    // First: who asks from now on wants another one.
+    file::remove(&due(root))?;
     let unused = unused(root)?;
     fault::point("gc.marked");
     let mut collected = Collected::default();
@@ -300,6 +335,27 @@ mod tests {
         assert!(fresh.exists() && !old.exists() && !claim.exists());
         assert!(forget_downloads(&root, &exclusive).unwrap() >= 5000);
         assert!(!fresh.exists());
+    }
+
+    #[test]
+    fn who_gives_back_the_last_lease_collects_when_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        content::put(&root, b"stray").unwrap();
+        let [one, two] = [(); 2].map(|()| content::lease(&root, Mode::Shared).unwrap());
+        collect_due(&root).unwrap();
+        for _ in 0..2 {
+            ask(&root).unwrap();
+        }
+        drop(one);
+        collect_due(&root).unwrap();
+        assert_eq!(content::list(&root).unwrap().len(), 1);
+        drop(two);
+        collect_due(&root).unwrap();
+        assert!(content::list(&root).unwrap().is_empty());
+        content::put(&root, b"next").unwrap();
+        collect_due(&root).unwrap();
+        assert_eq!(content::list(&root).unwrap().len(), 1, "nobody asked");
     }
 
     #[test]

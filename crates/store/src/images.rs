@@ -1,4 +1,8 @@
 //! `images/<config digest>.json`: what an image is, and which blobs and rootfs image belong to it.
+//!
+//! A lock of its own ([`hold`]) makes one step of what goes together: an image and its references, or an image and the
+//! container that is made of it. It is held for moments, where the lease on content ([`crate::content::lease`]) lasts for as
+//! long as a pull. Who wants both takes the lease first.
 
 use std::path::PathBuf;
 
@@ -6,6 +10,7 @@ use oci::{Descriptor, Digest, Platform};
 use serde::{Deserialize, Serialize};
 
 use crate::file::{self, Durability};
+use crate::lock::{self, Lock, Mode};
 use crate::{Root, json};
 
 /// The version of the files that this build writes.
@@ -43,6 +48,34 @@ impl Record {
             .chain(&self.layers)
             .map(|descriptor| &descriptor.digest)
     }
+}
+
+/// The lock on images and references: shared for whoever adds some, or makes a container of one, exclusive for whoever
+/// removes some.
+///
+/// # Errors
+/// Locking failed.
+pub fn hold(root: &Root, mode: Mode) -> Result<Lock, lock::Error> {
+    Lock::acquire(&lock_dir(root), mode)
+}
+
+/// The same, if it is to be had at once.
+///
+/// # Errors
+/// Locking failed.
+pub fn try_hold(root: &Root, mode: Mode) -> Result<Option<Lock>, lock::Error> {
+    Lock::try_acquire(&lock_dir(root), mode)
+}
+
+/// Who holds it, this process left out.
+#[must_use]
+pub fn holders(root: &Root) -> Vec<lock::Holder> {
+    lock::holders(&lock_dir(root))
+}
+
+/// A folder that is there, and in which nothing else is looked for.
+fn lock_dir(root: &Root) -> PathBuf {
+    root.content().join("blobs")
 }
 
 fn path(root: &Root, id: &Digest) -> PathBuf {

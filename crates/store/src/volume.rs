@@ -10,7 +10,8 @@
 //! Two locks. The volume's own is its lease: exclusive for one writer, shared for readers, passed on to whatever opens the
 //! file, so that it is free only when everything that could still write is dead. The one of `volumes/.index/` ([`hold`])
 //! keeps a volume that a container is about to name from being removed: shared for whoever makes volumes and containers
-//! that use them, exclusive for whoever removes volumes.
+//! that use them, exclusive for whoever removes volumes. A copy, which takes its time, holds the lock of its hidden directory
+//! instead while it is made.
 
 mod create;
 mod find;
@@ -59,6 +60,9 @@ pub enum Error {
     /// Names are unique.
     #[error("volume {0} exists already")]
     Exists(String),
+    /// Somebody is copying another one to this name.
+    #[error("volume {0} is just being made by another command")]
+    BeingMade(String),
     /// Too small, or too large.
     #[error(
         "a volume of {size} bytes cannot be had: it is between {LEAST_SIZE} (32 MiB) and {MOST_SIZE} (15 TiB)"
@@ -130,7 +134,7 @@ pub struct Spec {
     /// It was made for a container, without a name.
     #[serde(default)]
     pub anonymous: bool,
-    /// Somebody has had it for writing: it may not be empty any more.
+    /// Somebody has had it for writing, and it was filled for that one: it may not be empty any more.
     #[serde(default)]
     pub used: bool,
 }
@@ -244,6 +248,9 @@ impl Volume {
             return Ok(());
         }
         self.read_again()?;
+        if self.spec.used {
+            return Ok(());
+        }
         self.spec.used = true;
         // Once in its life. Unsynced, there are file systems on which the spec would be empty after a power cut.
         self.write_spec(Durability::Synced)

@@ -84,7 +84,7 @@ fn a_clone_shares_its_blocks_until_it_is_written() {
     write(&source.disk(), 0x55, 128 * MIB);
     let before = free(xfs.0.path());
     let lease = source.try_lease(Mode::Shared).unwrap().unwrap();
-    let copy = volume::clone(&root, &source, &spec("copy"), &lease, &index).unwrap();
+    let copy = volume::clone(&root, &source, &spec("copy"), &lease).unwrap();
     let taken = before.saturating_sub(free(xfs.0.path()));
     assert!(taken < 4 * MIB, "the clone took {taken} bytes");
     let (ours, theirs) = (source.disk(), copy.disk());

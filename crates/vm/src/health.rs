@@ -72,6 +72,7 @@ async fn watch(supervision: Arc<Supervision>, run: Arc<Shared>, guest: Guest, ch
             health.status
         });
         supervision.record.show_or_log();
+        supervision.record.keep();
         if status != before {
             supervision.emit(&format!("health_status: {}", word(status)), &[]);
         }

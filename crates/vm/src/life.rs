@@ -99,6 +99,7 @@ impl Life<'_> {
                 guest
                     .boot(bill::maintenance_request(&self.shared.spec, volumes))
                     .await?;
+                self.supervision.volumes_are_filled().await;
                 self.shared.guest.send_replace(Some(guest));
                 self.shared.started.send_replace(Some(Ok(())));
                 self.is_unneeded().await;
@@ -306,6 +307,7 @@ impl Life<'_> {
         }
         shared.timeline.mark("guest mounted");
         fault::point("vm.guest-booted");
+        self.supervision.volumes_are_filled().await;
         shared.guest.send_replace(Some(guest.clone()));
         if self.attached {
             // The sender lives in `shared`: this ends with a client, or with the time-out.

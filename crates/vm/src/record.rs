@@ -2,7 +2,8 @@
 //!
 //! Whoever changes something changes it here and has it written; so that what two tasks know about never undoes each
 //! other. Three ways to write: [`Record::show`] for readers, at once, on the disk when the kernel likes; [`Record::keep`] on
-//! the disk soon, by a thread of its own, with nobody waiting; [`Record::write`] on the disk before it returns.
+//! the disk soon, by a thread of its own, with nobody waiting; [`Record::write`] on the disk before it returns. What was
+//! only shown may be an empty file after a power cut, which is read as a container that was lost: so what is shown is kept, too.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

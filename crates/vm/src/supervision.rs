@@ -22,7 +22,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use proto::supervisor::{Exited, Failure};
-use store::container::{Container, Health, HealthStatus, HostSocket, Spec, State, Status};
+use store::container::{
+    Container, Health, HealthStatus, HostSocket, RootfsMode, Spec, State, Status,
+};
 use store::events::{self, Event};
 use store::fault;
 use tokio::sync::watch;
@@ -150,6 +152,29 @@ impl Supervision {
         let missing = |volume: &String| self.volumes.iter().all(|here| here.name != *volume);
         let mut mounts = container.spec().mounts.iter();
         mounts.any(|mount| missing(&mount.volume))
+    }
+
+    /// The guest has filled the volumes that it may write to: from now on they are as their writers leave them. Who died before
+    /// this has left them for the next one to fill, also when that one only reads.
+    pub async fn volumes_are_filled(&self) {
+        let container = self.container();
+        let volumes = self.volumes.iter().filter(|volume| !volume.read_only);
+        let names: Vec<String> = volumes.map(|volume| volume.name.clone()).collect();
+        // Where a volume is the root there is no image to fill it from.
+        if names.is_empty() || container.spec().vm.rootfs == RootfsMode::Volume {
+            return;
+        }
+        let marking = tokio::task::spawn_blocking(move || {
+            for name in names {
+                let marked = store::volume::open(container.root(), &name);
+                if let Err(error) = marked.and_then(|mut volume| volume.mark_used()) {
+                    // It costs the next one that reads a VM, which finds files and leaves them alone.
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, name, "a volume's first use can't be written down");
+                }
+            }
+        });
+        let _ = marking.await;
     }
 
     /// Whether its state says so.
@@ -341,6 +366,12 @@ fn before(container: &Container) -> State {
 /// What tests begin with: the supervision of a container that is about to run, and that run. The root goes with the folder.
 #[cfg(test)]
 pub fn fresh() -> (tempfile::TempDir, Arc<Supervision>, Arc<Shared>) {
+    fresh_with(vec![])
+}
+
+/// The same with volumes.
+#[cfg(test)]
+pub fn fresh_with(volumes: Vec<Volume>) -> (tempfile::TempDir, Arc<Supervision>, Arc<Shared>) {
     let dir = tempfile::tempdir().unwrap();
     let root = store::Root::open(dir.path()).unwrap();
     let spec = Spec {
@@ -350,7 +381,7 @@ pub fn fresh() -> (tempfile::TempDir, Arc<Supervision>, Arc<Shared>) {
     };
     let (container, _lock) = store::container::create(&root, &spec).unwrap();
     let timeline = Timeline::default();
-    let supervision = Supervision::new(&container, timeline, false, vec![]);
+    let supervision = Supervision::new(&container, timeline, false, volumes);
     let supervision = Arc::new(supervision.unwrap());
     let Now::Run(run) = supervision.now() else {
         panic!("it begins with a run");
@@ -360,4 +391,37 @@ pub fn fresh() -> (tempfile::TempDir, Arc<Supervision>, Arc<Shared>) {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use store::file::Durability;
+    use store::lock::Mode;
+    use store::volume;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_its_guest_has_filled_is_used() {
+        let names = ["written", "read"];
+        let volumes = names.map(|name| Volume {
+            name: name.to_owned(),
+            read_only: name == "read",
+        });
+        let (_dir, supervision, _run) = fresh_with(volumes.into());
+        let root = supervision.container().root().clone();
+        let index = volume::hold(&root, Mode::Shared).unwrap();
+        for name in names {
+            let spec = volume::Spec {
+                name: name.to_owned(),
+                size: volume::LEAST_SIZE,
+                ..volume::Spec::default()
+            };
+            volume::create(&root, &spec, &index, Durability::Unsynced).unwrap();
+        }
+        let used = || names.map(|name| volume::open(&root, name).unwrap().spec().used);
+        assert_eq!(used(), [false, false]);
+        supervision.volumes_are_filled().await;
+        assert_eq!(used(), [true, false]);
+    }
 }

@@ -24,11 +24,22 @@ pub fn prune(app: &App, args: &Prune) -> Result<u8, Failure> {
     }
     let pruned = app.engine()?.prune_images(all, &filter)?;
     out::print(&text(&pruned))?;
+    say_later(&pruned);
     out::line(&format!(
         "Total reclaimed space: {}",
         human::size(pruned.bytes)
     ))?;
     Ok(0)
+}
+
+/// Why nothing is reclaimed.
+pub fn say_later(pruned: &PrunedImages) {
+    if pruned.later {
+        // stderr may be closed.
+        let _ = out::stderr(
+            "other commands bring in or read images: what belongs to none goes when they have ended\n",
+        );
+    }
 }
 
 /// What went, as Docker lists it; nothing when nothing did.
@@ -60,6 +71,7 @@ mod tests {
                 Removed::Deleted("sha256:00".to_owned()),
             ],
             bytes: 1,
+            later: false,
         };
         let expect = "Deleted Images:\nuntagged: a:1\ndeleted: sha256:00\n\n";
         assert_eq!(text(&pruned), expect);

@@ -19,6 +19,7 @@ pub async fn prune(app: &App, args: &Prune) -> Result<u8, Failure> {
     out::print(&network::text(&pruned.networks))?;
     out::print(&volume::text(&pruned.volumes))?;
     out::print(&image_prune::text(&pruned.images))?;
+    image_prune::say_later(&pruned.images);
     out::line(&format!(
         "Total reclaimed space: {}",
         human::size(pruned.bytes())

@@ -43,8 +43,15 @@ impl<'p> Target<'p> {
     /// Begins it.
     pub(super) fn create(path: &'p Path) -> Result<Self, Failure> {
         let failed = |source| create_failed(path, source);
-        let is_special = std::fs::metadata(path).is_ok_and(|found| !found.is_file());
-        if is_special {
+        let found = std::fs::metadata(path);
+        // One that is not there could not be given such a name when all is written.
+        let is_folder = path.as_os_str().as_encoded_bytes().ends_with(b"/")
+            || found.as_ref().is_ok_and(std::fs::Metadata::is_dir);
+        if is_folder {
+            let path = path.to_owned();
+            return Err(Failure::IsFolder { path });
+        }
+        if found.is_ok_and(|found| !found.is_file()) {
             let file = File::options().write(true).open(path).map_err(failed)?;
             return Ok(Self {
                 path,
@@ -231,6 +238,21 @@ mod tests {
         assert!(matches!(filled, Err(Failure::Signal { number: 15 })));
         drop(target);
         assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn a_folder_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+        for path in [dir.path(), &link, &dir.path().join("new/"), Path::new(".")] {
+            let refused = Target::create(path).map(drop);
+            assert!(
+                matches!(refused, Err(Failure::IsFolder { .. })),
+                "{refused:?}"
+            );
+        }
+        assert_eq!(names(dir.path()), ["link"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use testkit::image::{ImageBuilder, Layer};
 use testkit::registry::Registry;
 
-use crate::harness::{Home, Out, eventually, finish};
+use crate::harness::{Home, Out, eventually, finish, kill};
 
 const SIZE: u64 = 160 << 20;
 
@@ -183,4 +183,49 @@ fn what_a_container_and_a_copy_write() {
     home.gourd(&["stop", "-t", "0", "it"]).ok();
     let check = format!("PATH=$PATH:/sbin:/usr/sbin e2fsck -fn containers/{id}/upper.ext4");
     home.inside(&check).ok();
+}
+
+/// What takes the room goes without any: of what runs, of what has ended and could not write that down, of what has died.
+#[test]
+fn containers_are_removed() {
+    let home = Home::on_a_small_disk(SIZE);
+    type Ends = fn(&Home);
+    let goes_on: Ends = |_| {};
+    let stops: Ends = |home| {
+        home.gourd(&["stop", "-t", "0", "it"]).ok();
+    };
+    let dies: Ends = |home| {
+        let pid = home.inspect("it", "{{.State.Pid}}");
+        kill(pid.parse().expect("a pid"), "-KILL");
+        eventually("its monitor is gone, too", || home.leftovers().is_empty());
+    };
+    let cases: [(Ends, &[&str]); 6] = [
+        (goes_on, &["rm", "-f", "it"]),
+        (stops, &["rm", "it"]),
+        (stops, &["container", "prune", "-f"]),
+        (dies, &["rm", "it"]),
+        (dies, &["rm", "-f", "it"]),
+        (dies, &["container", "prune", "-f"]),
+    ];
+    for (ends, line) in cases {
+        home.sleeper(&["--name", "it"]);
+        fill(&home, 0);
+        ends(&home);
+        home.gourd(line).ok();
+        assert_eq!(home.gourd(&["ps", "-aq"]).ok().text(), "", "{line:?}");
+        empty(&home);
+        nothing_unfinished(&home);
+    }
+    home.assert_nothing_left();
+    // One that has ended is not taken for one that runs, or for one that can't be read.
+    home.sleeper(&["--name", "it"]);
+    fill(&home, 0);
+    dies(&home);
+    let status = home.gourd(&["ps", "-a", "--format", "{{.Status}}"]).ok();
+    assert!(status.text().starts_with("Exited (255)"), "{status:?}");
+    home.gourd(&["wait", "it"]).ok();
+    home.gourd(&["exec", "it", "true"])
+        .exits(125)
+        .says(&["not running"]);
+    home.gourd(&["rm", "it"]).ok();
 }

@@ -169,7 +169,7 @@ async fn due(container: &Container) -> Result<bool, Error> {
     match supervisor::find(container).await? {
         Found::Alive(_) | Found::Removed => return Ok(false),
         // Its files are in use, for which a start waits.
-        Found::Maintained(_) | Found::Idle(_) => {}
+        Found::Maintained(_) | Found::Idle(..) => {}
     }
     let state = container.state()?;
     let stopped = state.stopped && policy == RestartPolicy::UnlessStopped;

@@ -71,10 +71,10 @@ impl Engine {
         spec.binds = planned.binds;
         spec.sockets = sockets::plan(&request, planned.sockets)?;
         let volumes = volume::plan(&image.config.config.volumes, &request.mounts, taken)?;
-        // At once: a few files and one flush are less than a thread costs. The image's lease is held until the container,
-        // which names it, is there: nobody collects it before that.
+        // At once: a few files and one flush are less than a thread costs. The image is held until the container, which names
+        // it, is there: nobody removes it before that.
         let made = make(&self.root, spec, request.name.is_none(), &volumes);
-        drop(image.lease);
+        drop(image.held);
         made
     }
 

@@ -84,7 +84,7 @@ impl Engine {
                     end: Box::pin(end(container, client)),
                 })
             }
-            Found::Maintained(_) | Found::Idle(_) | Found::Removed => None,
+            Found::Maintained(_) | Found::Idle(..) | Found::Removed => None,
         };
         Ok(Follow {
             reader: Reader::open(&log, options.start())?,

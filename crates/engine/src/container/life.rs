@@ -171,9 +171,8 @@ impl Engine {
         let container = self.container(id)?;
         let client = match supervisor::find(&container).await? {
             Found::Alive(client) => client,
-            Found::Maintained(_) | Found::Idle(_) => {
-                return Ok(container.state()?.exit_code.unwrap_or(0));
-            }
+            Found::Maintained(_) => return Ok(container.state()?.exit_code.unwrap_or(0)),
+            Found::Idle(_, state) => return Ok(state.exit_code.unwrap_or(0)),
             Found::Removed => return Ok(container::LOST_EXIT_CODE),
         };
         let mut rpc = client.rpc.clone();
@@ -197,17 +196,18 @@ impl Engine {
     async fn idle(&self, container: &Container) -> Result<Option<Lock>, Error> {
         // Most are idle: their lock is free, and says so more quickly than a refused connection.
         if let Some(lock) = container.try_lock()? {
-            container.repair(&lock)?;
-            // A `--rm` container that was dead is gone now.
-            container.state()?;
-            return Ok(Some(lock));
+            return match container.repair(&lock)? {
+                Some(_) => Ok(Some(lock)),
+                // It was to go with its supervisor, which had died.
+                None => Err(container::Error::NotFound(container.id().to_owned()).into()),
+            };
         }
         match settled(container).await? {
             Found::Alive(_) => Ok(None),
             Found::Maintained(_) => Err(Error::Stuck {
                 name: container.spec().name.clone(),
             }),
-            Found::Idle(lock) => Ok(Some(lock)),
+            Found::Idle(lock, _) => Ok(Some(lock)),
             Found::Removed => Err(container::Error::NotFound(container.id().to_owned()).into()),
         }
     }
@@ -238,7 +238,7 @@ pub(super) async fn settled(container: &Container) -> Result<Found, Error> {
 pub(super) async fn alive(container: &Container) -> Result<Client, Error> {
     match supervisor::find(container).await? {
         Found::Alive(client) => Ok(client),
-        Found::Maintained(_) | Found::Idle(_) | Found::Removed => Err(Error::NotRunning {
+        Found::Maintained(_) | Found::Idle(..) | Found::Removed => Err(Error::NotRunning {
             name: container.spec().name.clone(),
         }),
     }
@@ -288,7 +288,7 @@ async fn stop(
         Ok(_) => Ok(()),
         Err(error @ Error::Version { .. }) => Err(error),
         Err(error) => match supervisor::find(container).await? {
-            Found::Maintained(_) | Found::Idle(_) | Found::Removed => Ok(()),
+            Found::Maintained(_) | Found::Idle(..) | Found::Removed => Ok(()),
             Found::Alive(_) => Err(error),
         },
     }
@@ -314,7 +314,7 @@ pub(super) async fn kill_all(
         }
     }
     match supervisor::find(container).await? {
-        Found::Idle(lock) => Ok(Some(lock)),
+        Found::Idle(lock, _) => Ok(Some(lock)),
         Found::Removed => Ok(None),
         // Its last answer is out and it is about to leave.
         Found::Alive(_) | Found::Maintained(_) => match blocking({

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use futures_util::stream::{self, StreamExt};
-use store::container::{self, Repaired};
+use store::container;
 
 use super::{ContainerSummary, Status};
 use crate::supervisor::{self, Found};
@@ -120,7 +120,7 @@ pub(super) async fn current(
             || container.supervisor_socket().exists();
         return match unfinished.then(|| container.try_lock()).transpose() {
             // Its supervisor died on its last steps.
-            Ok(Some(Some(lock))) if container.repair(&lock)? == Repaired::Removed => Ok(None),
+            Ok(Some(Some(lock))) => Ok(container.repair(&lock)?),
             Ok(_) => Ok(Some(state)),
             Err(container::Error::NotFound(_)) => Ok(None),
             Err(error) => Err(error.into()),
@@ -129,7 +129,8 @@ pub(super) async fn current(
     match supervisor::find(container).await? {
         // It answers when what it knows is written down: its VM may have died a moment ago.
         Found::Removed => return Ok(None),
-        Found::Alive(_) | Found::Maintained(_) | Found::Idle(_) => {}
+        Found::Idle(_, state) => return Ok(Some(*state)),
+        Found::Alive(_) | Found::Maintained(_) => {}
     }
     match container.state() {
         Err(container::Error::NotFound(_)) => Ok(None),

@@ -77,7 +77,7 @@ impl Engine {
         };
         let lock = match found {
             Found::Removed => return Ok(()),
-            Found::Idle(lock) => lock,
+            Found::Idle(lock, _) => lock,
             Found::Maintained(_) => {
                 let name = container.spec().name.clone();
                 return Err(Error::Stuck { name });

@@ -73,7 +73,7 @@ impl Error {
             Self::Container(error) => container_kind(error),
             Self::Volume(error) => volume_kind(error),
             Self::VolumeInUse { .. } | Self::VolumeUsed { .. } => ErrorKind::InUse,
-            Self::VolumeSize { .. } => ErrorKind::Conflict,
+            Self::VolumeDiffers { .. } => ErrorKind::Conflict,
             Self::Events(store::events::Error::Lock(error)) => lock_kind(error),
             Self::Events(store::events::Error::File(error)) => file_kind(error),
             Self::Copy(error) => copy_kind(error),
@@ -255,6 +255,7 @@ fn volume_kind(error: &volume::Error) -> ErrorKind {
         | volume::Error::Size { .. }
         | volume::Error::Shrink { .. } => ErrorKind::Invalid,
         volume::Error::Exists(_) => ErrorKind::Conflict,
+        volume::Error::BeingMade(_) => ErrorKind::InUse,
         volume::Error::Disk {
             operation: "read", ..
         } => ErrorKind::Corrupt,

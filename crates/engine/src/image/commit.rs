@@ -10,6 +10,7 @@ use oci::{
 use store::container::Spec;
 use store::events::{self, Event};
 use store::images::{self, Record};
+use store::lock::Lock;
 use store::{Root, fault};
 use tokio::sync::mpsc;
 
@@ -103,8 +104,8 @@ impl Engine {
         let (root, request) = (self.root.clone(), request.clone());
         let made = blocking(move || {
             let mut fresh = vec![layer.blob.digest];
-            let made = make(&root, &base, config, layer, &mut fresh).and_then(|image| {
-                name(&root, &spec, &request, image, reference.as_ref())?;
+            let made = make(&root, &base, config, layer, &mut fresh).and_then(|(image, names)| {
+                name(&root, &spec, &request, image, reference.as_ref(), &names)?;
                 Ok(image)
             });
             drop(lease);
@@ -199,7 +200,7 @@ fn make(
     mut config: ImageConfig,
     layer: NewLayer,
     fresh: &mut Vec<Digest>,
-) -> Result<Digest, Error> {
+) -> Result<(Digest, Lock), Error> {
     let mut layers: Vec<Descriptor> = base.layers.iter().map(as_oci).collect();
     if layer.diff_id != Digest::of(&EMPTY_TAR) {
         config.rootfs.diff_ids.push(layer.diff_id);
@@ -207,9 +208,9 @@ fn make(
     } else if let Some(step) = config.history.last_mut() {
         step.empty_layer = true;
     }
-    let record = make::image(root, &config, layers, fresh)?;
+    let (record, names) = make::image(root, &config, layers, fresh)?;
     fault::point("commit.kept");
-    Ok(record.id)
+    Ok((record.id, names))
 }
 
 /// Names the image, and notes what was done.
@@ -219,9 +220,10 @@ fn name(
     request: &CommitRequest,
     image: Digest,
     reference: Option<&Reference>,
+    names: &Lock,
 ) -> Result<(), Error> {
     if let Some(reference) = reference {
-        keep::tag(root, reference, image, None)?;
+        keep::tag(root, reference, image, None, names)?;
         fault::point("commit.tagged");
         note::image(root, "tag", &image, &reference.familiar());
     }

@@ -6,6 +6,7 @@ use store::lock::Lock;
 use store::{Root, content, refs, rootfs};
 
 use super::keep::Complete;
+use super::lease::Lease;
 use crate::container::Pull;
 use crate::{Engine, Error, PullEvent, blocking};
 
@@ -16,8 +17,8 @@ pub(crate) struct Resolved {
     pub(crate) config: ImageConfig,
     /// As people write it.
     pub(crate) reference: String,
-    /// Shared.
-    pub(crate) lease: Lock,
+    /// Nobody forgets the image, nor collects what it is made of.
+    pub(crate) held: (Lock, Lease),
 }
 
 impl Engine {
@@ -31,6 +32,7 @@ impl Engine {
         progress: &dyn Fn(PullEvent),
     ) -> Result<Resolved, Error> {
         let lease = self.content_lease().await?;
+        let names = self.names().await?;
         let here = match pull {
             Pull::Always => None,
             Pull::Missing | Pull::Never => match find(&self.root, name) {
@@ -43,31 +45,39 @@ impl Engine {
                 other => Some(other?),
             },
         };
-        let (record, reference) = match here {
-            Some((record, Some(reference))) => (record, reference.familiar()),
-            Some((record, None)) => (record, name.to_owned()),
+        let (record, reference, names) = match here {
+            Some((record, Some(reference))) => (record, reference.familiar(), names),
+            Some((record, None)) => (record, name.to_owned(), names),
             None => {
                 let reference = parse(name)?;
-                let record = self.fetch(&reference, platform, progress).await?;
-                (record, reference.familiar())
+                // A pull takes its time.
+                drop(names);
+                let (record, names) = self.fetch(&reference, platform, progress).await?;
+                (record, reference.familiar(), names)
             }
         };
         let config = config(&self.root, &record)?;
-        let record = self.with_rootfs(record, &config).await?;
+        let (record, names) = self.with_rootfs(record, names, &config).await?;
         Ok(Resolved {
             record,
             config,
             reference,
-            lease,
+            held: (names, lease),
         })
     }
 
     /// Makes the rootfs image anew when it is gone, or when an older writer made it.
-    async fn with_rootfs(&self, record: Record, config: &ImageConfig) -> Result<Record, Error> {
+    async fn with_rootfs(
+        &self,
+        record: Record,
+        names: Lock,
+        config: &ImageConfig,
+    ) -> Result<(Record, Lock), Error> {
         let key = rootfs::key(&config.rootfs.diff_ids);
         if record.rootfs == key && rootfs::path(&self.root, &key).is_file() {
-            return Ok(record);
+            return Ok((record, names));
         }
+        drop(names);
         let (root, config) = (self.root.clone(), config.clone());
         blocking(move || Complete::again(&root, record, config)?.keep(&root)).await
     }

@@ -110,10 +110,10 @@ fn import(
     fresh.push(layer.blob.digest);
     config.rootfs.diff_ids.push(layer.diff_id);
     progress(PullEvent::Merging { layers: 1 });
-    let record = make::image(root, &config, vec![layer.blob], fresh)?;
+    let (record, names) = make::image(root, &config, vec![layer.blob], fresh)?;
     fault::point("import.kept");
     if let Some(reference) = reference {
-        keep::tag(root, reference, record.id, None)?;
+        keep::tag(root, reference, record.id, None, &names)?;
     }
     let name = reference.map_or_else(|| record.id.to_string(), Reference::familiar);
     note::image(root, "import", &record.id, &name);
@@ -123,7 +123,13 @@ fn import(
 /// Removes what came and belongs to no image. While others are at work it stays for the next collection.
 pub(super) fn clear(root: &Root, fresh: &[Digest]) {
     let cleared = match content::try_lease(root, Mode::Exclusive) {
-        Ok(Some(exclusive)) => gc::drop_unused(root, &exclusive, fresh).map_err(Error::from),
+        Ok(Some(exclusive)) => {
+            let cleared = gc::drop_unused(root, &exclusive, fresh);
+            drop(exclusive);
+            cleared
+                .and_then(|()| gc::collect_due(root))
+                .map_err(Error::from)
+        }
         Ok(None) => Ok(()),
         Err(error) => Err(error.into()),
     };

@@ -5,6 +5,7 @@ use oci::{
     parse_document,
 };
 use store::images::{self, Record, SCHEMA};
+use store::lock::{Lock, Mode};
 use store::rootfs::{self, Layer};
 use store::{Root, content, now_ns, refs};
 
@@ -84,10 +85,12 @@ impl Complete {
         }
     }
 
-    /// Makes the rootfs image, and keeps the image. The caller holds the lease on content.
-    pub(super) fn keep(&self, root: &Root) -> Result<Record, Error> {
+    /// Makes the rootfs image, and keeps the image. The caller holds the lease on content. With it comes the lock under which
+    /// the image gets its references, or a container that is made of it: until it is given back nobody removes the image.
+    pub(super) fn keep(&self, root: &Root) -> Result<(Record, Lock), Error> {
         let diff_ids = &self.config.rootfs.diff_ids;
         rootfs::build(root, &self.layers())?;
+        let names = images::hold(root, Mode::Shared)?;
         let id = self.parsed.config.digest;
         let known = images::get(root, &id)?;
         let record = Record {
@@ -104,16 +107,18 @@ impl Complete {
         if known.as_ref() != Some(&record) {
             images::put(root, &record)?;
         }
-        Ok(record)
+        Ok((record, names))
     }
 }
 
-/// Lets a reference name an image; true when it did already.
+/// Lets a reference name an image; true when it did already. `_names` is [`images::hold`]'s, in any mode, under which the image
+/// was seen to be there.
 pub(super) fn tag(
     root: &Root,
     reference: &Reference,
     image: Digest,
     target: Option<Digest>,
+    _names: &Lock,
 ) -> Result<bool, Error> {
     let before = refs::get(root, reference)?;
     let same = before.is_some_and(|entry| entry.image == image && entry.target == target);

@@ -152,13 +152,13 @@ fn finish(
     if layers > 0 {
         progress(PullEvent::Merging { layers });
     }
-    let record = image.complete.keep(root)?;
+    let (record, names) = image.complete.keep(root)?;
     let id = record.id.to_string();
     let mut unchanged = true;
     fault::point("load.kept");
     let mut loaded = Vec::new();
     for reference in &image.references {
-        unchanged &= keep::tag(root, reference, record.id, None)?;
+        unchanged &= keep::tag(root, reference, record.id, None, &names)?;
         fault::point("load.tagged");
         note::image(root, "load", &record.id, &reference.familiar());
         loaded.push(LoadedImage {

@@ -2,6 +2,7 @@
 
 use oci::{Descriptor, Digest, ImageConfig, Manifest, MediaType};
 use store::images::Record;
+use store::lock::Lock;
 use store::{Root, content, fault};
 
 use super::keep::Complete;
@@ -13,13 +14,13 @@ pub(super) fn now() -> String {
 }
 
 /// Writes configuration and manifest, makes the rootfs image and keeps the image. The layers are in the store; the caller
-/// holds the lease on content. `fresh` tells, in case of an error too, which blobs came.
+/// holds the lease on content. The lock is [`Complete::keep`]'s. `fresh` tells, in case of an error too, which blobs came.
 pub(super) fn image(
     root: &Root,
     config: &ImageConfig,
     layers: Vec<Descriptor>,
     fresh: &mut Vec<Digest>,
-) -> Result<Record, Error> {
+) -> Result<(Record, Lock), Error> {
     let encode = |bytes: Result<Vec<u8>, serde_json::Error>| {
         bytes.map_err(|source| Error::Config {
             image: "the new image".to_owned(),

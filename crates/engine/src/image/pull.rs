@@ -8,6 +8,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use oci::{Descriptor, Platform, Reference};
 use registry::{Client, ClientOptions};
 use store::images::Record;
+use store::lock::Lock;
 use store::rootfs::{self, Arrivals};
 use store::{content, fault};
 
@@ -33,17 +34,17 @@ impl Engine {
         let reference = find::parse(reference)?;
         let platform = self::platform(platform)?;
         let _lease = self.content_lease().await?;
-        let record = self.fetch(&reference, &platform, progress).await?;
+        let (record, _names) = self.fetch(&reference, &platform, progress).await?;
         list::summary(&self.root, &record)
     }
 
-    /// Pulls; the caller holds the lease on content.
+    /// Pulls; the caller holds the lease on content. Until the lock is given back nobody removes the image.
     pub(super) async fn fetch(
         &self,
         reference: &Reference,
         platform: &Platform,
         progress: &dyn Fn(PullEvent),
-    ) -> Result<Record, Error> {
+    ) -> Result<(Record, Lock), Error> {
         let client = Client::new(ClientOptions::default());
         let resolved = client.resolve(reference, platform).await?;
         let target = match &resolved.index {
@@ -77,20 +78,20 @@ impl Engine {
         self.fetch_and_merge(&client, reference, &complete, progress)
             .await?;
         let (root, reference) = (self.root.clone(), reference.clone());
-        let (record, unchanged) = blocking(move || {
-            let record = complete.keep(&root)?;
+        let (record, names, unchanged) = blocking(move || {
+            let (record, names) = complete.keep(&root)?;
             fault::point("pull.kept");
-            let unchanged = keep::tag(&root, &reference, record.id, Some(target))?;
+            let unchanged = keep::tag(&root, &reference, record.id, Some(target), &names)?;
             fault::point("pull.tagged");
             note::moved(&root, "pull", &reference, &record.id);
-            Ok::<_, Error>((record, unchanged))
+            Ok::<_, Error>((record, names, unchanged))
         })
         .await?;
         progress(PullEvent::Done {
             id: record.id.to_string(),
             unchanged,
         });
-        Ok(record)
+        Ok((record, names))
     }
 
     /// The rootfs image is written while the layers come: when the last one is here, most of the others are in their place.

@@ -13,6 +13,7 @@ use oci::{
 use registry::{Client, ClientOptions, Pushed, Source, Upload};
 use store::content::UploadNote;
 use store::images::{self, Record};
+use store::lock::Mode;
 use store::{Root, content, fault, refs};
 
 use super::save::is_bare;
@@ -258,7 +259,13 @@ impl Push<'_> {
             }
         };
         fault::point("push.tagged");
-        keep::tag(self.root, self.reference, record.id, Some(target))?;
+        let names = images::hold(self.root, Mode::Shared)?;
+        // It may have been removed, or moved, meanwhile.
+        let entry = refs::get(self.root, self.reference)?;
+        if entry.is_some_and(|entry| entry.image == record.id) {
+            keep::tag(self.root, self.reference, record.id, Some(target), &names)?;
+        }
+        drop(names);
         note::moved(self.root, "push", self.reference, &record.id);
         Ok(PushedImage {
             reference: self.reference.to_string(),

@@ -2,16 +2,17 @@
 //! rootfs images with the last image.
 //!
 //! References first, then the image's record, then files: a crash in between leaves an image without a name, or files
-//! that the next collection takes.
+//! that the next collection takes. While others pull, load, push or save, files stay until those have ended.
 
 use std::collections::BTreeSet;
 
 use oci::{Digest, Reference};
 use store::images::{self, Record};
+use store::refs::Entry;
 use store::{container, fault, gc, refs};
 
 use super::filter::{self, Bounds, ImageFilter};
-use super::lease::exclusive;
+use super::lease::{alone, exclusive};
 use super::list::{familiar, references, summary};
 use super::{PrunedImages, Removed, find, note};
 use crate::{Engine, Error};
@@ -21,16 +22,17 @@ impl Engine {
     /// `force` also forgets the references of an image that containers use; the image stays for as long as they do.
     ///
     /// # Errors
-    /// No such image; a container uses it; somebody pulls or loads.
+    /// No such image; a container uses it; a container cannot be read, and may use it. Then nothing is changed. A file that
+    /// cannot be removed: then the image is gone all the same.
     pub fn image_remove(&self, name: &str, force: bool) -> Result<Vec<Removed>, Error> {
-        let exclusive = exclusive(&self.root)?;
+        let names = exclusive(&self.root)?;
         let (record, by) = find::find(&self.root, name)?;
         let entries = references(&self.root, &record.id)?;
-        let doomed: Vec<Reference> = match by {
+        let doomed: Vec<Entry> = match by {
             Some(reference) => entries
                 .iter()
-                .map(|entry| entry.reference.clone())
-                .filter(|one| *one == reference || by_digest(&reference, one))
+                .filter(|one| one.reference == reference || by_digest(&reference, &one.reference))
+                .cloned()
                 .collect(),
             None if entries.len() > 1 && !force => {
                 return Err(Error::SeveralReferences {
@@ -38,10 +40,7 @@ impl Engine {
                     references: familiar(&entries),
                 });
             }
-            None => entries
-                .iter()
-                .map(|entry| entry.reference.clone())
-                .collect(),
+            None => entries.clone(),
         };
         let last = doomed.len() == entries.len();
         let user = if last { self.user(&record.id)? } else { None };
@@ -55,9 +54,20 @@ impl Engine {
                 running,
             });
         }
-        let mut removed = self.forget(&record, &doomed, last && user.is_none())?;
-        let collected = gc::collect(&self.root, &exclusive)?;
-        removed.extend(layers(&record, &collected));
+        let delete = last && user.is_none();
+        if delete {
+            // Better known before than when its files are to go.
+            gc::unused(&self.root)?;
+        }
+        let mut removed = self.forget(&record, &doomed, delete)?;
+        drop(names);
+        if !delete {
+            return Ok(removed);
+        }
+        let collected = alone(&self.root, |exclusive| {
+            Ok(gc::collect(&self.root, exclusive)?)
+        })?;
+        removed.extend(layers(&record, &collected.unwrap_or_default()));
         Ok(removed)
     }
 
@@ -65,9 +75,9 @@ impl Engine {
     /// through; and whatever pulls that broke off have left.
     ///
     /// # Errors
-    /// A container or an image that cannot be read; somebody pulls or loads.
+    /// A container or an image that cannot be read; a file that cannot be removed.
     pub fn prune_images(&self, all: bool, filter: &ImageFilter) -> Result<PrunedImages, Error> {
-        let exclusive = exclusive(&self.root)?;
+        let names = exclusive(&self.root)?;
         let bounds = Bounds::new(&self.root, filter)?;
         let used = self.used_images()?;
         let mut pruned = PrunedImages::default();
@@ -80,11 +90,17 @@ impl Engine {
             {
                 continue;
             }
-            let names: Vec<_> = entries.into_iter().map(|entry| entry.reference).collect();
-            pruned.removed.extend(self.forget(&record, &names, true)?);
+            pruned.removed.extend(self.forget(&record, &entries, true)?);
             doomed.push(record);
         }
-        let collected = gc::collect(&self.root, &exclusive)?;
+        drop(names);
+        let done = alone(&self.root, |exclusive| {
+            let collected = gc::collect(&self.root, exclusive)?;
+            let downloads = gc::forget_downloads(&self.root, exclusive)?;
+            Ok((collected, downloads))
+        })?;
+        pruned.later = done.is_none();
+        let (collected, downloads) = done.unwrap_or_default();
         let mut named = BTreeSet::new();
         for record in &doomed {
             let gone = layers(record, &collected);
@@ -92,35 +108,57 @@ impl Engine {
                 .removed
                 .extend(gone.into_iter().filter(|one| named.insert(one.clone())));
         }
-        pruned.bytes = collected.bytes + gc::forget_downloads(&self.root, &exclusive)?;
+        pruned.bytes = collected.bytes + downloads;
         note::pruned(&self.root, pruned.bytes);
         Ok(pruned)
     }
 
-    /// Takes references from an image, and with `delete` the image itself.
+    /// Takes references from an image, and with `delete` the image itself: all of it, or nothing.
     fn forget(
         &self,
         record: &Record,
-        doomed: &[Reference],
+        doomed: &[Entry],
         delete: bool,
     ) -> Result<Vec<Removed>, Error> {
-        let mut removed = Vec::new();
         fault::point("rmi.found");
-        for reference in doomed {
-            refs::remove(&self.root, reference)?;
-            fault::point("rmi.untagged");
-            let name = reference.familiar();
+        if let Err(error) = self.take_away(record, doomed, delete) {
+            self.give_back(doomed);
+            return Err(error);
+        }
+        let mut removed = Vec::new();
+        for entry in doomed {
+            let name = entry.reference.familiar();
             note::image(&self.root, "untag", &record.id, &name);
             removed.push(Removed::Untagged(name));
         }
         if delete {
             let id = record.id.to_string();
             note::image(&self.root, "delete", &record.id, &id);
-            images::remove(&self.root, &record.id)?;
-            fault::point("rmi.forgotten");
             removed.push(Removed::Deleted(id));
         }
         Ok(removed)
+    }
+
+    fn take_away(&self, record: &Record, doomed: &[Entry], delete: bool) -> Result<(), Error> {
+        for entry in doomed {
+            refs::remove(&self.root, &entry.reference)?;
+            fault::point("rmi.untagged");
+        }
+        if delete {
+            images::remove(&self.root, &record.id)?;
+            fault::point("rmi.forgotten");
+        }
+        Ok(())
+    }
+
+    /// Best effort: the error that matters is the first one.
+    fn give_back(&self, entries: &[Entry]) {
+        for entry in entries {
+            if let Err(error) = refs::set(&self.root, &entry.reference, entry.image, entry.target) {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, reference = %entry.reference, "it has lost its image");
+            }
+        }
     }
 
     /// A container that was made of an image, one that runs first.

@@ -1,7 +1,7 @@
 //! `tag`: one more reference for an image.
 
 use store::lock::Mode;
-use store::{content, fault};
+use store::{fault, images};
 
 use super::{find, keep, note};
 use crate::{Engine, Error};
@@ -12,11 +12,11 @@ impl Engine {
     /// # Errors
     /// No such image; `target` is no reference, or has a digest, which says itself what it names.
     pub fn tag(&self, source: &str, target: &str) -> Result<(), Error> {
-        let _lease = content::lease(&self.root, Mode::Shared)?;
+        let names = images::hold(&self.root, Mode::Shared)?;
         let (record, _) = find::find(&self.root, source)?;
         let reference = find::parse_new(target)?;
         fault::point("tag.found");
-        keep::tag(&self.root, &reference, record.id, None)?;
+        keep::tag(&self.root, &reference, record.id, None, &names)?;
         fault::point("tag.written");
         note::image(&self.root, "tag", &record.id, &reference.familiar());
         Ok(())

@@ -40,7 +40,7 @@ pub(crate) async fn reach(
             Found::Removed => {
                 return Err(container::Error::NotFound(container.id().to_owned()).into());
             }
-            Found::Idle(lock) => {
+            Found::Idle(lock, _) => {
                 kernels::resolve(&engine.root, &container.spec().vm.kernel)?;
                 for program in [locate::VMM, locate::INIT] {
                     engine.programs.find(program)?;

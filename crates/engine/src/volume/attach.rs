@@ -7,6 +7,8 @@
 //!                                ▼
 //!              exclusive lease, a VM without the process mounts it for writing, and ends; then the shared lease
 //! ```
+//!
+//! That a volume is not to be filled any more is written by the supervisor whose guest has filled it.
 
 use std::collections::BTreeMap;
 
@@ -53,15 +55,16 @@ pub(crate) async fn attach(
     let mut attached = Vec::new();
     let mut unready = Vec::new();
     for (name, wanted) in wanted {
-        let mut volume = volume::open(&engine.root, name)?;
+        let volume = volume::open(&engine.root, name)?;
         let mode = match wanted.read_only {
             true => Mode::Shared,
             false => Mode::Exclusive,
         };
         let lease = lease(engine, &volume, mode)?;
-        if !wanted.read_only {
-            volume.mark_used()?;
-        } else if volume.needs_recovery()? || (wanted.fill && !volume.spec().used) {
+        // As its last writer left it, who may have had it until a moment ago.
+        let volume = volume::open(&engine.root, name)?;
+        let unfilled = wanted.fill && !volume.spec().used;
+        if wanted.read_only && (unfilled || volume.needs_recovery()?) {
             drop(lease);
             unready.push(volume);
             continue;
@@ -164,10 +167,8 @@ async fn make_ready(
     }
     fault::point("volumes.ready");
     let mut attached = Vec::new();
-    for mut volume in volumes {
+    for volume in volumes {
         let lease = lease(engine, &volume, Mode::Shared)?;
-        // Whoever else reads it would write the same.
-        volume.mark_used()?;
         attached.push(Attached {
             name: volume.name().to_owned(),
             read_only: true,

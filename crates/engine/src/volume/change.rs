@@ -25,18 +25,16 @@ impl Engine {
             volume::sweep(&engine.root)?;
             let source = volume::open(&engine.root, &source)?;
             let held = lease(&engine, &source, Mode::Shared)?;
-            let index = volume::hold(&engine.root, Mode::Shared)?;
+            // As its last writer left it, who may have had it until a moment ago.
+            let source = volume::open(&engine.root, source.name())?;
             let spec = volume::Spec {
                 name,
                 created_ns: now_ns(),
                 labels,
+                anonymous: false,
                 ..source.spec().clone()
             };
-            let spec = volume::Spec {
-                anonymous: false,
-                ..spec
-            };
-            let made = volume::clone(&engine.root, &source, &spec, &held, &index)?;
+            let made = volume::clone(&engine.root, &source, &spec, &held)?;
             let from: (&str, &dyn ToString) = ("source", &source.name());
             emit(&engine.root, "create", made.name(), &[from]);
             Ok::<_, Error>(())

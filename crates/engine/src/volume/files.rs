@@ -100,9 +100,12 @@ impl Engine {
             other => other?,
         };
         let held = lease(self, &volume, Mode::Exclusive)?;
-        volume.mark_used()?;
         let vm = VolumeVm::start(self, &volume, false, held).await?;
-        let result = send(&vm.files, source).await;
+        // Now that something of it may be written. The VM has the lease.
+        let result = match volume.mark_used() {
+            Ok(()) => send(&vm.files, source).await,
+            Err(error) => Err(error.into()),
+        };
         vm.end().await;
         result?;
         emit(&self.root, "import", name, &[]);

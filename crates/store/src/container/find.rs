@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::{Container, Error, names};
 use crate::file::{self, Durability};
-use crate::lock::{Lock, Mode};
+use crate::lock::{LOCK, Lock, Mode};
 use crate::{Root, fault};
 
 /// All containers, by id. One that cannot be read is an error in its place, with its id.
@@ -66,7 +66,7 @@ pub fn discard(root: &Root, wanted: &str) -> Result<(), Error> {
         return Err(Error::Running(id));
     };
     let condemned = file::condemned(&dir);
-    file::rename(&dir, &condemned, Durability::Synced)?;
+    file::condemn(&dir, &condemned, &[LOCK, "spec.json"], Durability::Synced)?;
     fault::point("discard.renamed");
     file::remove(&root.socket(&id, "sup"))?;
     Ok(file::remove_tree(&condemned)?)

@@ -35,7 +35,14 @@ pub(super) fn holder(root: &Root, name: &str) -> Result<Option<String>, Error> {
     }
     if !whole(root) {
         let lock = Lock::acquire(&root.containers(), Mode::Exclusive)?;
-        rebuild(root, Locked::new(&lock))?;
+        match rebuild(root, Locked::new(&lock)) {
+            // Who wants to remove something needs to find it first.
+            Err(Error::File(error)) if error.is_no_room() => {
+                let named = |id: &String| name_of(root, id).as_deref() == Some(name);
+                return Ok(ids(root)?.into_iter().find(named));
+            }
+            other => other?,
+        }
     }
     Ok(entry(root, name))
 }

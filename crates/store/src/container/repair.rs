@@ -1,29 +1,22 @@
 //! A container whose supervisor died: its state says running and its lock is free.
 
-use super::{Container, Error, Status, sockets};
+use super::{Container, Error, State, Status, sockets};
 use crate::lock::Lock;
 use crate::now_ns;
 
 /// The exit code of a process that was lost with its VM.
 pub const LOST_EXIT_CODE: u32 = 255;
 
-/// What [`Container::repair`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Repaired {
-    /// There was nothing to repair.
-    Nothing,
-    /// It is exited now, and its state says why.
-    Exited,
-    /// It was to be removed at its end, and is.
-    Removed,
-}
-
 impl Container {
-    /// Writes down that the supervisor died, if it did; `_lock` is the container's, which proves it.
+    /// The state, after writing down that the supervisor died, if it did; `None` when the container was to be removed at its
+    /// end, and is. `_lock` is the container's, which proves it.
+    ///
+    /// What can't be written, on a full disk for example, is true all the same, and whoever comes next finds it out again: so
+    /// that what takes the room can be removed.
     ///
     /// # Errors
-    /// The state cannot be read or written.
-    pub fn repair(&self, _lock: &Lock) -> Result<Repaired, Error> {
+    /// The state cannot be read, or the container not be removed.
+    pub fn repair(&self, _lock: &Lock) -> Result<Option<State>, Error> {
         let mut state = self.state()?;
         // Before the state that names them is rewritten, or gone.
         state.sockets.drain(..).for_each(sockets::sweep);
@@ -31,7 +24,7 @@ impl Container {
         if !state.status.is_alive() && !lingers {
             // It may have died on its last steps.
             crate::file::remove(&self.supervisor_socket())?;
-            return Ok(Repaired::Nothing);
+            return Ok(Some(state));
         }
         if self.spec().remove {
             tracing::warn!(
@@ -39,7 +32,7 @@ impl Container {
                 "the supervisor died: removing the container"
             );
             self.remove_all()?;
-            return Ok(Repaired::Removed);
+            return Ok(None);
         }
         let pid = state
             .pid
@@ -51,9 +44,12 @@ impl Container {
         state.exit_code = Some(LOST_EXIT_CODE);
         state.finished_ns = Some(now_ns());
         state.error = Some(error);
-        self.write_state(&state)?;
+        if let Err(error) = self.write_state(&state) {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, vm_id = self.id(), "that can't be written down now");
+        }
         crate::file::remove(&self.supervisor_socket())?;
         crate::file::sweep(self.dir())?;
-        Ok(Repaired::Exited)
+        Ok(Some(state))
     }
 }

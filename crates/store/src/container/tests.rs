@@ -223,17 +223,32 @@ fn a_dead_supervisor_is_repaired_by_the_next() {
         let lock = container.lock().unwrap();
         let repaired = container.repair(&lock).unwrap();
         if remove {
-            assert_eq!(repaired, Repaired::Removed);
+            assert_eq!(repaired, None);
             assert!(matches!(container.state(), Err(Error::NotFound(_))));
             assert!(matches!(container.lock(), Err(Error::NotFound(_))));
             continue;
         }
-        assert_eq!(repaired, Repaired::Exited);
         let state = container.state().unwrap();
+        assert_eq!(repaired, Some(state.clone()));
         assert_eq!((state.status, state.exit_code), (Status::Exited, Some(255)));
-        assert!(state.error.unwrap().contains("(process 4000000) died"));
-        assert_eq!(container.repair(&lock).unwrap(), Repaired::Nothing);
+        let error = state.error.as_deref().unwrap();
+        assert!(error.contains("(process 4000000) died"), "{error}");
+        assert_eq!(container.repair(&lock).unwrap(), Some(state));
     }
+}
+
+/// What XFS, or ext4 without `auto_da_alloc`, may have of a file that was renamed without a sync when the power went.
+#[test]
+fn an_empty_state_is_that_of_a_container_that_was_lost() {
+    let (_dir, root) = setup();
+    let (container, lock) = create(&root, &spec(1, "web")).unwrap();
+    fs::write(container.dir().join("state.json"), "").unwrap();
+    let state = container.repair(&lock).unwrap().unwrap();
+    assert_eq!((state.status, state.exit_code), (Status::Exited, Some(255)));
+    assert!(state.started_ns.is_some(), "a policy starts it again");
+    assert_eq!(container.state().unwrap(), state);
+    fs::write(container.dir().join("state.json"), "{").unwrap();
+    assert!(matches!(container.state(), Err(Error::Json(_))));
 }
 
 #[test]

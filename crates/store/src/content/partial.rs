@@ -287,8 +287,7 @@ impl Partial {
     /// What keeps the disk full is of no use.
     fn checked(&mut self, operation: &'static str, result: io::Result<()>) -> Result<(), Error> {
         result.map_err(|source| {
-            let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
-            self.is_useless |= full.contains(&source.kind());
+            self.is_useless |= file::is_no_room(&source);
             file::Error::new(operation, &self.path, source).into()
         })
     }

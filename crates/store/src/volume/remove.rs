@@ -3,7 +3,7 @@
 use super::{Error, Volume, create, find};
 use crate::container::Container;
 use crate::file::{self, Durability};
-use crate::lock::{Lock, Mode};
+use crate::lock::{LOCK, Lock, Mode};
 use crate::{Root, fault};
 
 /// Removes a volume. `_index` is [`super::hold`]'s in exclusive mode, under which the caller saw that no container uses it;
@@ -25,7 +25,8 @@ pub fn discard(root: &Root, volume: &Volume) -> Result<(), Error> {
 
 fn condemn(root: &Root, volume: &Volume, durability: Durability) -> Result<(), Error> {
     let condemned = create::hidden(root, "del", volume.name());
-    match file::rename(volume.dir(), &condemned, durability) {
+    let last = [LOCK, "volume.json"];
+    match file::condemn(volume.dir(), &condemned, &last, durability) {
         Err(error) if error.is_not_found() => return Ok(()),
         other => other?,
     }
@@ -74,8 +75,8 @@ pub fn remove_anonymous(container: &Container) -> Result<Vec<String>, Error> {
     Ok(removed)
 }
 
-/// Removes what creations and removals left that a crash cut short; does nothing while somebody may be at one. The bytes
-/// that it occupied.
+/// Removes what creations and removals left that a crash cut short; does nothing while somebody may be at one, and leaves
+/// alone what is being copied. The bytes that it occupied.
 ///
 /// # Errors
 /// The system call that failed.
@@ -90,6 +91,9 @@ pub fn sweep(root: &Root) -> Result<u64, Error> {
     };
     let mut bytes = 0;
     for dir in remains {
+        if create::is_locked(&dir)? {
+            continue;
+        }
         tracing::warn!(dir = %dir.display(), "clearing away what a crash left");
         bytes += file::occupied_tree(&dir)?;
         file::remove_tree(&dir)?;

@@ -152,7 +152,7 @@ fn a_clone_is_the_same_and_apart() {
     let mut volume = create(&root, &small, &index, Durability::Synced).unwrap();
     volume.mark_used().unwrap();
     let lease = volume.try_lease(Mode::Shared).unwrap().unwrap();
-    let copy = clone(&root, &volume, &spec("copy"), &lease, &index).unwrap();
+    let copy = clone(&root, &volume, &spec("copy"), &lease).unwrap();
     assert!(copy.spec().used);
     let same = Command::new("cmp")
         .arg(volume.disk())
@@ -160,8 +160,51 @@ fn a_clone_is_the_same_and_apart() {
         .status();
     assert!(same.unwrap().success());
     assert!(disk::allocated(&copy.disk()).unwrap() <= 2 << 20);
-    let again = clone(&root, &volume, &spec("copy"), &lease, &index);
+    let again = clone(&root, &volume, &spec("copy"), &lease);
     assert!(matches!(again, Err(Error::Exists(_))), "{again:?}");
+}
+
+/// The source is a pipe, which stands still until somebody opens it to write.
+#[test]
+fn a_copy_holds_nobody_up_and_keeps_its_name() {
+    let (_dir, root) = setup();
+    let volume = made(&root, "data");
+    let lease = volume.try_lease(Mode::Shared).unwrap().unwrap();
+    fs::remove_file(volume.disk()).unwrap();
+    let made_pipe = Command::new("mkfifo").arg(volume.disk()).status();
+    assert!(made_pipe.unwrap().success());
+    std::thread::scope(|scope| {
+        let copying = scope.spawn(|| clone(&root, &volume, &spec("copy"), &lease));
+        let begun = std::time::Instant::now();
+        let index = loop {
+            let waits = remains(&root)
+                .unwrap()
+                .iter()
+                .any(|dir| dir.join("lock").exists());
+            let index = Lock::try_acquire(&root.volumes().join(".index"), Mode::Exclusive);
+            if let (true, Ok(Some(index))) = (waits, index) {
+                break Some(index);
+            }
+            if begun.elapsed().as_secs() > 20 {
+                break None;
+            }
+            std::thread::yield_now();
+        };
+        let free = index.is_some();
+        drop(index);
+        let refused = hold(&root, Mode::Shared)
+            .and_then(|index| create(&root, &spec("copy"), &index, Durability::Unsynced));
+        let swept = sweep(&root);
+        let waiting = remains(&root).unwrap().len();
+        made(&root, "other");
+        drop(fs::File::options().write(true).open(volume.disk()).unwrap());
+        let copied = copying.join().unwrap();
+        assert!(free, "the index is held while it copies");
+        assert!(matches!(refused, Err(Error::BeingMade(_))), "{refused:?}");
+        assert_eq!((swept.unwrap(), waiting), (0, 1));
+        copied.unwrap();
+    });
+    assert_eq!(entries(&root), [".index", "copy", "data", "other"]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::matrix::{Monitors, Scenario};
 use super::stray;
-use crate::harness::{Home, assert_ext4_clean, eventually, names, tool};
+use crate::harness::{Home, assert_ext4_clean, eventually, finish, kill, names, stopped, tool};
 use crate::volumes::disk;
 
 const CREATE: [&str; 7] = [
@@ -56,7 +56,9 @@ fn volume_clone_killed_anywhere() {
         act: &["volume", "clone", "data", "copy"],
         settle: &|_| {},
         check: &|home, _| {
+            // All of it is to be seen, or nothing.
             if !exists(home, "copy") {
+                assert_eq!(home.gourd(&["volume", "ls", "-q"]).ok().text(), "data");
                 home.gourd(&["volume", "clone", "data", "copy"]).ok();
             }
             tool("cmp", &[&disk(home, "data"), &disk(home, "copy")]).ok();
@@ -67,6 +69,52 @@ fn volume_clone_killed_anywhere() {
         monitors: Monitors::None,
     }
     .run();
+}
+
+/// Nobody waits for a copy; its source stays as it is and its name stays its own, until it is done or dead.
+#[test]
+fn volumes_beside_a_clone() {
+    let home = Home::with_faults();
+    create(&home);
+    home.gourd(&["volume", "create", "gone"]).ok();
+    for ends in ["-CONT", "-KILL"] {
+        std::fs::write(home.path("fault"), "gourd volume.reserved 1 stop").expect("armed");
+        let cloning = home.start(&["volume", "clone", "data", "copy"]);
+        let pid = cloning.id();
+        eventually("it is about to copy", || stopped(pid));
+        home.gourd(&["volume", "rm", "gone"]).ok();
+        home.gourd(&["volume", "create", "gone"]).ok();
+        home.gourd(&["volume", "prune", "-f"]).ok();
+        home.gourd(&["volume", "rm", "data"])
+            .exits(125)
+            .says(&["volume data is in use", "volume clone data copy"]);
+        home.gourd(&["volume", "resize", "data", "128m"])
+            .exits(125)
+            .says(&["volume data is in use"]);
+        for line in [
+            &["volume", "create", "copy"][..],
+            &["volume", "clone", "data", "copy"],
+            &["create", "-v", "copy:/copy", "busybox", "true"],
+        ] {
+            home.gourd(line)
+                .exits(125)
+                .says(&["volume copy is just being made", "hint: wait"]);
+        }
+        assert_eq!(
+            home.gourd(&["volume", "ls", "-q"]).ok().text(),
+            "data\ngone"
+        );
+        kill(pid, ends);
+        let out = finish(cloning, &[]);
+        if ends == "-CONT" {
+            out.ok();
+            tool("cmp", &[&disk(&home, "data"), &disk(&home, "copy")]).ok();
+        } else {
+            home.gourd(&["volume", "create", "copy"]).ok();
+        }
+        home.gourd(&["volume", "rm", "copy"]).ok();
+    }
+    assert_nothing_left(&home);
 }
 
 #[test]
@@ -200,4 +248,32 @@ fn a_fill_for_readers_killed_anywhere() {
         monitors: Monitors::InTurns,
     }
     .run();
+}
+
+/// A first writer that dies before the volume is filled leaves it to those who only read: one has it filled, many read it then.
+#[test]
+fn readers_after_a_writer_that_died_early() {
+    let home = Home::with_faults();
+    let mount = "data:/etc:ro";
+    let read = ["run", "--rm", "-v", mount, "busybox", "cat", "/etc/passwd"];
+    for point in [
+        "gourd volumes.attached",
+        "gourd-vm vm.monitor-started",
+        "gourd-vm vm.agent-greeted",
+        "gourd-vm vm.guest-booted",
+    ] {
+        create(&home);
+        std::fs::write(home.path("fault"), format!("{point} 1 kill")).expect("armed");
+        assert_ne!(home.gourd(&WRITE).code, 0, "{point}");
+        eventually("nothing holds it", || home.leftovers().is_empty());
+        home.gourd(&["rm", "-f", "it"]);
+        let found = home.gourd(&read).ok().text();
+        assert!(found.contains("root:"), "{point}: {found}");
+        for reading in [home.start(&read), home.start(&read)] {
+            let found = finish(reading, &[]).ok().text();
+            assert!(found.contains("root:"), "{point}: {found}");
+        }
+        home.gourd(&["volume", "rm", "data"]).ok();
+    }
+    assert_nothing_left(&home);
 }
