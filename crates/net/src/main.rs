@@ -7,13 +7,15 @@
 //! guests the addresses that they had, because their supervisors ask for them.
 //!
 //! One thread, one `epoll`: [`server`] is its loop, [`members`] are the guests, [`streams`], [`datagrams`] and [`echoes`] the host's
-//! sockets behind their flows, [`queries`] questions to resolvers over TCP, [`published`] the ports that lead to them, [`resolvers`] who is asked for names, [`journal`] what
-//! people are told.
+//! sockets behind their flows, [`queries`] questions to resolvers over TCP, [`published`] the ports that lead to them, [`descriptors`]
+//! how many of all these each may have, [`resolvers`] who is asked for names, [`journal`] what people are told.
 
 mod args;
 mod capture;
 mod confine;
 mod datagrams;
+mod deadlines;
+mod descriptors;
 mod echoes;
 mod journal;
 mod link;

@@ -1,6 +1,7 @@
 //! The loop: frames, sockets, supervisors, timers.
 
 mod control;
+mod shortage;
 mod traffic;
 
 use std::fs::File;
@@ -10,11 +11,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use netstack::{Config, Event, FlowId, Note, Stack, Target};
+use netstack::{Config, Event, FlowId, Note, Stack, Target, Unreachable};
 use proto::network::{Lookup, Reply};
 use thiserror::Error;
 
 use crate::datagrams::{Datagrams, LARGEST};
+use crate::deadlines;
+use crate::descriptors::Descriptors;
 use crate::echoes::Echoes;
 use crate::journal::{self, Journal};
 use crate::members::{self, Clients};
@@ -23,6 +26,7 @@ use crate::published::Ports;
 use crate::queries::{Queries, Query};
 use crate::resolvers::Resolvers;
 use crate::streams::Streams;
+use shortage::Starved;
 
 /// The host's resolvers are named here.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -54,6 +58,10 @@ pub struct Server {
     queries: Queries,
     journal: Journal,
     resolvers: Resolvers,
+    descriptors: Descriptors,
+    starved: Starved,
+    /// The guest whose flow began last.
+    begun: u32,
     start: Instant,
     /// Somebody was here.
     used: bool,
@@ -104,6 +112,9 @@ impl Server {
             queries: Queries::default(),
             journal: Journal::new(None),
             resolvers: Resolvers::new(resolv_conf),
+            descriptors: Descriptors::new(),
+            starved: Starved::default(),
+            begun: 0,
             start: Instant::now(),
             used: false,
             buffer: vec![0; LARGEST + 64],
@@ -112,50 +123,58 @@ impl Server {
 
     /// Runs until the last guest has left.
     pub fn run(mut self) -> Result<(), Error> {
+        while let Next::On = self.turn()? {}
+        Ok(())
+    }
+
+    /// Waits until something happens, and does what there is to do.
+    fn turn(&mut self) -> Result<Next, Error> {
         /// Who started this is about to join. One that died in between must not leave this behind for ever.
         const PATIENCE: Duration = Duration::from_secs(20);
-        loop {
-            let now = self.now();
-            let mut limit = self.stack.deadline().saturating_sub(now);
-            let deadlines = [self.datagrams.deadline(), self.queries.deadline()];
-            for deadline in deadlines.into_iter().flatten() {
-                limit = limit.min(deadline.saturating_sub(now));
-            }
-            if !self.streams.again.is_empty() {
-                limit = Duration::ZERO;
-            }
-            if !self.used {
-                limit = limit.min(PATIENCE.saturating_sub(now));
-            }
-            let ready = self.poll.wait(limit).map_err(system("wait for events"))?;
-            let now = self.now();
-            for ready in ready {
-                if let Next::End = self.on_ready(ready, now) {
-                    // The lock first: whoever sees the end of a connection finds it free.
-                    if let Some(lock) = &self.lock {
-                        let _ = rustix::fs::flock(lock, rustix::fs::FlockOperation::Unlock);
-                    }
-                    return Ok(());
+        let now = self.now();
+        let mut limit = self.stack.deadline().saturating_sub(now);
+        let deadlines = [
+            self.datagrams.deadline(),
+            self.queries.deadline(),
+            self.starved.deadline(),
+        ];
+        for deadline in deadlines.into_iter().flatten() {
+            limit = limit.min(deadline.saturating_sub(now));
+        }
+        if !self.streams.again.is_empty() {
+            limit = Duration::ZERO;
+        }
+        if !self.used {
+            limit = limit.min(PATIENCE.saturating_sub(now));
+        }
+        let ready = self.poll.wait(limit).map_err(system("wait for events"))?;
+        let now = self.now();
+        for ready in ready {
+            if let Next::End = self.on_ready(ready, now) {
+                // The lock first: whoever sees the end of a connection finds it free.
+                if let Some(lock) = &self.lock {
+                    let _ = rustix::fs::flock(lock, rustix::fs::FlockOperation::Unlock);
                 }
-            }
-            for flow in std::mem::take(&mut self.streams.again) {
-                self.streams.look(&mut self.stack, flow, now);
-            }
-            if self.stack.deadline() <= now {
-                self.stack.on_time(now);
-            }
-            self.datagrams.on_time(&self.poll, &mut self.stack, now);
-            while let Some(failed) = self.queries.on_time(&self.poll, now) {
-                self.ask_again(failed, now);
-            }
-            self.settle(now);
-            if self.clients.is_captured() {
-                self.clients.flush_captures();
-            }
-            if !self.used && now >= PATIENCE {
-                return Ok(());
+                return Ok(Next::End);
             }
         }
+        for flow in std::mem::take(&mut self.streams.again) {
+            self.streams.look(&mut self.stack, flow, now);
+        }
+        if self.stack.deadline() <= now {
+            self.stack.on_time(now);
+        }
+        self.datagrams.on_time(&self.poll, &mut self.stack, now);
+        while let Some(failed) = self.queries.on_time(&self.poll, now) {
+            self.ask_again(failed, now);
+        }
+        self.settle(now);
+        self.feed(now);
+        if self.clients.is_captured() {
+            self.clients.flush_captures();
+        }
+        let over = !self.used && now >= PATIENCE;
+        Ok(if over { Next::End } else { Next::On })
     }
 
     fn now(&self) -> Duration {
@@ -164,7 +183,7 @@ impl Server {
 
     fn on_ready(&mut self, ready: Ready, now: Duration) -> Next {
         match ready.token {
-            Token::Listener => self.accept(),
+            Token::Listener => self.accept(now),
             Token::Client(id) => return self.on_client(id),
             Token::Link(id) => self.on_link(id, ready, now),
             Token::Stream(flow) => {
@@ -214,7 +233,9 @@ impl Server {
     fn on_event(&mut self, event: Event, now: Duration) {
         match event {
             Event::Dial { flow, to } => {
-                if self.streams.dial(&self.poll, flow, to).is_err() {
+                let share = self.share(self.begun);
+                let dialled = share.map(|share| self.streams.dial(&self.poll, flow, to, share));
+                if !matches!(dialled, Some(Ok(()))) {
                     self.stack.tcp_abort(flow);
                 }
             }
@@ -226,15 +247,20 @@ impl Server {
                 port,
                 to: Target::Resolver,
                 payload,
-            } => self.ask(flow, port, payload, now),
+            } => self.ask(flow, port, payload, (now, now + deadlines::WHOLE)),
             Event::Datagram {
                 flow,
+                port,
                 to: Target::Address(to),
                 payload,
-                ..
-            } => self
-                .datagrams
-                .send(&self.poll, &mut self.stack, flow, to, &payload),
+            } => {
+                let share = match self.datagrams.is_open(flow) {
+                    true => None,
+                    false => self.share(port),
+                };
+                let (poll, stack) = (&self.poll, &mut self.stack);
+                self.datagrams.send(poll, stack, flow, to, &payload, share);
+            }
             Event::Elsewhere {
                 flow,
                 port,
@@ -257,7 +283,10 @@ impl Server {
                 payload,
             } => {
                 let resolvers = self.resolvers(port);
-                let query = Query::new(flow, port, &resolvers, &payload);
+                let Some(share) = self.share(port) else {
+                    return self.stack.flow_failed(flow, Unreachable::Port);
+                };
+                let query = Query::new((flow, port), &resolvers, &payload, now, share);
                 if let Some(failed) = self.queries.ask(&self.poll, query, now) {
                     self.ask_again(failed, now);
                 }
@@ -273,16 +302,25 @@ impl Server {
                 sequence,
                 payload,
             } => {
+                let open = self.echoes.is_open(flow);
+                let guest = self.clients.find(|id| !open && self.stack.is_of(flow, id));
+                let share = guest.and_then(|guest| self.share(guest));
                 let (poll, stack) = (&self.poll, &mut self.stack);
                 self.echoes
-                    .send(poll, stack, (flow, to), sequence, &payload);
+                    .send(poll, stack, (flow, to), sequence, &payload, share);
             }
             Event::Forgotten(flow) => {
                 self.datagrams.forget(flow);
                 self.echoes.forget(flow);
                 self.queries.forget(flow);
             }
-            Event::Note(port, note) => self.note(port, &note, now),
+            Event::Note(port, note) => {
+                // It comes right before the flow is dialled.
+                if let Note::Flow { .. } = note {
+                    self.begun = port;
+                }
+                self.note(port, &note, now);
+            }
         }
     }
 
@@ -311,15 +349,20 @@ impl Server {
 
     /// No resolver takes a connection: it is asked in a datagram.
     fn ask_again(&mut self, failed: Query, now: Duration) {
+        let (flow, port, end) = (failed.flow, failed.port, failed.end());
         let payload = failed.question().to_vec();
-        self.ask(failed.flow, failed.port, payload, now);
+        drop(failed);
+        self.ask(flow, port, payload, (now, end));
     }
 
-    fn ask(&mut self, flow: FlowId, port: u32, payload: Vec<u8>, now: Duration) {
+    fn ask(&mut self, flow: FlowId, port: u32, payload: Vec<u8>, (now, end): (Duration, Duration)) {
         let resolvers = self.resolvers(port);
-        let (poll, stack) = (&self.poll, &mut self.stack);
+        let Some(share) = self.share(port) else {
+            return self.stack.flow_failed(flow, Unreachable::Port);
+        };
+        let on = (&self.poll, &mut self.stack);
         self.datagrams
-            .ask(poll, stack, flow, &resolvers, payload, now);
+            .ask(on, flow, &resolvers, payload, (now, end), share);
     }
 }
 
