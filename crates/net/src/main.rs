@@ -1,7 +1,7 @@
 //! `gourd-net`, the process of one network: [`netstack`] with real sockets, and no rights.
 //!
 //! A supervisor starts it when the network has none, with the listening socket and the network's lock in its hands, confined: Landlock
-//! lets it read the folder of `/etc/resolv.conf`, and before it hears anybody it gives up all system calls but those of a list
+//! lets it read the folders that `/etc/resolv.conf` may lead to, and before it hears anybody it gives up all system calls but those of a list
 //! ([`confine`]). It ends with
 //! the connection of its last guest's supervisor. What it knows is gone then, and needed by nobody: a network that starts anew gives its
 //! guests the addresses that they had, because their supervisors ask for them.
