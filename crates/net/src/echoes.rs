@@ -13,6 +13,7 @@ use netstack::{FlowId, Stack, Unreachable};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto};
 
+use crate::descriptors::Share;
 use crate::poll::{Poll, Token};
 
 /// Bytes before what comes back: type, code, checksum, identifier, sequence.
@@ -24,7 +25,7 @@ const TURN: usize = 32;
 /// All flows.
 #[derive(Debug, Default)]
 pub struct Echoes {
-    sockets: HashMap<FlowId, OwnedFd>,
+    sockets: HashMap<FlowId, (OwnedFd, Share)>,
     /// It was said that the host does not allow it.
     told: bool,
 }
@@ -50,7 +51,12 @@ fn socket(to: IpAddr) -> rustix::io::Result<OwnedFd> {
 }
 
 impl Echoes {
-    /// Sends a request of a flow.
+    /// Whether a flow has its socket.
+    pub fn is_open(&self, flow: FlowId) -> bool {
+        self.sockets.contains_key(&flow)
+    }
+
+    /// Sends a request of a flow; the first needs a descriptor.
     pub fn send(
         &mut self,
         poll: &Poll,
@@ -58,8 +64,9 @@ impl Echoes {
         (flow, to): (FlowId, IpAddr),
         sequence: u16,
         payload: &[u8],
+        share: Option<Share>,
     ) {
-        if let Err(errno) = self.try_send(poll, (flow, to), sequence, payload) {
+        if let Err(errno) = self.try_send(poll, (flow, to), sequence, payload, share) {
             if errno == Errno::ACCESS && !self.told {
                 self.told = true;
                 let group = rustix::process::getegid().as_raw();
@@ -78,16 +85,18 @@ impl Echoes {
         (flow, to): (FlowId, IpAddr),
         sequence: u16,
         payload: &[u8],
+        share: Option<Share>,
     ) -> rustix::io::Result<()> {
-        let fd = match self.sockets.entry(flow) {
+        let (fd, _) = match self.sockets.entry(flow) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => {
+                let share = share.ok_or(Errno::MFILE)?;
                 let fd = socket(to)?;
                 let watched = poll.watch_input(fd.as_fd(), Token::Echoes(flow));
                 watched.map_err(|error: io::Error| {
                     Errno::from_io_error(&error).unwrap_or(Errno::NOBUFS)
                 })?;
-                place.insert(fd)
+                place.insert((fd, share))
             }
         };
         // An echo request; the kernel fills in the checksum and its own identifier.
@@ -105,7 +114,7 @@ impl Echoes {
     /// Something came in.
     pub fn on_ready(&mut self, stack: &mut Stack, flow: FlowId, buffer: &mut [u8], now: Duration) {
         for _ in 0..TURN {
-            let Some(fd) = self.sockets.get(&flow) else {
+            let Some((fd, _)) = self.sockets.get(&flow) else {
                 return;
             };
             match rustix::net::recv(fd, &mut *buffer, RecvFlags::empty()) {

@@ -1,19 +1,21 @@
 //! `gourd-net`, the process of one network: [`netstack`] with real sockets, and no rights.
 //!
 //! A supervisor starts it when the network has none, with the listening socket and the network's lock in its hands, confined: Landlock
-//! lets it read the folder of `/etc/resolv.conf`, and before it hears anybody it gives up all system calls but those of a list
+//! lets it read the folders that `/etc/resolv.conf` may lead to, and before it hears anybody it gives up all system calls but those of a list
 //! ([`confine`]). It ends with
 //! the connection of its last guest's supervisor. What it knows is gone then, and needed by nobody: a network that starts anew gives its
 //! guests the addresses that they had, because their supervisors ask for them.
 //!
 //! One thread, one `epoll`: [`server`] is its loop, [`members`] are the guests, [`streams`], [`datagrams`] and [`echoes`] the host's
-//! sockets behind their flows, [`queries`] questions to resolvers over TCP, [`published`] the ports that lead to them, [`resolvers`] who is asked for names, [`journal`] what
-//! people are told.
+//! sockets behind their flows, [`queries`] questions to resolvers over TCP, [`published`] the ports that lead to them, [`descriptors`]
+//! how many of all these each may have, [`resolvers`] who is asked for names, [`journal`] what people are told.
 
 mod args;
 mod capture;
 mod confine;
 mod datagrams;
+mod deadlines;
+mod descriptors;
 mod echoes;
 mod journal;
 mod link;

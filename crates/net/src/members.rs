@@ -12,6 +12,7 @@ use proto::network::{
 };
 
 use crate::capture::Capture;
+use crate::descriptors::Account;
 use crate::link::Link;
 use crate::poll::{Poll, Token};
 use crate::published::Ports;
@@ -58,6 +59,10 @@ pub struct Guest {
     pub paused: Vec<u64>,
     /// Who is asked for names; empty: the host's resolvers.
     pub resolvers: Vec<SocketAddr>,
+    /// The descriptors of its flows.
+    pub account: Account,
+    /// It was said that it wants more of them than it gets.
+    pub told: bool,
     member: Member,
 }
 
@@ -101,6 +106,11 @@ impl Clients {
     /// A guest.
     pub fn guest(&mut self, id: u32) -> Option<&mut Guest> {
         self.all.get_mut(&id)?.guest.as_mut()
+    }
+
+    /// The guest that this is true of.
+    pub fn find(&self, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+        self.all.keys().copied().find(|id| is_it(*id))
     }
 
     /// The name of a guest.
@@ -170,6 +180,11 @@ impl Clients {
                 reply(client, &Reply::Note(line.to_owned()));
             }
         }
+    }
+
+    /// How many are connected.
+    pub fn len(&self) -> usize {
+        self.all.len()
     }
 
     /// Nobody is connected.
@@ -262,6 +277,8 @@ impl Clients {
             full: false,
             paused: Vec::new(),
             resolvers: join.resolvers.into_iter().map(resolver).collect(),
+            account: Account::default(),
+            told: false,
             member: Member {
                 name: join.names.first().cloned().unwrap_or_default(),
                 container: join.container,

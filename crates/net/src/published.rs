@@ -107,14 +107,23 @@ impl Ports {
         }
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
     /// The next connection to a port, and the client.
-    pub fn accept(published: &Published) -> Option<(OwnedFd, SocketAddr)> {
+    pub fn accept(published: &Published) -> Result<(OwnedFd, SocketAddr), Errno> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         loop {
             match rustix::net::acceptfrom_with(&published.fd, flags) {
-                Ok((fd, Some(address))) => return Some((fd, address.try_into().ok()?)),
+                Ok((fd, address)) => {
+                    if let Some(Ok(address)) = address.map(SocketAddr::try_from) {
+                        return Ok((fd, address));
+                    }
+                }
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
-                _ => return None,
+                Err(errno) => return Err(errno),
             }
         }
     }

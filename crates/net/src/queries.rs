@@ -11,11 +11,10 @@ use netstack::{FlowId, PortId, Stack};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketType};
 
+use crate::deadlines::{self, Deadlines};
+use crate::descriptors::Share;
 use crate::poll::{Poll, Token};
 use crate::streams::socket;
-
-/// How long a resolver may take before the next one is asked.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Bytes of a message's length.
 const LEN: usize = 2;
@@ -29,25 +28,36 @@ pub struct Query {
     pub port: PortId,
     /// Who is to be asked next.
     rest: VecDeque<SocketAddr>,
+    /// When it was asked.
+    begun: Duration,
     fd: Option<OwnedFd>,
     /// The message with its length, and how much of it was sent.
     message: Vec<u8>,
     sent: usize,
     answer: Vec<u8>,
+    _share: Share,
 }
 
 impl Query {
     /// A question for these resolvers.
-    pub fn new(flow: FlowId, port: PortId, resolvers: &[SocketAddr], question: &[u8]) -> Query {
+    pub fn new(
+        (flow, port): (FlowId, PortId),
+        resolvers: &[SocketAddr],
+        question: &[u8],
+        begun: Duration,
+        share: Share,
+    ) -> Query {
         let len = question.len() as u16;
         Query {
             flow,
             port,
             rest: resolvers.iter().copied().collect(),
+            begun,
             fd: None,
             message: [&len.to_be_bytes()[..], question].concat(),
             sent: 0,
             answer: Vec::new(),
+            _share: share,
         }
     }
 
@@ -56,11 +66,18 @@ impl Query {
         &self.message[LEN..]
     }
 
-    /// Connects to the next resolver. False: there is none left.
-    fn next(&mut self, poll: &Poll) -> bool {
+    /// When an answer is too late, in a datagram as well.
+    pub fn end(&self) -> Duration {
+        self.begun + deadlines::WHOLE
+    }
+
+    /// Connects to the next resolver, which is asked until then. `None`: there is none left.
+    fn next(&mut self, poll: &Poll, now: Duration) -> Option<Duration> {
         (self.sent, self.fd) = (0, None);
         self.answer.clear();
-        while let Some(to) = self.rest.pop_front() {
+        loop {
+            let left = self.rest.len();
+            let to = self.rest.pop_front()?;
             let dialled = || -> io::Result<OwnedFd> {
                 let fd = socket(to, SocketType::STREAM)?;
                 match rustix::net::connect(&fd, &to) {
@@ -72,10 +89,11 @@ impl Query {
             };
             if let Ok(fd) = dialled() {
                 self.fd = Some(fd);
-                return true;
+                // Half of the time is for asking in datagrams.
+                let end = self.begun + deadlines::WHOLE / 2;
+                return Some(now + deadlines::patience(now, end, left));
             }
         }
-        false
     }
 
     /// Sends and receives what there is. False: the connection is over.
@@ -115,17 +133,18 @@ impl Query {
 #[derive(Debug, Default)]
 pub struct Queries {
     all: HashMap<FlowId, Query>,
-    /// When to lose patience with which; in order.
-    impatience: VecDeque<(Duration, FlowId)>,
+    /// When to lose patience with which resolver.
+    impatience: Deadlines,
 }
 
 impl Queries {
     /// Asks the first resolver, and in time the others.
     pub fn ask(&mut self, poll: &Poll, mut query: Query, now: Duration) -> Option<Query> {
-        if !query.next(poll) {
+        let Some(until) = query.next(poll, now) else {
+            self.impatience.forget(query.flow);
             return Some(query);
-        }
-        self.impatience.push_back((now + PATIENCE, query.flow));
+        };
+        self.impatience.set(query.flow, until);
         self.all.insert(query.flow, query);
         None
     }
@@ -155,13 +174,12 @@ impl Queries {
 
     /// When [`Queries::on_time`] wants to be called.
     pub fn deadline(&self) -> Option<Duration> {
-        self.impatience.front().map(|(when, _)| *when)
+        self.impatience.next()
     }
 
     /// Asks others where nobody has answered. To be called until it returns nothing.
     pub fn on_time(&mut self, poll: &Poll, now: Duration) -> Option<Query> {
-        while let Some((_, flow)) = self.impatience.pop_front_if(|(when, _)| *when <= now) {
-            // One whose connection ended has a later entry, and little is lost when it is asked elsewhere a bit early.
+        while let Some(flow) = self.impatience.due(now) {
             if let Some(query) = self.all.remove(&flow)
                 && let Some(failed) = self.ask(poll, query, now)
             {
@@ -174,5 +192,41 @@ impl Queries {
     /// The flow is over.
     pub fn forget(&mut self, flow: FlowId) {
         self.all.remove(&flow);
+        self.impatience.forget(flow);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::descriptors::{Account, Descriptors};
+    use std::net::TcpListener;
+
+    #[test]
+    fn resolvers_that_say_nothing_leave_time_for_datagrams() {
+        let poll = Poll::new().unwrap();
+        let silent = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let resolvers = [0, 1].map(|at| silent[at].local_addr().unwrap());
+        let connected = |at: usize| {
+            silent[at].set_nonblocking(true).unwrap();
+            silent[at].accept().is_ok()
+        };
+        let guest = Account::default();
+        let share = Descriptors::new().share(&guest, 0).unwrap();
+        let now = Duration::from_secs(5);
+        let mut queries = Queries::default();
+        let query = Query::new((FlowId(1), 1), &resolvers, b"?", now, share);
+        assert!(queries.ask(&poll, query, now).is_none());
+        let now = queries.deadline().unwrap();
+        assert_eq!(now, Duration::from_secs(7));
+        assert!(connected(0) && !connected(1));
+        assert!(queries.on_time(&poll, now).is_none());
+        assert!(connected(1));
+        let now = queries.deadline().unwrap();
+        let failed = queries.on_time(&poll, now).unwrap();
+        assert_eq!(failed.question(), b"?");
+        let left = failed.end() - now;
+        assert!(left >= Duration::from_secs(4), "{left:?}");
+        assert_eq!(queries.deadline(), None);
     }
 }

@@ -19,6 +19,8 @@ pub struct Resolvers {
     path: PathBuf,
     stamp: Option<Stamp>,
     known: Vec<SocketAddr>,
+    /// It was said that this one can't be read.
+    told: Option<Stamp>,
 }
 
 impl Resolvers {
@@ -28,6 +30,7 @@ impl Resolvers {
             path,
             stamp: None,
             known: parse(""),
+            told: None,
         }
     }
 
@@ -38,12 +41,24 @@ impl Resolvers {
             (found.ino(), seconds, nanoseconds, found.size())
         });
         // One that is gone for a moment, because it is being replaced, leaves those that were known.
-        if stamp.is_some()
-            && stamp != self.stamp
-            && let Ok(text) = std::fs::read(&self.path)
-        {
-            self.known = parse(&String::from_utf8_lossy(&text));
-            self.stamp = stamp;
+        if stamp.is_none() || stamp == self.stamp {
+            return &self.known;
+        }
+        match std::fs::read(&self.path) {
+            Ok(text) => {
+                self.known = parse(&String::from_utf8_lossy(&text));
+                self.stamp = stamp;
+            }
+            // A link leads to where we may not read: there were other folders when we were confined.
+            Err(error) if self.told != stamp => {
+                self.told = stamp;
+                eprintln!(
+                    "gourd-net: {}: {error}: the resolvers that it named before are asked until all containers of the network \
+                     have been stopped and started again",
+                    self.path.display()
+                );
+            }
+            Err(_) => {}
         }
         &self.known
     }

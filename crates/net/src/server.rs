@@ -1,28 +1,30 @@
 //! The loop: frames, sockets, supervisors, timers.
 
 mod control;
+mod events;
+mod shortage;
 mod traffic;
 
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use netstack::{Config, Event, FlowId, Note, Stack, Target};
-use proto::network::{Lookup, Reply};
+use netstack::{Config, Stack};
 use thiserror::Error;
 
 use crate::datagrams::{Datagrams, LARGEST};
+use crate::descriptors::Descriptors;
 use crate::echoes::Echoes;
-use crate::journal::{self, Journal};
-use crate::members::{self, Clients};
+use crate::journal::Journal;
+use crate::members::Clients;
 use crate::poll::{Poll, Ready, Token};
 use crate::published::Ports;
-use crate::queries::{Queries, Query};
+use crate::queries::Queries;
 use crate::resolvers::Resolvers;
 use crate::streams::Streams;
+use shortage::Starved;
 
 /// The host's resolvers are named here.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -54,6 +56,10 @@ pub struct Server {
     queries: Queries,
     journal: Journal,
     resolvers: Resolvers,
+    descriptors: Descriptors,
+    starved: Starved,
+    /// The guest whose flow began last.
+    begun: u32,
     start: Instant,
     /// Somebody was here.
     used: bool,
@@ -104,6 +110,9 @@ impl Server {
             queries: Queries::default(),
             journal: Journal::new(None),
             resolvers: Resolvers::new(resolv_conf),
+            descriptors: Descriptors::new(),
+            starved: Starved::default(),
+            begun: 0,
             start: Instant::now(),
             used: false,
             buffer: vec![0; LARGEST + 64],
@@ -112,50 +121,58 @@ impl Server {
 
     /// Runs until the last guest has left.
     pub fn run(mut self) -> Result<(), Error> {
+        while let Next::On = self.turn()? {}
+        Ok(())
+    }
+
+    /// Waits until something happens, and does what there is to do.
+    fn turn(&mut self) -> Result<Next, Error> {
         /// Who started this is about to join. One that died in between must not leave this behind for ever.
         const PATIENCE: Duration = Duration::from_secs(20);
-        loop {
-            let now = self.now();
-            let mut limit = self.stack.deadline().saturating_sub(now);
-            let deadlines = [self.datagrams.deadline(), self.queries.deadline()];
-            for deadline in deadlines.into_iter().flatten() {
-                limit = limit.min(deadline.saturating_sub(now));
-            }
-            if !self.streams.again.is_empty() {
-                limit = Duration::ZERO;
-            }
-            if !self.used {
-                limit = limit.min(PATIENCE.saturating_sub(now));
-            }
-            let ready = self.poll.wait(limit).map_err(system("wait for events"))?;
-            let now = self.now();
-            for ready in ready {
-                if let Next::End = self.on_ready(ready, now) {
-                    // The lock first: whoever sees the end of a connection finds it free.
-                    if let Some(lock) = &self.lock {
-                        let _ = rustix::fs::flock(lock, rustix::fs::FlockOperation::Unlock);
-                    }
-                    return Ok(());
+        let now = self.now();
+        let mut limit = self.stack.deadline().saturating_sub(now);
+        let deadlines = [
+            self.datagrams.deadline(),
+            self.queries.deadline(),
+            self.starved.deadline(),
+        ];
+        for deadline in deadlines.into_iter().flatten() {
+            limit = limit.min(deadline.saturating_sub(now));
+        }
+        if !self.streams.again.is_empty() {
+            limit = Duration::ZERO;
+        }
+        if !self.used {
+            limit = limit.min(PATIENCE.saturating_sub(now));
+        }
+        let ready = self.poll.wait(limit).map_err(system("wait for events"))?;
+        let now = self.now();
+        for ready in ready {
+            if let Next::End = self.on_ready(ready, now) {
+                // The lock first: whoever sees the end of a connection finds it free.
+                if let Some(lock) = &self.lock {
+                    let _ = rustix::fs::flock(lock, rustix::fs::FlockOperation::Unlock);
                 }
-            }
-            for flow in std::mem::take(&mut self.streams.again) {
-                self.streams.look(&mut self.stack, flow, now);
-            }
-            if self.stack.deadline() <= now {
-                self.stack.on_time(now);
-            }
-            self.datagrams.on_time(&self.poll, &mut self.stack, now);
-            while let Some(failed) = self.queries.on_time(&self.poll, now) {
-                self.ask_again(failed, now);
-            }
-            self.settle(now);
-            if self.clients.is_captured() {
-                self.clients.flush_captures();
-            }
-            if !self.used && now >= PATIENCE {
-                return Ok(());
+                return Ok(Next::End);
             }
         }
+        for flow in std::mem::take(&mut self.streams.again) {
+            self.streams.look(&mut self.stack, flow, now);
+        }
+        if self.stack.deadline() <= now {
+            self.stack.on_time(now);
+        }
+        self.datagrams.on_time(&self.poll, &mut self.stack, now);
+        while let Some(failed) = self.queries.on_time(&self.poll, now) {
+            self.ask_again(failed, now);
+        }
+        self.settle(now);
+        self.feed(now);
+        if self.clients.is_captured() {
+            self.clients.flush_captures();
+        }
+        let over = !self.used && now >= PATIENCE;
+        Ok(if over { Next::End } else { Next::On })
     }
 
     fn now(&self) -> Duration {
@@ -164,7 +181,7 @@ impl Server {
 
     fn on_ready(&mut self, ready: Ready, now: Duration) -> Next {
         match ready.token {
-            Token::Listener => self.accept(),
+            Token::Listener => self.accept(now),
             Token::Client(id) => return self.on_client(id),
             Token::Link(id) => self.on_link(id, ready, now),
             Token::Stream(flow) => {
@@ -209,117 +226,6 @@ impl Server {
                 return;
             }
         }
-    }
-
-    fn on_event(&mut self, event: Event, now: Duration) {
-        match event {
-            Event::Dial { flow, to } => {
-                if self.streams.dial(&self.poll, flow, to).is_err() {
-                    self.stack.tcp_abort(flow);
-                }
-            }
-            Event::Look(flow) => self.streams.look(&mut self.stack, flow, now),
-            Event::Done(flow) => self.streams.done(flow),
-            Event::Reset(flow) => self.streams.reset(flow),
-            Event::Datagram {
-                flow,
-                port,
-                to: Target::Resolver,
-                payload,
-            } => self.ask(flow, port, payload, now),
-            Event::Datagram {
-                flow,
-                to: Target::Address(to),
-                payload,
-                ..
-            } => self
-                .datagrams
-                .send(&self.poll, &mut self.stack, flow, to, &payload),
-            Event::Elsewhere {
-                flow,
-                port,
-                question,
-            } => {
-                if let Some(client) = self.clients.get(port) {
-                    let message = Some(question);
-                    members::reply(
-                        client,
-                        &Reply::Ask(Lookup {
-                            id: flow.0,
-                            message,
-                        }),
-                    );
-                }
-            }
-            Event::Query {
-                flow,
-                port,
-                payload,
-            } => {
-                let resolvers = self.resolvers(port);
-                let query = Query::new(flow, port, &resolvers, &payload);
-                if let Some(failed) = self.queries.ask(&self.poll, query, now) {
-                    self.ask_again(failed, now);
-                }
-            }
-            Event::Reply {
-                published,
-                peer,
-                payload,
-            } => self.ports.answer(published, peer, &payload),
-            Event::Echo {
-                flow,
-                to,
-                sequence,
-                payload,
-            } => {
-                let (poll, stack) = (&self.poll, &mut self.stack);
-                self.echoes
-                    .send(poll, stack, (flow, to), sequence, &payload);
-            }
-            Event::Forgotten(flow) => {
-                self.datagrams.forget(flow);
-                self.echoes.forget(flow);
-                self.queries.forget(flow);
-            }
-            Event::Note(port, note) => self.note(port, &note, now),
-        }
-    }
-
-    /// Tells those who watch, and the log what lasts.
-    fn note(&mut self, port: u32, note: &Note, now: Duration) {
-        let lasts = journal::lasts(note);
-        if !lasts && !self.clients.is_watched() {
-            return;
-        }
-        let name = self.clients.name(port).to_owned();
-        let Some(line) = self.journal.line(port, &name, note, now) else {
-            return;
-        };
-        if lasts {
-            self.journal.write(&line);
-        }
-        self.clients.tell(port, &line);
-    }
-
-    fn resolvers(&mut self, port: u32) -> Vec<SocketAddr> {
-        match self.clients.guest(port) {
-            Some(guest) if !guest.resolvers.is_empty() => guest.resolvers.clone(),
-            _ => self.resolvers.now().to_vec(),
-        }
-    }
-
-    /// No resolver takes a connection: it is asked in a datagram.
-    fn ask_again(&mut self, failed: Query, now: Duration) {
-        let payload = failed.question().to_vec();
-        self.ask(failed.flow, failed.port, payload, now);
-    }
-
-    fn ask(&mut self, flow: FlowId, port: u32, payload: Vec<u8>, now: Duration) {
-        let resolvers = self.resolvers(port);
-        let (poll, stack) = (&self.poll, &mut self.stack);
-        self.datagrams
-            .ask(poll, stack, flow, &resolvers, payload, now);
     }
 }
 

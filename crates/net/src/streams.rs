@@ -10,6 +10,7 @@ use netstack::{FlowId, Stack};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
 
+use crate::descriptors::Share;
 use crate::poll::{Poll, Token};
 
 /// Bytes that one connection moves before others have their turn.
@@ -29,6 +30,7 @@ struct Stream {
     told_end: bool,
     /// The host's end was seen.
     saw_end: bool,
+    _share: Share,
 }
 
 /// All of them.
@@ -62,25 +64,31 @@ pub fn socket(to: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
 
 impl Streams {
     /// Begins to connect.
-    pub fn dial(&mut self, poll: &Poll, flow: FlowId, to: SocketAddr) -> io::Result<()> {
+    pub fn dial(
+        &mut self,
+        poll: &Poll,
+        flow: FlowId,
+        to: SocketAddr,
+        share: Share,
+    ) -> io::Result<()> {
         let fd = socket(to, SocketType::STREAM)?;
         match rustix::net::connect(&fd, &to) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(errno) => return Err(errno.into()),
         }
-        self.insert(poll, flow, fd, false)
+        self.insert(poll, flow, (fd, share), false)
     }
 
     /// Takes a connection that somebody made to a published port.
-    pub fn take(&mut self, poll: &Poll, flow: FlowId, fd: OwnedFd) -> io::Result<()> {
-        self.insert(poll, flow, fd, true)
+    pub fn take(&mut self, poll: &Poll, flow: FlowId, fd: OwnedFd, share: Share) -> io::Result<()> {
+        self.insert(poll, flow, (fd, share), true)
     }
 
     fn insert(
         &mut self,
         poll: &Poll,
         flow: FlowId,
-        fd: OwnedFd,
+        (fd, share): (OwnedFd, Share),
         connected: bool,
     ) -> io::Result<()> {
         // The sender's own stack has collected what belongs together.
@@ -94,6 +102,7 @@ impl Streams {
             writable: connected,
             told_end: false,
             saw_end: false,
+            _share: share,
         };
         self.all.insert(flow, stream);
         Ok(())

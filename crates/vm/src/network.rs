@@ -30,10 +30,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::failure;
 
 pub mod carrier;
+mod ports;
 mod process;
 mod talk;
 mod translate;
 
+use ports::{Choice, Wanted};
 use talk::Command;
 pub use talk::Directory;
 pub use translate::{attached, framing, wanted};
@@ -94,8 +96,8 @@ pub struct Seat {
     pub mac: [u8; 6],
     /// The address that it had.
     pub wish: Option<Ipv4Addr>,
-    /// The host's ports that lead to it.
-    pub publish: Vec<network::Publish>,
+    /// The host's ports that are to lead to it.
+    pub publish: Vec<Wanted>,
     /// Where the names of its other networks are asked for; whether there are others.
     pub directory: Arc<Directory>,
     /// See [`network::Request::Elsewhere`].
@@ -133,6 +135,7 @@ impl Membership {
             root: root.clone(),
             network: endpoint.network.clone(),
             directory: seat.directory.clone(),
+            wanted: seat.publish.clone(),
             join: translate::join(spec, endpoint, seat),
             own: commands.downgrade(),
             missing: Vec::new(),
@@ -224,6 +227,8 @@ struct Plan {
     root: Root,
     network: String,
     join: Join,
+    /// Ports to choose from, until it has joined once: then `join` has those that it got.
+    wanted: Vec<Wanted>,
     directory: Arc<Directory>,
     /// Where this membership's own commands go.
     own: mpsc::WeakSender<Command>,
@@ -277,6 +282,7 @@ async fn keep(
         plan.join.wish = Some(joined.address);
         plan.join.insists = true;
         plan.join.publish.clone_from(&joined.published);
+        plan.wanted.clear();
         told.send_if_modified(|told| {
             let first = told.is_none();
             told.get_or_insert(Ok(joined));
@@ -362,33 +368,53 @@ async fn try_join(plan: &Plan, link: &OwnedFd) -> Result<Option<(Connection, Joi
         stream: watched.map_err(|error| failed(&error))?,
         child: std::sync::Mutex::new(child),
     };
-    let request = Request::Join(plan.join.clone());
+    let mut choice = Choice::new(&plan.wanted);
+    loop {
+        let mut join = plan.join.clone();
+        let refused = match choice.ports() {
+            Err(refused) => refused,
+            Ok(ports) => {
+                join.publish.extend(&ports);
+                match ask(&connection, Request::Join(join), link).await {
+                    Ok(Some(Reply::Joined(joined))) => return Ok(Some((connection, joined))),
+                    // Others of their ranges may be free.
+                    Ok(Some(Reply::Refused(refused))) if choice.is_taken(&ports, &refused) => {
+                        continue;
+                    }
+                    Ok(Some(Reply::Refused(refused))) => refused,
+                    Ok(Some(_)) => {
+                        let what = "it says what nobody asked";
+                        return Err(failure::own(step, &plan.network, what));
+                    }
+                    Ok(None) => return Ok(None),
+                    Err(error) => return Err(failed(&error)),
+                }
+            }
+        };
+        // One that was started for this guest alone ends now.
+        connection.leave();
+        connection.ended().await;
+        return Err(refusal(refused));
+    }
+}
+
+/// The answer to a request to join; `None` when `gourd-net` ended without one.
+async fn ask(
+    connection: &Connection,
+    request: Request,
+    link: &OwnedFd,
+) -> io::Result<Option<Reply>> {
     match network::send(connection.stream.as_fd(), &request, Some(link.as_fd())) {
-        Ok(()) => {}
+        Ok(()) => Ok(connection.receive().await),
         Err(error)
             if matches!(
                 error.kind(),
                 io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
             ) =>
         {
-            return Ok(None);
+            Ok(None)
         }
-        Err(error) => return Err(failed(&error)),
-    }
-    match connection.receive().await {
-        Some(Reply::Joined(joined)) => Ok(Some((connection, joined))),
-        Some(Reply::Refused(refused)) => {
-            // One that was started for this guest alone ends now.
-            connection.leave();
-            connection.ended().await;
-            Err(refusal(refused))
-        }
-        Some(_) => Err(failure::own(
-            step,
-            &plan.network,
-            "it says what nobody asked",
-        )),
-        None => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -410,125 +436,13 @@ fn remedy(refused: &network::Refused) -> String {
             "choose a port from 1024 on, or lower net.ipv4.ip_unprivileged_port_start"
         }
         io::ErrorKind::AddrNotAvailable => "`ip address` lists the host's addresses",
+        _ if refused.errno == rustix::io::Errno::MFILE.raw_os_error() => {
+            "publish fewer, or raise the hard limit of open files (`ulimit -Hn`) of whoever starts containers"
+        }
         _ => "",
     };
     words.to_owned()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A network's process lives until its listener is dropped; each connection is one life.
-    fn next(listener: &OwnedFd) -> (OwnedFd, Join) {
-        let socket = rustix::net::accept(listener).unwrap();
-        match network::expect::<Request>(&socket).unwrap().0 {
-            Request::Join(join) => (socket, join),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn say(socket: &OwnedFd, reply: &Reply) {
-        network::send(socket.as_fd(), reply, None).unwrap();
-    }
-
-    fn refuse(step: &str) -> Reply {
-        Reply::Refused(network::Refused {
-            step: step.to_owned(),
-            object: String::new(),
-            errno: 98,
-            message: "taken".to_owned(),
-        })
-    }
-
-    /// What was in the way when the network's process died once is gone a while later: so is the container's loss.
-    #[tokio::test]
-    async fn a_place_that_was_lost_is_taken_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Root::open(dir.path()).unwrap();
-        let request = store::network::Request {
-            name: "mine".to_owned(),
-            ..Default::default()
-        };
-        let network = store::network::create(&root, request).unwrap();
-        let (_dir, path) = network.socket().unwrap();
-        let listener = process::listen(&network.dir().join("sock"), &path).unwrap();
-        let port = network::Publish {
-            protocol: network::Protocol::Tcp,
-            address: Some(Ipv4Addr::LOCALHOST.into()),
-            host_port: 8080,
-            guest_port: 80,
-            proxy: None,
-        };
-        let joined = Joined {
-            address: Ipv4Addr::new(10, 219, 0, 5),
-            prefix: 16,
-            gateway: Ipv4Addr::new(10, 219, 0, 1),
-            mtu: MTU,
-            ipv6: None,
-            published: vec![port],
-        };
-        let bare = Joined {
-            published: Vec::new(),
-            ..joined.clone()
-        };
-        let (commands, orders) = mpsc::channel(COMMANDS);
-        let plan = Plan {
-            root,
-            network: "mine".to_owned(),
-            join: Join {
-                protocol: network::PROTOCOL,
-                container: "box".to_owned(),
-                names: Vec::new(),
-                mac: mac("00", 0),
-                wish: None,
-                insists: false,
-                host: false,
-                resolvers: Vec::new(),
-                publish: vec![port],
-                elsewhere: false,
-                framing: network::Framing::Plain,
-            },
-            directory: Arc::default(),
-            own: commands.downgrade(),
-            missing: Vec::new(),
-        };
-        let (told, _joined) = watch::channel(None);
-        let (_leave, leaving) = oneshot::channel();
-        let (_guest, theirs) = link().unwrap();
-        let kept = tokio::spawn(keep(plan, theirs, told, orders, leaving));
-        let process = tokio::task::spawn_blocking(move || {
-            let (life, _) = next(&listener);
-            say(&life, &Reply::Joined(joined));
-            drop(life);
-            for step in ["address", PUBLISH] {
-                let (life, join) = next(&listener);
-                assert_eq!(join.publish, [port]);
-                say(&life, &refuse(step));
-            }
-            let (life, join) = next(&listener);
-            assert!(join.publish.is_empty() && join.insists);
-            say(&life, &Reply::Joined(bare));
-            // The port is asked for until it is there.
-            for reply in [refuse(PUBLISH), Reply::Published(vec![port])] {
-                let asked = network::expect::<Request>(&life).unwrap().0;
-                assert_eq!(asked, Request::Publish(vec![port]));
-                say(&life, &reply);
-            }
-            drop(life);
-            let (_life, join) = next(&listener);
-            assert_eq!(join.publish, [port]);
-        });
-        tokio::select! {
-            done = process => done.unwrap(),
-            _ = kept => panic!("it gave up"),
-        }
-    }
-
-    #[test]
-    fn addresses_come_from_ids() {
-        assert_eq!(mac("0123456789abcdef", 0), [2, 1, 0x23, 0x45, 0x67, 0x89]);
-        assert_eq!(mac("0123456789abcdef", 3)[..2], [14, 1]);
-        assert_eq!(mac("xyz", 0), [2, 0, 0, 0, 0, 0]);
-    }
-}
+mod tests;

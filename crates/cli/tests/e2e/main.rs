@@ -32,6 +32,7 @@ mod overhead;
 mod ports;
 mod processes;
 mod races;
+mod resolvers;
 mod restart;
 mod rights;
 mod run;

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use crate::harness::{Home, eventually, finish, kill};
+use crate::harness::{Home, eventually, finish, kill, tool};
 
 /// A container that serves `hello` at `/hello`.
 pub fn server(home: &Home, name: &str, flags: &[&str]) -> String {
@@ -267,6 +267,48 @@ fn assert_frames(file: &[u8], texts: &[&[u8]]) {
             String::from_utf8_lossy(text)
         );
     }
+}
+
+/// What one container says and hears, and nothing that goes between others. Oracle: tcpdump.
+#[test]
+fn frames_of_one_container() {
+    let home = Home::new();
+    server(&home, "web", &[]);
+    for name in ["one", "two"] {
+        home.sleeper(&["--name", name]);
+    }
+    let pcap = home.path("frames.pcap").display().to_string();
+    let line = [
+        "network",
+        "logs",
+        "-f",
+        "--pcap",
+        &pcap,
+        "--container",
+        "one",
+        "default",
+    ];
+    let watch = home.start(&line);
+    // The head of the file is written when the network's process has heard of it.
+    eventually("it is watched", || {
+        std::fs::metadata(&pcap).is_ok_and(|file| file.len() >= 24)
+    });
+    for name in ["two", "one", "two"] {
+        let get = format!("until wget -qO- http://web/hello?from={name}; do :; done");
+        let said = home.gourd(&["exec", name, "sh", "-c", &get]).ok();
+        assert_eq!(said.text(), "hello");
+    }
+    let mac = home.inspect("one", "{{.NetworkSettings.MacAddress}}");
+    home.gourd(&["rm", "-f", "web", "one", "two"]).ok();
+    finish(watch, b"").ok();
+    let frames = |filter: &str| tool("tcpdump", &[&"-nnAr", &pcap, &filter]).ok().text();
+    let own = frames(&format!("ether host {mac} and tcp port 80"));
+    assert!(own.contains("GET /hello?from=one"), "{own}");
+    assert!(!frames("").contains("from=two"));
+    // What is said to all, it hears as well.
+    let others = format!("not ether host {mac} and not ether multicast");
+    assert_eq!(frames(&others), "");
+    home.assert_nothing_left();
 }
 
 /// Servers at two addresses of each family, an address next to each, and a resolver (dnsmasq) that knows the first ones by name.

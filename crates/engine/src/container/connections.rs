@@ -65,6 +65,7 @@ pub(super) fn connections(
                 protocol,
                 address: None,
                 host: 0,
+                host_last: None,
                 container,
                 proxy: None,
             })
@@ -170,7 +171,7 @@ fn expose(text: &str) -> Option<Vec<(u16, Protocol)>> {
 #[must_use]
 pub fn port_numbers(text: &str) -> Option<(RangeInclusive<u16>, Protocol)> {
     let (numbers, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let protocol = match protocol {
+    let protocol = match protocol.to_ascii_lowercase().as_str() {
         "tcp" => Protocol::Tcp,
         "udp" => Protocol::Udp,
         _ => return None,
@@ -196,7 +197,7 @@ fn ports<'a>(ports: impl IntoIterator<Item = &'a Port>, any: &str) -> BTreeMap<S
             .map_or(any.to_owned(), |address| address.to_string());
         let number = match port.host {
             0 => String::new(),
-            number => number.to_string(),
+            first => range(first, port.host_last.unwrap_or(first)),
         };
         let bindings = map.entry(format!("{}/{}", port.container, port.protocol));
         let mut binding = json!({ "HostIp": address, "HostPort": number });
@@ -370,6 +371,7 @@ mod tests {
             protocol: Protocol::Tcp,
             address: Some(address.parse().unwrap()),
             host,
+            host_last: None,
             container,
             proxy: None,
         }
@@ -383,7 +385,7 @@ mod tests {
                 "x/tcp".to_owned(),
                 "53/sctp".to_owned(),
             ],
-            &["53/udp".to_owned(), "80".to_owned(), "8000-8001".to_owned()],
+            &["53/UDP".to_owned(), "80".to_owned(), "8000-8001".to_owned()],
         );
         let tcp = Protocol::Tcp;
         let expect = [(53, Protocol::Udp), (80, tcp), (8000, tcp), (8001, tcp)];
@@ -408,6 +410,12 @@ mod tests {
         };
         let first = &ports(&[told], "")["80/tcp"][0];
         assert_eq!(first["ProxyProtocol"], "v2");
+        let range = Port {
+            host_last: Some(8090),
+            ..open[0]
+        };
+        let first = &ports(&[range], "")["80/tcp"][0];
+        assert_eq!(first["HostPort"], "8080-8090");
         let map = json!(ports(&open, ""));
         let expect = json!({"80/tcp": [
             {"HostIp": "0.0.0.0", "HostPort": "8080"},

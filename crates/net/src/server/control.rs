@@ -2,20 +2,33 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use netstack::FlowId;
 use proto::network::{self, Lookup, MAX_LOOKUP, PROTOCOL, Reply, Request};
+use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
+use super::shortage::is_shortage;
 use super::{Next, Server};
 use crate::members;
+use crate::poll::Token;
 
 impl Server {
-    pub(super) fn accept(&mut self) {
+    pub(super) fn accept(&mut self, now: Duration) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        while let Ok(socket) = rustix::net::accept_with(&self.listener, flags) {
-            // One that can't be watched is closed, and its supervisor tries again.
-            let _ = self.clients.insert(&self.poll, socket);
+        loop {
+            // A link that finds no room is lost on its way, and with it the guest.
+            if self.descriptors.left(self.others()) == 0 {
+                return self.starve(Token::Listener, now);
+            }
+            match rustix::net::accept_with(&self.listener, flags) {
+                // One that can't be watched is closed, and its supervisor tries again.
+                Ok(socket) => drop(self.clients.insert(&self.poll, socket)),
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(errno) if is_shortage(errno) => return self.starve(Token::Listener, now),
+                Err(_) => return,
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! A network with real sockets; smoltcp plays its guests.
 
+mod few;
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -83,22 +85,7 @@ struct Network {
 impl Network {
     fn new() -> Network {
         let dir = tempfile::tempdir().unwrap();
-        let listener = seqpacket();
-        let address = SocketAddrUnix::new(dir.path().join("sock")).unwrap();
-        rustix::net::bind(&listener, &address).unwrap();
-        rustix::net::listen(&listener, 16).unwrap();
-        let config = Config {
-            gateway: Ipv4Addr::new(10, 219, 0, 1),
-            prefix: 16,
-            mac: Mac([2, 0, 0, 0, 0, 0xff]),
-            mtu: MTU,
-            internal: false,
-            ipv6: Some(("fd00::1".parse().unwrap(), 64)),
-            allow: Vec::new(),
-            seed: [1; 16],
-        };
-        let resolv_conf = dir.path().join("resolv.conf");
-        let server = Server::with(config, listener, None, resolv_conf).unwrap();
+        let server = server(dir.path());
         let thread = std::thread::spawn(move || server.run().is_ok());
         Network { dir, thread }
     }
@@ -117,7 +104,16 @@ impl Network {
         number: u8,
         publish: &[Publish],
     ) -> (OwnedFd, Result<Guest, network::Refused>) {
-        let control = self.connect();
+        self.join_on(self.connect(), framing, number, publish)
+    }
+
+    fn join_on(
+        &self,
+        control: OwnedFd,
+        framing: Framing,
+        number: u8,
+        publish: &[Publish],
+    ) -> (OwnedFd, Result<Guest, network::Refused>) {
         let (link, theirs) = pair();
         let mac = [2, 0, 0, 0, 0, number];
         let join = Join {
@@ -141,6 +137,25 @@ impl Network {
         };
         (control, guest)
     }
+}
+
+/// One that listens in this folder.
+fn server(dir: &Path) -> Server {
+    let listener = seqpacket();
+    let address = SocketAddrUnix::new(dir.join("sock")).unwrap();
+    rustix::net::bind(&listener, &address).unwrap();
+    rustix::net::listen(&listener, 16).unwrap();
+    let config = Config {
+        gateway: Ipv4Addr::new(10, 219, 0, 1),
+        prefix: 16,
+        mac: Mac([2, 0, 0, 0, 0, 0xff]),
+        mtu: MTU,
+        internal: false,
+        ipv6: Some(("fd00::1".parse().unwrap(), 64)),
+        allow: Vec::new(),
+        seed: [1; 16],
+    };
+    Server::with(config, listener, None, dir.join("resolv.conf")).unwrap()
 }
 
 fn seqpacket() -> OwnedFd {
@@ -294,8 +309,11 @@ fn ports_lead_to_guests() {
         host_port: web.host_port,
         ..ports[0]
     };
-    let (_other, refused) = network.join(3, &[taken]);
+    let (other, refused) = network.join(3, &[taken]);
     assert_eq!(refused.err().unwrap().message, "the port is taken");
+    // It may ask for another one.
+    let (_control, joined) = network.join_on(other, Framing::Plain, 3, &ports);
+    assert_eq!(joined.unwrap().joined.published.len(), 2);
 
     let handle = guest.tcp();
     guest

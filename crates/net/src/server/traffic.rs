@@ -8,6 +8,7 @@ use proto::network::Protocol;
 use rustix::io::Errno;
 
 use super::Server;
+use super::shortage::is_shortage;
 use crate::poll::{Ready, Token};
 use crate::proxy;
 use crate::published::Ports;
@@ -118,10 +119,17 @@ impl Server {
                     .udp_inbound(member, id, peer, guest_port, payload, now);
                 continue;
             }
-            let Some((fd, client)) = Ports::accept(published) else {
-                return;
+            let (fd, client) = match Ports::accept(published) {
+                Ok(accepted) => accepted,
+                Err(errno) if is_shortage(errno) => {
+                    return self.starve(Token::Published(id), now);
+                }
+                Err(_) => return,
             };
             // Too many: the connection is closed.
+            let Some(share) = self.share(member) else {
+                continue;
+            };
             let Some(flow) = self.stack.tcp_dial(member, client, guest_port, now) else {
                 continue;
             };
@@ -129,7 +137,8 @@ impl Server {
                 self.stack
                     .tcp_preface(flow, &proxy::header(version, client, &fd));
             }
-            if self.streams.take(&self.poll, flow, fd).is_err() {
+            let taken = self.streams.take(&self.poll, flow, fd, share);
+            if taken.is_err() {
                 self.stack.tcp_abort(flow);
             }
         }

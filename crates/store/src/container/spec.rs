@@ -158,6 +158,9 @@ pub struct Port {
     pub address: Option<IpAddr>,
     /// The host's port; 0: any that is free.
     pub host: u16,
+    /// Any up to this one will do, and the first that is free is taken; absent: only that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_last: Option<u16>,
     /// The container's port.
     pub container: u16,
     /// Each connection begins with a header of this version that names its client.

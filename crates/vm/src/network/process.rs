@@ -130,8 +130,28 @@ fn arguments(spec: &store::network::Spec) -> Vec<String> {
     words
 }
 
-/// What it may open by name: itself, its libraries, and the folders of the file that names the host's resolvers, which is replaced
-/// now and then.
+/// Where programs put the file that `/etc/resolv.conf` leads to. One starts after us, or takes over from another, and
+/// systemd-resolved's folder may be made anew: so it is the one around it, in which there are no secrets either.
+const FOLDERS: [&str; 5] = [
+    "run/systemd",
+    "run/NetworkManager",
+    "run/resolvconf",
+    "run/connman",
+    "run/netconfig",
+];
+
+/// The folders of the file that names the host's resolvers, which is replaced now and then. A rule is about the folder that has the
+/// name now, and holds for what comes into it later. `root` is `/`, but in tests.
+fn resolver_folders(root: &Path) -> Vec<PathBuf> {
+    let resolv_conf = root.join("etc/resolv.conf");
+    let real = resolv_conf.canonicalize().ok();
+    let files = [Some(&*resolv_conf), real.as_deref()];
+    let parents = files.into_iter().flatten().filter_map(Path::parent);
+    let folders = FOLDERS.iter().map(|folder| root.join(folder));
+    parents.map(Path::to_owned).chain(folders).collect()
+}
+
+/// What it may open by name: itself, its libraries, and what names the host's resolvers.
 fn rules(program: PathBuf) -> confine::Rules {
     let mut read: Vec<PathBuf> = [
         "/usr/lib",
@@ -144,11 +164,7 @@ fn rules(program: PathBuf) -> confine::Rules {
     .map(PathBuf::from)
     .collect();
     read.push(program);
-    let resolv_conf = Path::new("/etc/resolv.conf");
-    let real = resolv_conf.canonicalize().ok();
-    for path in [Some(resolv_conf), real.as_deref()].into_iter().flatten() {
-        read.extend(path.parent().map(Path::to_owned));
-    }
+    read.extend(resolver_folders(Path::new("/")));
     confine::Rules {
         read,
         read_write: Vec::new(),
@@ -167,6 +183,58 @@ fn log(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
+    use std::process::Stdio;
+
+    /// The kernel is the oracle. Without Landlock everything can be read, and nothing is proved.
+    #[test]
+    fn resolvers_are_read_after_their_folder_is_another_one() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        let write = |path: &str, text: &str| {
+            std::fs::create_dir_all(at(path).parent().unwrap()).unwrap();
+            std::fs::write(at(path), text).unwrap();
+        };
+        write("run/systemd/resolve/stub-resolv.conf", "old");
+        write("run/NetworkManager/resolv.conf", "network manager's");
+        write("run/user/1000/secret", "secret");
+        std::fs::create_dir(at("etc")).unwrap();
+        let link = |to: &str| {
+            let _ = std::fs::remove_file(at("etc/resolv.conf"));
+            std::os::unix::fs::symlink(to, at("etc/resolv.conf")).unwrap();
+        };
+        link("../run/systemd/resolve/stub-resolv.conf");
+        let system = ["/usr", "/bin", "/lib", "/lib64", "/nix/store"].map(PathBuf::from);
+        let rules = confine::Rules {
+            read: [&system[..], &resolver_folders(root.path())].concat(),
+            ..confine::Rules::default()
+        };
+        // Confined at once, it reads when its input ends.
+        let begin = |path: &str| {
+            let mut command = std::process::Command::new("cat");
+            command.arg("-").arg(at(path));
+            command.stdin(Stdio::piped()).stdout(Stdio::piped());
+            sys::spawn_confined(command, confine::for_spawn(&rules).unwrap()).unwrap()
+        };
+        let end = |mut child: Child| {
+            drop(child.stdin.take());
+            let mut text = String::new();
+            let mut output = child.stdout.take().unwrap();
+            output.read_to_string(&mut text).unwrap();
+            child.wait().unwrap();
+            text
+        };
+        let child = begin("etc/resolv.conf");
+        std::fs::remove_dir_all(at("run/systemd/resolve")).unwrap();
+        write("run/systemd/resolve/stub-resolv.conf", "new");
+        assert_eq!(end(child), "new");
+        let child = begin("etc/resolv.conf");
+        link("../run/NetworkManager/resolv.conf");
+        assert_eq!(end(child), "network manager's");
+        if confine::for_spawn(&rules).unwrap().level().landlock_abi > 0 {
+            assert_eq!(end(begin("run/user/1000/secret")), "");
+        }
+    }
 
     #[test]
     fn what_a_network_is_told() {

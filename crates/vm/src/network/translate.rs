@@ -5,6 +5,7 @@ use proto::network::{self, Join, Joined, PROTOCOL};
 use store::container::{Attached, Endpoint, Port, Protocol, ProxyProtocol, Spec};
 
 use super::Seat;
+use super::ports::Wanted;
 
 /// What `state.json` says about it.
 pub fn attached(network: &str, mac: [u8; 6], joined: &Joined) -> Attached {
@@ -15,6 +16,7 @@ pub fn attached(network: &str, mac: [u8; 6], joined: &Joined) -> Attached {
         },
         address: port.address,
         host: port.host_port,
+        host_last: None,
         container: port.guest_port,
         proxy: port.proxy.map(|version| match version {
             network::ProxyProtocol::V1 => ProxyProtocol::V1,
@@ -35,8 +37,8 @@ pub fn attached(network: &str, mac: [u8; 6], joined: &Joined) -> Attached {
 }
 
 /// The host's ports that a container's spec asks for.
-pub fn wanted(spec: &Spec) -> Vec<network::Publish> {
-    let publish = spec.ports.iter().map(|port| network::Publish {
+pub fn wanted(spec: &Spec) -> Vec<Wanted> {
+    let publish = |port: &Port| network::Publish {
         protocol: match port.protocol {
             Protocol::Tcp => network::Protocol::Tcp,
             Protocol::Udp => network::Protocol::Udp,
@@ -48,8 +50,12 @@ pub fn wanted(spec: &Spec) -> Vec<network::Publish> {
             ProxyProtocol::V1 => network::ProxyProtocol::V1,
             ProxyProtocol::V2 => network::ProxyProtocol::V2,
         }),
+    };
+    let wanted = spec.ports.iter().map(|port| Wanted {
+        publish: publish(port),
+        last: port.host_last.unwrap_or(port.host),
     });
-    publish.collect()
+    wanted.collect()
 }
 
 /// What a datagram of a link is, by the driver whose monitor has its other end.
@@ -79,7 +85,8 @@ pub(super) fn join(spec: &Spec, endpoint: &Endpoint, seat: Seat) -> Join {
         insists: endpoint.address.is_some(),
         host: endpoint.host,
         resolvers: spec.resolution.servers.clone(),
-        publish: seat.publish,
+        // Chosen when it joins.
+        publish: Vec::new(),
         elsewhere: seat.elsewhere,
         framing: seat.framing,
     }

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clap::Args;
-use engine::{Endpoint, Networks, Port, Protocol, ProxyProtocol, PublishedSocket, Resolution};
+use engine::{Endpoint, Networks, Port, Protocol, PublishedSocket, Resolution};
+
+use super::ports::{Ports, private_port, publish};
 
 /// How a container is reached, and what it reaches.
 #[derive(Debug, Args)]
@@ -21,8 +23,9 @@ pub struct Connections {
     /// Address of IPv6 of the container on its first network, of which its address of IPv4 is the end
     #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
     pub ip6: Option<Ipv6Addr>,
-    /// Publish a port: [ADDRESS:][HOST_PORT:]PORT[/tcp|udp][,proxy-protocol=v1|v2]; ranges as 8000-8010; without HOST_PORT, or
-    /// with 0: any
+    /// Publish a port: [ADDRESS:][HOST_PORT:]PORT[/tcp|udp][,proxy-protocol=v1|v2], or
+    /// [published=HOST_PORT,]target=PORT[,protocol=tcp|udp][,host_ip=ADDRESS]; ranges as 8000-8010, of the host's for one PORT the first
+    /// that is free; without HOST_PORT, or with 0: any
     #[arg(short, long, value_name = "PORT", value_parser = publish, help_heading = "Network")]
     pub publish: Vec<Ports>,
     /// Publish all ports that the image or --expose names, on any ports of the host that are free
@@ -67,10 +70,6 @@ pub enum Choice {
     /// This one.
     Named(Endpoint),
 }
-
-/// The ports of one `-p`: a range is several.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ports(pub Vec<Port>);
 
 impl Connections {
     /// The networks that are asked for; an error when flags contradict each other.
@@ -185,84 +184,6 @@ fn named(name: &str) -> Endpoint {
     }
 }
 
-/// `80`, `8080:80`, `127.0.0.1:8080:80/udp`, `[::1]:8000-8010:9000-9010`, `127.0.0.1::80`.
-fn publish(text: &str) -> Result<Ports, String> {
-    let wrong = || {
-        format!(
-            "{text:?} is no port to publish: write [ADDRESS:][HOST_PORT:]PORT[/tcp|udp], for example 8080:80"
-        )
-    };
-    let (plain, options) = text.split_once(',').unwrap_or((text, ""));
-    let (ports, protocol) = protocol(plain).ok_or_else(wrong)?;
-    let proxy = proxy_protocol(options, protocol)?;
-    let (rest, container) = match ports.rsplit_once(':') {
-        Some((rest, container)) => (Some(rest), container),
-        None => (None, ports),
-    };
-    let container = range(container)
-        .filter(|(first, _)| *first > 0)
-        .ok_or_else(wrong)?;
-    let (address, host) = match rest {
-        None => (None, ""),
-        Some(rest) => match rest.rsplit_once(':') {
-            Some((address, host)) => (Some(address), host),
-            None => (None, rest),
-        },
-    };
-    let address = match address {
-        None | Some("") => None,
-        Some(address) => {
-            let bare = address
-                .strip_prefix('[')
-                .and_then(|it| it.strip_suffix(']'));
-            let parsed = bare.unwrap_or(address).parse::<IpAddr>();
-            // Docker takes 0.0.0.0 for IPv4 alone, and so do we.
-            Some(parsed.map_err(|_| {
-                format!("{address:?} is no address of the host's; IPv6 stands in [ ]")
-            })?)
-        }
-    };
-    let host = match host {
-        "" => (0, 0),
-        host => range(host).ok_or_else(wrong)?,
-    };
-    let count = container.1 - container.0;
-    let any = host == (0, 0);
-    if !any && host.1 - host.0 != count {
-        return Err(format!(
-            "both ranges of {text:?} must be as long as each other"
-        ));
-    }
-    let port = |offset: u16| Port {
-        protocol,
-        address,
-        host: if any { 0 } else { host.0 + offset },
-        container: container.0 + offset,
-        proxy,
-    };
-    Ok(Ports((0..=count).map(port).collect()))
-}
-
-/// What may follow a port: `proxy-protocol=v1|v2`, the protocol's own name.
-fn proxy_protocol(options: &str, protocol: Protocol) -> Result<Option<ProxyProtocol>, String> {
-    let version = match options {
-        "" => return Ok(None),
-        "proxy-protocol=v1" => ProxyProtocol::V1,
-        "proxy-protocol=v2" => ProxyProtocol::V2,
-        _ => {
-            return Err(format!(
-                "{options:?} is no option of a port: write for example 8080:80,proxy-protocol=v2, or v1"
-            ));
-        }
-    };
-    match protocol {
-        Protocol::Tcp => Ok(Some(version)),
-        Protocol::Udp => {
-            Err("the PROXY protocol names the client of a connection: UDP has none".to_owned())
-        }
-    }
-}
-
 /// `HOST_PATH:CONTAINER_PATH`, in `-p`'s order: who connects to the first reaches the second.
 fn publish_socket(text: &str) -> Result<PublishedSocket, String> {
     let wrong = || {
@@ -279,26 +200,6 @@ fn publish_socket(text: &str) -> Result<PublishedSocket, String> {
         host,
         container: container.to_owned(),
     })
-}
-
-fn protocol(text: &str) -> Option<(&str, Protocol)> {
-    match text.split_once('/') {
-        None => Some((text, Protocol::Tcp)),
-        Some((rest, "tcp")) => Some((rest, Protocol::Tcp)),
-        Some((rest, "udp")) => Some((rest, Protocol::Udp)),
-        Some(_) => None,
-    }
-}
-
-fn range(text: &str) -> Option<(u16, u16)> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let range = (first.parse().ok()?, last.parse().ok()?);
-    (range.0 <= range.1).then_some(range)
-}
-
-fn private_port(text: &str) -> Result<(u16, Protocol), String> {
-    let parsed = protocol(text).and_then(|(port, protocol)| Some((port.parse().ok()?, protocol)));
-    parsed.ok_or_else(|| format!("{text:?} is no port: write for example 80 or 53/udp"))
 }
 
 /// One word of `search` in resolv.conf(5).
@@ -333,63 +234,6 @@ fn add_host(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn shown(text: &str) -> String {
-        match publish(text) {
-            Ok(ports) => {
-                let shown = ports.0.iter().map(|port| {
-                    let address = port.address.map_or("*".to_owned(), |it| it.to_string());
-                    let proxy = port.proxy.map_or(String::new(), |it| format!(" {it:?}"));
-                    format!(
-                        "{address} {} {}/{}{proxy}",
-                        port.host, port.container, port.protocol
-                    )
-                });
-                shown.collect::<Vec<_>>().join(", ")
-            }
-            Err(error) => error,
-        }
-    }
-
-    /// Oracle: go-connections' nat.ParsePortSpec, which Docker's `-p` uses.
-    #[test]
-    fn ports_in_dockers_forms() {
-        let check = |text: &str, expect: &str| assert_eq!(shown(text), expect, "{text}");
-        check("80", "* 0 80/tcp");
-        check("8080:80", "* 8080 80/tcp");
-        check("8080:80/udp", "* 8080 80/udp");
-        check("0:80", "* 0 80/tcp");
-        check("127.0.0.1:8080:80", "127.0.0.1 8080 80/tcp");
-        check("127.0.0.1::80", "127.0.0.1 0 80/tcp");
-        check("[::1]:8080:80", "::1 8080 80/tcp");
-        check("8000-8001:80-81", "* 8000 80/tcp, * 8001 81/tcp");
-        check("80-81", "* 0 80/tcp, * 0 81/tcp");
-        check(
-            "8000-8002:80-81",
-            "both ranges of \"8000-8002:80-81\" must be as long as each other",
-        );
-        check("8080:80,proxy-protocol=v2", "* 8080 80/tcp V2");
-        check(
-            "80-81/tcp,proxy-protocol=v1",
-            "* 0 80/tcp V1, * 0 81/tcp V1",
-        );
-        for wrong in [
-            "",
-            "80/udp,proxy-protocol=v2",
-            "80,proxy-protocol=v3",
-            "80,speed=1",
-            "x",
-            "80/sctp",
-            "0",
-            "81-80",
-            "8080:",
-            "70000:80",
-            "a.b:80:80",
-            "1:2:3:4",
-        ] {
-            assert!(publish(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn sockets() {

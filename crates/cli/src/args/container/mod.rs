@@ -8,6 +8,7 @@ mod life;
 mod list;
 pub mod mount;
 mod observe;
+mod ports;
 mod run;
 mod streams;
 pub mod value;

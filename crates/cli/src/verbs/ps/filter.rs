@@ -169,6 +169,7 @@ mod tests {
             protocol: engine::Protocol::Udp,
             address: None,
             host: 5353,
+            host_last: None,
             container: 53,
             proxy: None,
         }];
