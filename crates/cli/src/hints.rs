@@ -112,7 +112,7 @@ pub fn engine(error: &Error) -> Option<String> {
             ),
         },
         Error::ImagesInUse { .. } => {
-            "wait until that has ended (a pull or a load, as a rule), then try again".to_owned()
+            "wait until that has ended, then try again".to_owned()
         }
         Error::Copy(error) => return copy(error).map(str::to_owned),
         Error::Guest { errno, .. } => return errno.and_then(guest).map(str::to_owned),

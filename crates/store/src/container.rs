@@ -200,9 +200,9 @@ impl Container {
                     false => Err(Error::NotFound(self.id().to_owned())),
                 };
             }
-            other => other.map_err(|error| {
-                json::Error::from(file::Error::new("read", &path, error))
-            })?,
+            other => {
+                other.map_err(|error| json::Error::from(file::Error::new("read", &path, error)))?
+            }
         };
         if bytes.is_empty() {
             // Written for readers of a container that ran, when the power went: some file systems have the name by then, and
