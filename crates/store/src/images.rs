@@ -5,6 +5,7 @@
 //! long as a pull. Who wants both takes the lease first.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use oci::{Descriptor, Digest, Platform};
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,18 @@ pub fn hold(root: &Root, mode: Mode) -> Result<Lock, lock::Error> {
 /// Locking failed.
 pub fn try_hold(root: &Root, mode: Mode) -> Result<Option<Lock>, lock::Error> {
     Lock::try_acquire(&lock_dir(root), mode)
+}
+
+/// The same, if it is to be had within so long.
+///
+/// # Errors
+/// Locking failed.
+pub fn hold_within(
+    root: &Root,
+    mode: Mode,
+    patience: Duration,
+) -> Result<Option<Lock>, lock::Error> {
+    Lock::acquire_within(&lock_dir(root), mode, patience)
 }
 
 /// Who holds it, this process left out.

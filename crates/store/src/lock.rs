@@ -9,6 +9,8 @@ use std::fs::OpenOptions;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -85,6 +87,28 @@ impl Lock {
         }
         check_linked(dir, &path, &fd)?;
         Ok(Some(Self { fd }))
+    }
+
+    /// Locks `dir`, waiting for others for so long at most; `None` when they hold it after that.
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`].
+    pub fn acquire_within(
+        dir: &Path,
+        mode: Mode,
+        patience: Duration,
+    ) -> Result<Option<Self>, Error> {
+        if let Some(lock) = Self::try_acquire(dir, mode)? {
+            return Ok(Some(lock));
+        }
+        let (sender, receiver) = mpsc::channel();
+        let waiting = dir.to_owned();
+        // It may wait for longer than we do; then it gives the lock back as soon as it has it.
+        std::thread::Builder::new()
+            .name("lock".to_owned())
+            .spawn(move || drop(sender.send(Self::acquire(&waiting, mode))))
+            .map_err(|error| file::Error::new("start a thread for", &dir.join(LOCK), error))?;
+        receiver.recv_timeout(patience).ok().transpose()
     }
 
     /// The descriptor, to be passed on.
@@ -230,6 +254,25 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(free(dir.path(), Mode::Exclusive));
+    }
+
+    #[test]
+    fn waits_for_so_long_and_leaves_nobody_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let within =
+            |patience| Lock::acquire_within(dir.path(), Mode::Exclusive, patience).unwrap();
+        let held = Lock::acquire(dir.path(), Mode::Shared).unwrap();
+        assert!(within(Duration::from_millis(1)).is_none());
+        let long = Duration::from_secs(60);
+        let waiter = std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| within(long));
+            drop(held);
+            waiter.join().unwrap()
+        });
+        assert!(waiter.is_some());
+        drop(waiter);
+        // The first one, too, gets it, and gives it back.
+        assert!(within(long).is_some());
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,9 @@ pub const LEAST_SIZE: u64 = 32 << 20;
 
 /// The largest file on most file systems of hosts.
 pub const MOST_SIZE: u64 = 15 << 40;
+
+/// How long a process may take to die.
+const DYING: Duration = Duration::from_secs(10);
 
 /// What can go wrong with volumes.
 #[derive(Debug, thiserror::Error)]
@@ -218,6 +222,17 @@ impl Volume {
     /// [`Error::NotFound`] when the volume was removed.
     pub fn try_lease(&self, mode: Mode) -> Result<Option<Lock>, Error> {
         match Lock::try_acquire(&self.dir, mode) {
+            Err(lock::Error::Gone(_)) => Err(Error::NotFound(self.spec.name.clone())),
+            other => Ok(other?),
+        }
+    }
+
+    /// The lease, once those have gone who are dying: a killed monitor gives back its memory first, then its files.
+    ///
+    /// # Errors
+    /// As [`Volume::try_lease`].
+    pub fn lease_of_the_dying(&self, mode: Mode) -> Result<Option<Lock>, Error> {
+        match Lock::acquire_within(&self.dir, mode, DYING) {
             Err(lock::Error::Gone(_)) => Err(Error::NotFound(self.spec.name.clone())),
             other => Ok(other?),
         }

@@ -5,7 +5,6 @@
 //!
 //! So images are removed while others come. What they were made of goes when the last of those has come.
 
-use std::sync::mpsc;
 use std::time::Duration;
 
 use store::lock::{Holder, Lock, Mode};
@@ -62,22 +61,8 @@ impl Engine {
 
 /// For removing records and references; an error that names who keeps it from us for long.
 pub(super) fn exclusive(root: &Root) -> Result<Lock, Error> {
-    if let Some(names) = images::try_hold(root, Mode::Exclusive)? {
+    if let Some(names) = images::hold_within(root, Mode::Exclusive, PATIENCE)? {
         return Ok(names);
-    }
-    let (sender, receiver) = mpsc::channel();
-    let waiting = root.clone();
-    // It may wait for longer than we do; then it gives the lock back as soon as it has it.
-    std::thread::Builder::new()
-        .name("lease".to_owned())
-        .spawn(move || drop(sender.send(images::hold(&waiting, Mode::Exclusive))))
-        .map_err(|source| Error::Spawn {
-            operation: "start",
-            program: "a thread".to_owned(),
-            source,
-        })?;
-    if let Ok(names) = receiver.recv_timeout(PATIENCE) {
-        return Ok(names?);
     }
     let holders = images::holders(root);
     let name = |holder: &Holder| format!("process {} ({})", holder.pid, holder.command);

@@ -86,14 +86,26 @@ pub(crate) async fn attach(
 
 /// The lease on a volume.
 pub(crate) fn lease(engine: &Engine, volume: &Volume, mode: Mode) -> Result<Lock, Error> {
-    match volume.try_lease(mode)? {
-        Some(lease) => Ok(lease),
-        None => Err(in_use(engine, volume)),
+    if let Some(lease) = volume.try_lease(mode)? {
+        return Ok(lease);
+    }
+    let lease = match holders(engine, volume).is_empty() {
+        true => volume.lease_of_the_dying(mode)?,
+        false => None,
+    };
+    lease.ok_or_else(|| in_use(engine, volume))
+}
+
+/// Says who has a volume.
+pub(super) fn in_use(engine: &Engine, volume: &Volume) -> Error {
+    Error::VolumeInUse {
+        volume: volume.name().to_owned(),
+        holders: holders(engine, volume),
     }
 }
 
-/// Says who has a volume: containers, or other commands.
-pub(super) fn in_use(engine: &Engine, volume: &Volume) -> Error {
+/// Who has a volume: containers, or else other commands. Nobody, when those who had it are dead or dying.
+fn holders(engine: &Engine, volume: &Volume) -> Vec<String> {
     let mut holders = Vec::new();
     // Better to name nobody than to fail here.
     let mut users = volume::users(&engine.root).unwrap_or_default();
@@ -110,15 +122,16 @@ pub(super) fn in_use(engine: &Engine, volume: &Volume) -> Error {
     holders.sort();
     if holders.is_empty() {
         let others = lock::holders(volume.dir()).into_iter();
-        holders.extend(others.map(|holder| {
-            let lock::Holder { pid, command } = holder;
-            format!("process {pid} ({command})")
-        }));
+        holders.extend(
+            others
+                .filter(|holder| !holder.command.is_empty())
+                .map(|holder| {
+                    let lock::Holder { pid, command } = holder;
+                    format!("process {pid} ({command})")
+                }),
+        );
     }
-    Error::VolumeInUse {
-        volume: volume.name().to_owned(),
-        holders,
-    }
+    holders
 }
 
 /// Has volumes mounted once for writing, in a VM without the container's process: a journal is replayed, and an empty volume

@@ -144,6 +144,7 @@ fn tag_killed_anywhere() {
             assert_eq!(id(home, "second:1"), id(home, "busybox"));
             home.gourd(&["rmi", "second:1"]).ok();
             assert_busybox_whole(home);
+            home.gourd(&["image", "prune", "-f"]).ok();
             let stray = stray(&home.root());
             assert!(stray.is_empty(), "left behind: {stray:#?}");
         },
