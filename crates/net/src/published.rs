@@ -130,8 +130,6 @@ impl Ports {
 }
 
 fn refused(port: &Publish, error: &io::Error) -> Refused {
-    let address = port.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-    let object = SocketAddr::new(address, port.host_port);
     let message = match error.kind() {
         io::ErrorKind::AddrInUse => "the port is taken".to_owned(),
         io::ErrorKind::AddrNotAvailable => "the host has no such address".to_owned(),
@@ -140,7 +138,7 @@ fn refused(port: &Publish, error: &io::Error) -> Refused {
     };
     Refused {
         step: "publish".to_owned(),
-        object: format!("{object}/{}", port.protocol),
+        object: port.to_string(),
         errno: error.raw_os_error().unwrap_or(0),
         message,
     }

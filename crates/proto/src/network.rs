@@ -22,7 +22,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
@@ -71,6 +71,22 @@ pub struct Publish {
     /// Each connection begins with a header that names its client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<ProxyProtocol>,
+}
+
+impl Publish {
+    /// Where it is on the host; 0.0.0.0 stands for all addresses.
+    #[must_use]
+    pub fn on_host(&self) -> SocketAddr {
+        let address = self.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        SocketAddr::new(address, self.host_port)
+    }
+}
+
+/// `127.0.0.1:8080/tcp`, as it stands in [`Refused::object`].
+impl std::fmt::Display for Publish {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.on_host(), self.protocol)
+    }
 }
 
 /// A version of the PROXY protocol.

@@ -39,6 +39,9 @@ use crate::{Root, fault, json, volume};
 /// Bytes that an upper disk may grow to.
 pub const UPPER_SIZE: u64 = 64 << 30;
 
+/// What of a container is removed last: without it nobody would find and lock what is left.
+const LAST: [&str; 2] = [lock::LOCK, "spec.json"];
+
 /// What can go wrong with containers.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -270,8 +273,7 @@ impl Container {
         }
         // By its id: one that is not shown yet has another name.
         let condemned = file::condemned(&self.dir.with_file_name(self.id()));
-        let last = [lock::LOCK, "spec.json"];
-        match file::condemn(&self.dir, &condemned, &last, self.durability()) {
+        match file::condemn(&self.dir, &condemned, &LAST, self.durability()) {
             Err(error) if error.is_not_found() => return Ok(()),
             other => other?,
         }

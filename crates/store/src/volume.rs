@@ -221,10 +221,7 @@ impl Volume {
     /// # Errors
     /// [`Error::NotFound`] when the volume was removed.
     pub fn try_lease(&self, mode: Mode) -> Result<Option<Lock>, Error> {
-        match Lock::try_acquire(&self.dir, mode) {
-            Err(lock::Error::Gone(_)) => Err(Error::NotFound(self.spec.name.clone())),
-            other => Ok(other?),
-        }
+        self.leased(Lock::try_acquire(&self.dir, mode))
     }
 
     /// The lease, once those have gone who are dying: a killed monitor gives back its memory first, then its files.
@@ -232,7 +229,11 @@ impl Volume {
     /// # Errors
     /// As [`Volume::try_lease`].
     pub fn lease_of_the_dying(&self, mode: Mode) -> Result<Option<Lock>, Error> {
-        match Lock::acquire_within(&self.dir, mode, DYING) {
+        self.leased(Lock::acquire_within(&self.dir, mode, DYING))
+    }
+
+    fn leased(&self, lock: Result<Option<Lock>, lock::Error>) -> Result<Option<Lock>, Error> {
+        match lock {
             Err(lock::Error::Gone(_)) => Err(Error::NotFound(self.spec.name.clone())),
             other => Ok(other?),
         }

@@ -6,55 +6,31 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 
 use store::Root;
 use store::container::{self, Spec, State, Status};
 use store::file::Durability;
 use store::lock::Mode;
 use store::volume;
+use testkit::mount::Mounted;
 
 const MIB: u64 = 1 << 20;
 
-fn run(program: &str, args: &[&str]) {
-    let output = Command::new(program).args(args).output();
-    let output = output.unwrap_or_else(|error| panic!("{program} is needed: {error}"));
-    assert!(
-        output.status.success(),
-        "{program} {args:?}: {}\nthis test needs root and loop devices",
-        String::from_utf8_lossy(&output.stderr)
-    );
+/// A small ext4.
+fn ext4(image: &Path) -> Mounted {
+    let mkfs = ["mkfs.ext4", "-q", "-m", "0", "-b", "1024"];
+    Mounted::made(image, 16 * MIB, &mkfs)
 }
 
-/// A small ext4, mounted; unmounted when dropped, which frees its loop device.
-struct Ext4(tempfile::TempDir);
-
-impl Ext4 {
-    fn new(image: &Path) -> Self {
-        File::create(image).unwrap().set_len(16 * MIB).unwrap();
-        let image = image.to_str().unwrap();
-        run("mkfs.ext4", &["-q", "-m", "0", "-b", "1024", image]);
-        let ext4 = Ext4(tempfile::tempdir().unwrap());
-        let point = ext4.0.path().to_str().unwrap();
-        run("mount", &["-o", "loop", image, point]);
-        ext4
-    }
-
-    fn fill(&self) {
-        // The file system gives back what it had put aside when all is written out.
-        for round in 0..3 {
-            let mut file = File::create(self.0.path().join(format!("filler{round}"))).unwrap();
-            for size in [1 << 16, 1 << 10] {
-                while file.write_all(&vec![1; size]).is_ok() {}
-            }
-            rustix::fs::syncfs(&file).unwrap();
+/// Leaves no room for a byte.
+fn fill(ext4: &Mounted) {
+    // The file system gives back what it had put aside when all is written out.
+    for round in 0..3 {
+        let mut file = File::create(ext4.path().join(format!("filler{round}"))).unwrap();
+        for size in [1 << 16, 1 << 10] {
+            while file.write_all(&vec![1; size]).is_ok() {}
         }
-    }
-}
-
-impl Drop for Ext4 {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
+        rustix::fs::syncfs(&file).unwrap();
     }
 }
 
@@ -84,8 +60,8 @@ fn is_no_room(error: &container::Error) -> bool {
 #[test]
 fn a_dead_container_is_found_mended_and_removed() {
     let dir = tempfile::tempdir().unwrap();
-    let ext4 = Ext4::new(&dir.path().join("ext4"));
-    let root = Root::open(&ext4.0.path().join("root")).unwrap();
+    let ext4 = ext4(&dir.path().join("ext4"));
+    let root = Root::open(&ext4.path().join("root")).unwrap();
     let spec = Spec {
         schema: container::SCHEMA,
         id: "c".repeat(64),
@@ -102,7 +78,7 @@ fn a_dead_container_is_found_mended_and_removed() {
     fs::write(container.upper(), vec![7; MIB as usize]).unwrap();
     // As one of an older gourd: another boot of the host would do as well.
     fs::remove_dir_all(root.containers().join(".names")).unwrap();
-    ext4.fill();
+    fill(&ext4);
     fill_dir(&root.containers());
     let refused = container.write_state(&state).unwrap_err();
     assert!(is_no_room(&refused), "{refused:?}");
@@ -124,8 +100,8 @@ fn a_dead_container_is_found_mended_and_removed() {
 #[test]
 fn a_volume_is_removed() {
     let dir = tempfile::tempdir().unwrap();
-    let ext4 = Ext4::new(&dir.path().join("ext4"));
-    let root = Root::open(&ext4.0.path().join("root")).unwrap();
+    let ext4 = ext4(&dir.path().join("ext4"));
+    let root = Root::open(&ext4.path().join("root")).unwrap();
     let index = volume::hold(&root, Mode::Exclusive).unwrap();
     let spec = volume::Spec {
         name: "data".to_owned(),
@@ -134,7 +110,7 @@ fn a_volume_is_removed() {
     };
     let volume = volume::create(&root, &spec, &index, Durability::Synced).unwrap();
     let lease = volume.try_lease(Mode::Exclusive).unwrap().unwrap();
-    ext4.fill();
+    fill(&ext4);
     fill_dir(&root.volumes());
     volume::remove(&root, &volume, &index, &lease).unwrap();
     assert!(!volume.dir().exists());

@@ -6,51 +6,21 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
 
 use store::Root;
 use store::file::Durability;
 use store::lock::Mode;
 use store::volume::{self, Spec};
+use testkit::mount::{Mounted, run};
 
 const MIB: u64 = 1 << 20;
 
 /// What is written into the volume.
 const WRITTEN: u64 = 64 * MIB;
 
-fn run(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output();
-    let output = output.unwrap_or_else(|error| panic!("{program} is needed: {error}"));
-    assert!(
-        output.status.success(),
-        "{program} {args:?}: {}\nthis test needs root, loop devices and xfs",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
-/// An xfs with reflink, mounted; unmounted when dropped, which frees its loop device.
-struct Xfs(tempfile::TempDir);
-
-impl Xfs {
-    fn new(image: &Path) -> Self {
-        // mkfs.xfs takes no less than 300 MiB.
-        File::create(image).unwrap().set_len(1024 * MIB).unwrap();
-        let image = image.to_str().unwrap();
-        run("mkfs.xfs", &["-q", "-m", "reflink=1", image]);
-        let xfs = Xfs(tempfile::tempdir().unwrap());
-        run(
-            "mount",
-            &["-o", "loop", image, xfs.0.path().to_str().unwrap()],
-        );
-        xfs
-    }
-}
-
-impl Drop for Xfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
-    }
+/// An xfs with reflink. mkfs.xfs takes no less than 300 MiB.
+fn xfs(image: &Path) -> Mounted {
+    Mounted::made(image, 1024 * MIB, &["mkfs.xfs", "-q", "-m", "reflink=1"])
 }
 
 /// Free bytes, when everything is on the disk.
@@ -64,8 +34,8 @@ fn free(path: &Path) -> u64 {
 #[test]
 fn a_clone_shares_its_blocks_until_it_is_written() {
     let dir = tempfile::tempdir().unwrap();
-    let xfs = Xfs::new(&dir.path().join("xfs"));
-    let root = Root::open(&xfs.0.path().join("root")).unwrap();
+    let xfs = xfs(&dir.path().join("xfs"));
+    let root = Root::open(&xfs.path().join("root")).unwrap();
     let index = volume::hold(&root, Mode::Shared).unwrap();
     let spec = |name: &str| Spec {
         name: name.to_owned(),
@@ -82,10 +52,10 @@ fn a_clone_shares_its_blocks_until_it_is_written() {
         file.sync_all().unwrap();
     };
     write(&source.disk(), 0x55, 128 * MIB);
-    let before = free(xfs.0.path());
+    let before = free(xfs.path());
     let lease = source.try_lease(Mode::Shared).unwrap().unwrap();
     let copy = volume::clone(&root, &source, &spec("copy"), &lease).unwrap();
-    let taken = before.saturating_sub(free(xfs.0.path()));
+    let taken = before.saturating_sub(free(xfs.path()));
     assert!(taken < 4 * MIB, "the clone took {taken} bytes");
     let (ours, theirs) = (source.disk(), copy.disk());
     let (ours, theirs) = (ours.to_str().unwrap(), theirs.to_str().unwrap());
@@ -95,7 +65,7 @@ fn a_clone_shares_its_blocks_until_it_is_written() {
     let whole = run("sha256sum", &[ours]);
     write(&copy.disk(), 0xaa, 128 * MIB);
     assert_eq!(run("sha256sum", &[ours]), whole);
-    let taken = before.saturating_sub(free(xfs.0.path()));
+    let taken = before.saturating_sub(free(xfs.path()));
     assert!(taken >= WRITTEN, "what was written is its own: {taken}");
     drop((lease, index));
     fs::remove_dir_all(root.path()).unwrap();

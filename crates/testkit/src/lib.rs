@@ -2,5 +2,6 @@
 
 pub mod attack;
 pub mod image;
+pub mod mount;
 pub mod puppet;
 pub mod registry;

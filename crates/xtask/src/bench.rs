@@ -53,6 +53,21 @@ struct Row {
     runs: usize,
 }
 
+impl Row {
+    /// A value against a limit, whatever others have.
+    fn within(row: String, value: f64, unit: &'static str, limit: f64, runs: usize) -> Row {
+        Row {
+            row,
+            value,
+            unit,
+            against: limit,
+            ratio: value / limit,
+            budget: 1.0,
+            runs,
+        }
+    }
+}
+
 /// Measures, prints, writes the file.
 pub fn run(name: &str, cache: &Path) -> Result<()> {
     let wanted: Option<usize> = match std::env::var("GOURD_BENCH_PAIRS") {
@@ -121,6 +136,12 @@ impl Times {
     fn add(&mut self, took: Duration) {
         let at = self.sorted.partition_point(|other| *other < took);
         self.sorted.insert(at, took);
+    }
+
+    /// The median against a limit in seconds; `limit_name` stands for it.
+    fn within(&self, limit: f64, limit_name: &str) -> Row {
+        let row = format!("{} / {limit_name}", self.name);
+        Row::within(row, median(&self.sorted), "s", limit, self.sorted.len())
     }
 
     /// This against another, of which there are as many.

@@ -171,11 +171,7 @@ fn expose(text: &str) -> Option<Vec<(u16, Protocol)>> {
 #[must_use]
 pub fn port_numbers(text: &str) -> Option<(RangeInclusive<u16>, Protocol)> {
     let (numbers, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let protocol = match protocol.to_ascii_lowercase().as_str() {
-        "tcp" => Protocol::Tcp,
-        "udp" => Protocol::Udp,
-        _ => return None,
-    };
+    let protocol = Protocol::named(protocol)?;
     let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
     let numbers = first.parse().ok()?..=last.parse().ok()?;
     (!numbers.is_empty()).then_some((numbers, protocol))

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::archive::Error as ArchiveError;
 use super::layer::{CopyError, LayerWriter};
-use super::{PullEvent, find, keep, make, note, unpack};
+use super::{PullEvent, find, keep, lease, make, note, unpack};
 use crate::container::platform;
 use crate::{Engine, Error, blocking};
 
@@ -123,13 +123,9 @@ fn import(
 /// Removes what came and belongs to no image. While others are at work it stays for the next collection.
 pub(super) fn clear(root: &Root, fresh: &[Digest]) {
     let cleared = match content::try_lease(root, Mode::Exclusive) {
-        Ok(Some(exclusive)) => {
-            let cleared = gc::drop_unused(root, &exclusive, fresh);
-            drop(exclusive);
-            cleared
-                .and_then(|()| gc::collect_due(root))
-                .map_err(Error::from)
-        }
+        Ok(Some(exclusive)) => lease::under(root, exclusive, |exclusive| {
+            Ok(gc::drop_unused(root, exclusive, fresh)?)
+        }),
         Ok(None) => Ok(()),
         Err(error) => Err(error.into()),
     };

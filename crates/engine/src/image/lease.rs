@@ -87,11 +87,19 @@ pub(super) fn alone<T>(
         }
         some => some,
     };
-    let Some(exclusive) = exclusive else {
-        return Ok(None);
-    };
+    exclusive
+        .map(|exclusive| under(root, exclusive, work))
+        .transpose()
+}
+
+/// Works under an exclusive lease, gives it back, and collects what others have asked for meanwhile.
+pub(super) fn under<T>(
+    root: &Root,
+    exclusive: Lock,
+    work: impl FnOnce(&Lock) -> Result<T, Error>,
+) -> Result<T, Error> {
     let done = work(&exclusive);
     drop(exclusive);
     gc::collect_due(root)?;
-    done.map(Some)
+    done
 }

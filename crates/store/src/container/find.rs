@@ -2,9 +2,9 @@
 
 use serde::Deserialize;
 
-use super::{Container, Error, names};
+use super::{Container, Error, LAST, names};
 use crate::file::{self, Durability};
-use crate::lock::{LOCK, Lock, Mode};
+use crate::lock::{Lock, Mode};
 use crate::{Root, fault};
 
 /// All containers, by id. One that cannot be read is an error in its place, with its id.
@@ -66,7 +66,7 @@ pub fn discard(root: &Root, wanted: &str) -> Result<(), Error> {
         return Err(Error::Running(id));
     };
     let condemned = file::condemned(&dir);
-    file::condemn(&dir, &condemned, &[LOCK, "spec.json"], Durability::Synced)?;
+    file::condemn(&dir, &condemned, &LAST, Durability::Synced)?;
     fault::point("discard.renamed");
     file::remove(&root.socket(&id, "sup"))?;
     Ok(file::remove_tree(&condemned)?)

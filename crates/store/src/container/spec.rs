@@ -140,6 +140,16 @@ pub enum Protocol {
     Udp,
 }
 
+impl Protocol {
+    /// The one of this name, in any case.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [Self::Tcp, Self::Udp];
+        all.into_iter()
+            .find(|one| one.to_string().eq_ignore_ascii_case(name))
+    }
+}
+
 impl std::fmt::Display for Protocol {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

@@ -8,7 +8,7 @@ use store::rootfs::{self, Layer, Options};
 use store::{Root, content};
 use testkit::image::{Entry, ImageBuilder, Layer as Tar};
 
-use crate::oracle::{Mounted, Sample, causes, run};
+use crate::oracle::{Sample, causes, mounted};
 
 fn options() -> Options {
     Options::default()
@@ -136,7 +136,7 @@ fn many_empty_files_are_files_and_too_many_meet_a_limit() {
     };
     let expect = "too many files: more than 1048576 bytes of metadata";
     check_error(&sample.root, &sample.layers, &few, expect);
-    let mounted = Mounted::new(&sample.build().unwrap());
+    let mounted = mounted(&sample.build().unwrap());
     for dir in 0..5 {
         let dir = mounted.path().join(dir.to_string());
         assert_eq!(fs::read_dir(dir).unwrap().count(), 1000);
@@ -228,7 +228,7 @@ fn large_attributes() {
         .entry(Entry::dir("d").xattr("trusted.large", &largest));
     let sample = Sample::new(&ImageBuilder::new().layer(layer));
     let image = sample.build().unwrap();
-    let mounted = Mounted::new(&image);
+    let mounted = mounted(&image);
     let value = |file: &str, name: &str| {
         let mut value = vec![0; 70_000];
         let path = mounted.path().join(file);
@@ -265,7 +265,7 @@ fn zstd_chunked_as_skopeo_makes_it() {
         &from,
         &to,
     ];
-    run("skopeo", &args.map(std::ffi::OsStr::new));
+    testkit::mount::run("skopeo", &args.map(std::ffi::OsStr::new));
     // The largest blob is the layer.
     let blobs = plain.dir.path().join("chunked/blobs/sha256");
     let mut blobs: Vec<Vec<u8>> = fs::read_dir(blobs)

@@ -8,7 +8,7 @@ use store::Root;
 use store::rootfs::{self, Options};
 use testkit::image::{Entry, ImageBuilder, Layer, Packing};
 
-use crate::oracle::{Mounted, Sample, assert_same_as_umoci, assert_tree, entries, keep};
+use crate::oracle::{Sample, assert_same_as_umoci, assert_tree, entries, keep, mounted};
 
 /// The most layers that Docker allows: each adds a file, replaces one, hides one, links one.
 #[test]
@@ -140,7 +140,7 @@ fn losers_of_upper_layers_take_no_space() {
     let size = fs::metadata(&image).unwrap().blocks() * 512;
     // The lowest layer, one file of 200 KiB, and what ext4 needs for itself.
     assert!(size < 900 << 10, "{size}");
-    let mounted = Mounted::new(&image);
+    let mounted = mounted(&image);
     let again = fs::metadata(mounted.path().join("again")).unwrap();
     assert_eq!(again.len(), 200 << 10);
 }

@@ -6,7 +6,6 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use oci::{Descriptor, Digest, Document, MediaType};
 use store::content::Ingest;
@@ -14,23 +13,7 @@ use store::rootfs::{self, Layer, Options};
 use store::{Root, content};
 use tempfile::TempDir;
 use testkit::image::{Image, ImageBuilder};
-
-/// Runs a program, which must succeed; its output.
-pub fn run(program: &str, args: &[&OsStr]) -> String {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let output = Command::new(program)
-        .args(args)
-        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
-        .output()
-        .unwrap_or_else(|error| panic!("{program} is needed: {error}"));
-    assert!(
-        output.status.success(),
-        "{program} {args:?}: {}{}\nthese tests need root, loop devices, umoci and e2fsprogs",
-        String::from_utf8_lossy(&output.stderr),
-        String::from_utf8_lossy(&output.stdout),
-    );
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
+use testkit::mount::{Mounted, run};
 
 /// An image in an OCI layout, and in a store of its own.
 pub struct Sample {
@@ -145,27 +128,9 @@ pub fn keep(root: &Root, image: &Image) -> Vec<Layer> {
     layers
 }
 
-/// A rootfs image, mounted; unmounted when dropped.
-pub struct Mounted(TempDir);
-
-impl Mounted {
-    pub fn new(image: &Path) -> Self {
-        let target = tempfile::tempdir().unwrap();
-        let args = ["-t", "ext4", "-o", "loop,ro,noload"].map(OsStr::new);
-        let places = [image.as_os_str(), target.path().as_os_str()];
-        run("mount", &[&args[..], &places].concat());
-        Self(target)
-    }
-
-    pub fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.path()).status();
-    }
+/// A rootfs image as it is, mounted.
+pub fn mounted(image: &Path) -> Mounted {
+    Mounted::new(image, &["ro", "noload"])
 }
 
 /// Every entry of a directory by name: kind, mode, owner, time, size, content, attributes, hard links. The root is `.`.
@@ -288,7 +253,7 @@ pub fn assert_tree(sample: &Sample, expect: &[(String, String)]) {
         Ok(image) => image,
         Err(error) => panic!("{}", causes(&error)),
     };
-    let mounted = Mounted::new(&image);
+    let mounted = mounted(&image);
     let mut found = entries(mounted.path());
     found.retain(|(name, _)| {
         let expected = expect.iter().any(|(other, _)| other == name);

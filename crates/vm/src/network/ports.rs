@@ -4,7 +4,7 @@
 //! which it may not be a moment later: the next one of its range is asked for, until all are had or a range has no more.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 
 use proto::network::{Protocol, Publish, Refused};
 use rustix::io::Errno;
@@ -87,7 +87,7 @@ impl<'a> Choice<'a> {
         let taken = taken.map(Errno::raw_os_error).contains(&refused.errno);
         let pairs = self.wanted.iter().zip(ports);
         let choices = pairs.filter(|(wanted, _)| wanted.is_choice());
-        let mut about = choices.filter(|(_, port)| object(port) == refused.object);
+        let mut about = choices.filter(|(_, port)| port.to_string() == refused.object);
         match about.next() {
             Some((_, port)) if taken && refused.step == PUBLISH => self.taken.insert(place(port)),
             _ => false,
@@ -95,25 +95,11 @@ impl<'a> Choice<'a> {
     }
 }
 
-/// What `gourd-net` calls a port that it can't have.
-fn object(port: &Publish) -> String {
-    let address = port.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-    format!(
-        "{}/{}",
-        SocketAddr::new(address, port.host_port),
-        port.protocol
-    )
-}
-
 fn exhausted(wanted: &Wanted) -> Refused {
     let first = &wanted.publish;
-    let address = SocketAddr::new(
-        first.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
-        first.host_port,
-    );
     Refused {
         step: PUBLISH.to_owned(),
-        object: format!("{address}-{}/{}", wanted.last, first.protocol),
+        object: format!("{}-{}/{}", first.on_host(), wanted.last, first.protocol),
         errno: Errno::ADDRINUSE.raw_os_error(),
         message: "all ports of the range are taken".to_owned(),
     }
@@ -139,13 +125,13 @@ mod tests {
         let mut choice = Choice::new(wanted);
         loop {
             let ports = choice.ports()?;
-            let is_taken = |port: &&Publish| taken.contains(&&*object(port));
+            let is_taken = |port: &&Publish| taken.contains(&&*port.to_string());
             let Some(port) = ports.iter().find(is_taken) else {
                 return Ok(ports.iter().map(|port| port.host_port).collect());
             };
             let refused = Refused {
                 step: PUBLISH.to_owned(),
-                object: object(port),
+                object: port.to_string(),
                 errno: 98,
                 message: "the port is taken".to_owned(),
             };

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use ext4::{FormatOptions, format};
 
+use super::samples;
 use super::{Row, Times, print, programs};
 
 const VOLUME: u64 = 512 << 30;
@@ -39,20 +40,9 @@ pub fn volume(pairs: usize) -> Result<Vec<Row>> {
             made.add(against);
         }
     }
-    let mut row = formatted.against(&made, 1.0);
-    // The budget is a time, whatever mke2fs takes.
-    row.row = "format a volume of 512 GiB / 5 ms".to_owned();
-    row.against = VOLUME_SECONDS;
-    row.ratio = row.value / VOLUME_SECONDS;
-    let space = Row {
-        row: "its bytes on the host's disk / 2 MiB".to_owned(),
-        value: bytes as f64,
-        unit: "byte",
-        against: VOLUME_BYTES,
-        ratio: bytes as f64 / VOLUME_BYTES,
-        budget: 1.0,
-        runs: row.runs,
-    };
+    let row = formatted.within(VOLUME_SECONDS, "5 ms");
+    let name = "its bytes on the host's disk / 2 MiB".to_owned();
+    let space = Row::within(name, bytes as f64, "byte", VOLUME_BYTES, pairs);
     let rows = vec![row, space];
     print(&[&formatted, &made], &rows);
     println!("{bytes} bytes on disk, mke2fs {their_bytes}");
@@ -75,7 +65,7 @@ fn mke2fs(path: &Path) -> Result<Duration> {
     File::create_new(path)?.set_len(VOLUME)?;
     let mut command = Command::new("mke2fs");
     command.env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
-    timed(command.args(["-q", "-t", "ext4", "-F"]).arg(path))
+    samples::run(command.args(["-q", "-t", "ext4", "-F"]).arg(path))
 }
 
 /// Converts images of a disk with the machine's own programs and libraries in it.
@@ -93,7 +83,7 @@ pub fn qcow2(pairs: usize) -> Result<Vec<Row>> {
         let image = dir.path().join(name);
         let mut make = Command::new("qemu-img");
         make.args(["convert", "-O", "qcow2"]).args(options);
-        timed(make.args([&disk, &image]))?;
+        samples::run(make.args([&disk, &image]))?;
         let (ours, theirs) = (dir.path().join("ours"), dir.path().join("theirs"));
         let mut ours_took = Times::new(format!("gourd, {name} qcow2 of {} MiB", DATA >> 20));
         let mut theirs_took =
@@ -101,13 +91,13 @@ pub fn qcow2(pairs: usize) -> Result<Vec<Row>> {
         let mut synced_took = Times::new("qemu-img convert, synced");
         for pair in 0..=pairs {
             let mut convert = Command::new(&gourd);
-            let value = timed(
+            let value = samples::run(
                 convert
                     .args(["system", "disk", "convert", "-q"])
                     .args([&image, &ours]),
             )?;
             let mut convert = Command::new("qemu-img");
-            let against = timed(
+            let against = samples::run(
                 convert
                     .args(["convert", "-O", "raw"])
                     .args([&image, &theirs]),
@@ -183,17 +173,4 @@ fn same(ours: &Path, theirs: &Path) -> Result<()> {
         blocks(theirs)?
     );
     Ok(())
-}
-
-fn timed(command: &mut Command) -> Result<Duration> {
-    let started = Instant::now();
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("start {command:?}"))?;
-    let took = started.elapsed();
-    if !output.status.success() {
-        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(took)
 }

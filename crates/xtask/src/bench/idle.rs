@@ -59,18 +59,11 @@ pub fn measure(cache: &Path, driver: &'static str, count: usize) -> Result<Vec<R
     result.with_context(|| format!("after {} containers", times.sorted.len()))?;
     removed?;
     let each = before.saturating_sub(after) as f64 / 1024.0 / count as f64;
-    let rows = vec![Row {
-        row: format!(
-            "memory of each of {} idle containers / 24 GiB for 100",
-            all.len()
-        ),
-        value: each,
-        unit: "MiB",
-        against: BUDGET,
-        ratio: each / BUDGET,
-        budget: 1.0,
-        runs: count,
-    }];
+    let name = format!(
+        "memory of each of {} idle containers / 24 GiB for 100",
+        all.len()
+    );
+    let rows = vec![Row::within(name, each, "MiB", BUDGET, count)];
     print(&[&times], &rows);
     println!(
         "{} run; {each:.1} MiB each of the machine's available memory; {:.1} % of a processor for all",

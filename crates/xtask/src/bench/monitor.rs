@@ -31,15 +31,8 @@ pub fn measure(cache: &Path, runs: usize) -> Result<Vec<Row>> {
         }
     }
     let value = super::median(&times.sorted);
-    let rows = vec![Row {
-        row: "gourd-vmm to the first KVM_RUN / 10 ms".to_owned(),
-        value,
-        unit: "s",
-        against: BUDGET,
-        ratio: value / BUDGET,
-        budget: 1.0,
-        runs,
-    }];
+    let name = "gourd-vmm to the first KVM_RUN / 10 ms".to_owned();
+    let rows = vec![Row::within(name, value, "s", BUDGET, runs)];
     print(&[&times], &rows);
     Ok(rows)
 }

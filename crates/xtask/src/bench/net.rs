@@ -258,7 +258,7 @@ fn again_in_a_namespace(inside: &str) -> Result<Vec<Row>> {
 }
 
 fn run(program: &str, args: &[&str]) -> Result<()> {
-    super::samples::run(Command::new(program).args(args))
+    super::samples::run(Command::new(program).args(args)).map(drop)
 }
 
 /// iperf3 as the client of a guest's server; what arrived, in Gbit/s.

@@ -132,16 +132,8 @@ fn row(what: &str, more: &[f64]) -> Row {
         0 => f64::midpoint(sorted[middle - 1], sorted[middle]),
         _ => sorted[middle],
     };
-    let against = BUDGET.as_secs_f64();
-    Row {
-        row: format!("the median of what the network adds {what} / 5 ms"),
-        value,
-        unit: "s",
-        against,
-        ratio: value / against,
-        budget: 1.0,
-        runs: more.len(),
-    }
+    let row = format!("the median of what the network adds {what} / 5 ms");
+    Row::within(row, value, "s", BUDGET.as_secs_f64(), more.len())
 }
 
 /// The mean, and half of the interval that has it with 95 %.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use testkit::registry::Registry;
@@ -53,15 +53,9 @@ fn one(cache: &Path, packing: Packing, layers: usize, pairs: usize) -> Result<Ve
             other.into_iter().for_each(|took| theirs.add(took));
         }
     }
-    let mut rows = vec![Row {
-        row: format!("{name}: memory, the most of {} / {MEMORY:.0} MB", pairs + 1),
-        value: most,
-        unit: "MB",
-        against: MEMORY,
-        ratio: most / MEMORY,
-        budget: 1.0,
-        runs: pairs + 1,
-    }];
+    let runs = pairs + 1;
+    let memory = format!("{name}: memory, the most of {runs} / {MEMORY:.0} MB");
+    let mut rows = vec![Row::within(memory, most, "MB", MEMORY, runs)];
     let mut things = vec![&ours];
     if packing == Packing::Gzip {
         things.push(&theirs);
@@ -76,8 +70,7 @@ fn one(cache: &Path, packing: Packing, layers: usize, pairs: usize) -> Result<Ve
 fn pull(dir: &Path, reference: &str) -> Result<(Duration, f64)> {
     let home = tempfile::tempdir_in(dir)?;
     let told = home.path().join("told");
-    let begun = Instant::now();
-    samples::run(
+    let took = samples::run(
         Command::new("time")
             .args(["-f", "%M", "-o"])
             .arg(&told)
@@ -85,7 +78,6 @@ fn pull(dir: &Path, reference: &str) -> Result<(Duration, f64)> {
             .args(["pull", "-q", reference])
             .env("GOURD_ROOT", home.path().join("root")),
     )?;
-    let took = begun.elapsed();
     let kib: f64 = std::fs::read_to_string(&told)?.trim().parse()?;
     Ok((took, kib * 1024.0 / 1e6))
 }
@@ -93,13 +85,11 @@ fn pull(dir: &Path, reference: &str) -> Result<(Duration, f64)> {
 fn copy_and_unpack(cache: &Path, reference: &str) -> Result<Duration> {
     let dir = tempfile::tempdir_in(cache)?;
     let layout = dir.path().join("layout");
-    let begun = Instant::now();
-    samples::run(
+    let copied = samples::run(
         Command::new("skopeo")
             .args(["copy", "-q", "--src-tls-verify=false"])
             .arg(format!("docker://{reference}"))
             .arg(format!("oci:{}:x", layout.display())),
     )?;
-    let copied = begun.elapsed();
     Ok(copied + unpack(cache, &layout)?)
 }

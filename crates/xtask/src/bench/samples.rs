@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use flate2::write::GzEncoder;
@@ -191,12 +192,15 @@ fn kept(
     Ok(path)
 }
 
-/// Runs a program, which must succeed.
-pub fn run(command: &mut Command) -> Result<()> {
+/// Runs a program, which must succeed. How long that took.
+pub fn run(command: &mut Command) -> Result<Duration> {
+    let begun = Instant::now();
     let out = command
+        .stdin(Stdio::null())
         .output()
         .with_context(|| format!("start {command:?}"))?;
+    let took = begun.elapsed();
     let errors = String::from_utf8_lossy(&out.stderr);
     ensure!(out.status.success(), "{command:?}: {errors}");
-    Ok(())
+    Ok(took)
 }

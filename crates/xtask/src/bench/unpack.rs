@@ -161,15 +161,7 @@ impl Sample {
         self.build()?;
         let value = status("VmHWM:")? / 1024.0;
         println!("\n{row}: {value:.0} MiB; the budget of a whole pull is {MEMORY:.0}\n");
-        Ok(Row {
-            row,
-            value,
-            unit: "MiB",
-            against: MEMORY,
-            ratio: value / MEMORY,
-            budget: 1.0,
-            runs: 1,
-        })
+        Ok(Row::within(row, value, "MiB", MEMORY, 1))
     }
 
     /// Ours beside what others do, who all make files of their own.

@@ -96,7 +96,7 @@ impl Words<'_> {
                 "{text:?} is no port to publish: write [ADDRESS:][HOST_PORT:]PORT[/tcp|udp], for example 8080:80"
             )
         };
-        let protocol = protocol(self.protocol).ok_or_else(wrong)?;
+        let protocol = Protocol::named(self.protocol).ok_or_else(wrong)?;
         let proxy = proxy.map(|version| proxy_protocol(version, protocol));
         let proxy = proxy.transpose()?;
         let container = range(self.container).filter(|(first, _)| *first > 0);
@@ -169,14 +169,6 @@ fn split_protocol(text: &str) -> (&str, &str) {
     }
 }
 
-fn protocol(name: &str) -> Option<Protocol> {
-    match name.to_ascii_lowercase().as_str() {
-        "tcp" => Some(Protocol::Tcp),
-        "udp" => Some(Protocol::Udp),
-        _ => None,
-    }
-}
-
 fn range(text: &str) -> Option<(u16, u16)> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let range = (first.parse().ok()?, last.parse().ok()?);
@@ -186,7 +178,7 @@ fn range(text: &str) -> Option<(u16, u16)> {
 /// A port of a container's: `80`, `53/udp`.
 pub(super) fn private_port(text: &str) -> Result<(u16, Protocol), String> {
     let (port, name) = split_protocol(text);
-    let parsed = port.parse().ok().zip(protocol(name));
+    let parsed = port.parse().ok().zip(Protocol::named(name));
     parsed.ok_or_else(|| format!("{text:?} is no port: write for example 80 or 53/udp"))
 }
 

@@ -14,8 +14,13 @@ const LIMIT: usize = 128;
 /// Turns of the loop that all of this may take. One that turns for nothing has more in a hundredth of a second.
 const TURNS: u32 = 5000;
 
-/// This test again, as a process that has [`LIMIT`] descriptors and writes down how often its loop turned.
-fn network(test: &str) -> Network {
+/// This test again, as a process that has [`LIMIT`] descriptors and writes down how often its loop turned. In that process: nothing,
+/// when it is over.
+fn network(test: &str) -> Option<Network> {
+    if let Ok(dir) = std::env::var(PROBE) {
+        serve(Path::new(&dir));
+        return None;
+    }
     let dir = tempfile::tempdir().unwrap();
     let mut child = Command::new("sh")
         .args(["-c", "ulimit -n \"$0\" && exec \"$@\""])
@@ -33,7 +38,7 @@ fn network(test: &str) -> Network {
         std::thread::sleep(Duration::from_millis(5));
     }
     let thread = std::thread::spawn(move || child.wait().unwrap().success());
-    Network { dir, thread }
+    Some(Network { dir, thread })
 }
 
 /// The process.
@@ -74,10 +79,9 @@ fn says_hello(guest: &mut Guest) {
 
 #[test]
 fn a_guest_leaves_descriptors_to_others() {
-    if let Ok(dir) = std::env::var(PROBE) {
-        return serve(Path::new(&dir));
-    }
-    let network = network("server::tests::few::a_guest_leaves_descriptors_to_others");
+    let Some(network) = network("server::tests::few::a_guest_leaves_descriptors_to_others") else {
+        return;
+    };
     let (_greedy, greedy) = network.join(2, &[publish(Protocol::Tcp, 80)]);
     let port = greedy.unwrap().joined.published[0].host_port;
     let (_modest, modest) = network.join(3, &[publish(Protocol::Tcp, 80)]);
@@ -107,10 +111,9 @@ fn a_guest_leaves_descriptors_to_others() {
 /// More supervisors than there is room for: who is there goes on, and the others come when there is room.
 #[test]
 fn a_listener_waits_for_descriptors() {
-    if let Ok(dir) = std::env::var(PROBE) {
-        return serve(Path::new(&dir));
-    }
-    let network = network("server::tests::few::a_listener_waits_for_descriptors");
+    let Some(network) = network("server::tests::few::a_listener_waits_for_descriptors") else {
+        return;
+    };
     let (control, guest) = network.join(2, &[publish(Protocol::Tcp, 80)]);
     let mut guest = guest.unwrap();
     let address = SocketAddrUnix::new(network.dir.path().join("sock")).unwrap();
