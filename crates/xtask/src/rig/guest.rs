@@ -55,6 +55,8 @@ mount -t cgroup2 cgroup2 sys/fs/cgroup
 ip link set lo up 2>/dev/null || busybox ip link set lo up
 chmod 666 dev/kvm dev/null 2>/dev/null
 hostname rig
+# Where the root is not the mount namespace's own, nobody gets a user namespace.
+mount --move . /
 size=
 port() {
     # The device's number depends on what else is on the bus; nodes come when the driver has asked.
