@@ -1,15 +1,6 @@
 //! Boots: both kernels, processors, memory, and a hundred in a row of which none hangs and none leaves anything.
 
 use std::fs;
-use std::path::Path;
-use std::time::Duration;
-
-use hypervisor::config::{Balloon, Console, ConsoleOutput};
-use hypervisor::{DriverKind, ExitReason, Programs, StartOptions, VmConfig, probe};
-use testkit::attack::Bus;
-use testkit::puppet;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 
 use crate::harness::{self, Home, cache, eventually};
 
@@ -163,93 +154,4 @@ fn a_hundred_boots_in_a_row() {
 #[test]
 fn a_few_boots_in_a_row() {
     in_a_row(5);
-}
-
-/// What the library can do with a machine and the product does not: as `examples/boot.rs` of the crate `hypervisor` starts one, with a guest
-/// that answers to each letter that is typed.
-#[test]
-fn a_machine_stands_still_goes_on_and_is_switched_off() {
-    let folder = tempfile::tempdir().expect("a folder");
-    // The monitors die with this thread, and not before.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    runtime
-        .expect("a runtime")
-        .block_on(play(&folder.path().join("puppet")));
-}
-
-fn bill(kernel: &Path) -> VmConfig {
-    let bill = serde_json::json!({
-        "id": "puppet",
-        "vcpus": 1,
-        "memory": 128 << 20,
-        "boot": { "linux": { "kernel": kernel } },
-        "power_button": true,
-    });
-    let mut config: VmConfig = serde_json::from_value(bill).expect("a bill of materials");
-    config.balloon = Some(Balloon::default());
-    config.consoles = vec![Console {
-        output: ConsoleOutput::Stream,
-    }];
-    config
-}
-
-async fn says(console: &mut UnixStream, expect: &str) {
-    let mut bytes = vec![0; expect.len()];
-    let read = console.read_exact(&mut bytes);
-    let read = tokio::time::timeout(Duration::from_secs(60), read).await;
-    read.expect("the guest says nothing").expect("a console");
-    assert_eq!(String::from_utf8_lossy(&bytes), expect);
-}
-
-async fn play(kernel: &Path) {
-    let programs = Programs {
-        vmm: harness::programs().join("gourd-vmm"),
-        qemu: None,
-    };
-    let wanted = harness::driver().and_then(|driver| match driver.as_str() {
-        "kvm" => Some(DriverKind::Kvm),
-        "qemu" => Some(DriverKind::Qemu),
-        _ => None,
-    });
-    let driver = probe::open(wanted, &programs, None).expect("a driver");
-    let ours = driver.kind() == DriverKind::Kvm;
-    let bus = if ours { Bus::Mmio } else { Bus::Pci };
-    puppet::write(kernel, bus).expect("the guest");
-    let config = bill(kernel);
-    let started = driver.start(&config, StartOptions::default()).await;
-    let vm = started.expect("it starts").vm;
-    let mut console = vm.console(0).expect("its console");
-    assert!(vm.console(0).is_err(), "a console is taken once");
-    says(&mut console, puppet::READY).await;
-    console.write_all(b"1").await.expect("a letter");
-    says(&mut console, "1").await;
-
-    vm.pause().await.expect("it stands still");
-    console.write_all(b"2").await.expect("a letter");
-    let mut byte = [0];
-    // It answers within a turn of its loop when it runs.
-    let read = tokio::time::timeout(Duration::from_millis(500), console.read(&mut byte));
-    assert!(read.await.is_err(), "it runs while it is paused: {byte:?}");
-    vm.resume().await.expect("it goes on");
-    says(&mut console, "2").await;
-
-    if ours {
-        vm.balloon(config.memory - (u64::from(b'M') << 20))
-            .await
-            .expect("a balloon");
-        // Orders are followed in their order: when this one is answered, the one before is with the guest.
-        vm.resume().await.expect("it runs already");
-        console
-            .write_all(&[puppet::BALLOON])
-            .await
-            .expect("a letter");
-        says(&mut console, "M").await;
-    }
-
-    let exit = vm.stop(Duration::from_secs(60)).await;
-    assert_eq!(exit.reason, ExitReason::PoweredOff);
-    says(&mut console, puppet::OFF).await;
-    assert_eq!(console.read(&mut byte).await.expect("a console"), 0);
 }

@@ -19,6 +19,7 @@ mod health;
 mod host;
 mod hostile;
 mod images;
+mod library;
 mod life;
 mod load;
 mod login;
