@@ -89,13 +89,11 @@ pub(crate) fn lease(engine: &Engine, volume: &Volume, mode: Mode) -> Result<Lock
     if let Some(lease) = volume.try_lease(mode)? {
         return Ok(lease);
     }
-    let error = in_use(engine, volume);
-    let nobody = matches!(&error, Error::VolumeInUse { holders, .. } if holders.is_empty());
-    let lease = match nobody {
+    let lease = match holders(engine, volume).is_empty() {
         true => volume.lease_of_the_dying(mode)?,
         false => None,
     };
-    lease.ok_or(error)
+    lease.ok_or_else(|| in_use(engine, volume))
 }
 
 /// Says who has a volume.
